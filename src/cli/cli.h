@@ -1,0 +1,25 @@
+/* What the command line's files share.
+ *
+ * A command is `tr_error *cmd_NAME(int argc, char **argv)` in src/cli/NAME.c, argv[0] being the
+ * command's name, and one row in the table of src/cli/main.c. It prints its results on standard
+ * output and returns its failure; main prints that as `trireme: SENTENCE` on standard error. The
+ * exit status is the blame of the error: 0 no error, 1 TR_RUN, 2 TR_USER, and 128 + signal for
+ * tr_stopped_by.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+tr_error *cmd_train(int argc, char **argv);
+tr_error *cmd_generate(int argc, char **argv);
+tr_error *cmd_eval(int argc, char **argv);
+tr_error *cmd_inspect(int argc, char **argv);
+tr_error *cmd_tokenizer(int argc, char **argv);
+tr_error *cmd_report(int argc, char **argv);
+tr_error *cmd_bench(int argc, char **argv);
+
+/* What a command returns when a signal ended it after a clean save: the exit status is 128 +
+ * signal, the text says what was saved and how to go on. */
+tr_error *tr_stopped_by(int signal, const char *format, ...) TR_PRINTF(2, 3);

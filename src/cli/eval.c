@@ -1,0 +1,68 @@
+/* `trireme eval`: the loss of a model on a text, or its logits for given token ids. */
+#include "cli/cli.h"
+
+#include "base/memory.h"
+#include "cli/options.h"
+
+typedef struct eval_options {
+    const char *directory;
+    const char *data;         /* text to score */
+    const char *logits, *out; /* token ids in, NumPy array out */
+    const char *precision, *isa;
+    int64_t seq, batch, threads; /* 0: the model's context, a default, all cores */
+    bool json;
+} eval_options;
+
+static tr_error *eval(const eval_options *options)
+{
+    (void)options;
+    return tr_error_new(TR_RUN, "eval is not implemented yet");
+}
+
+tr_error *cmd_eval(int argc, char **argv)
+{
+    static const char *const precisions[] = {"fp32", "bf16", NULL};
+    eval_options with = {0};
+    const tr_option options[] = {
+        {"data", 'd', "FILE", "the text to score: a file, a directory, JSONL, or token shards",
+         .text = &with.data},
+        {"json", 0, NULL, "print one JSON object: loss, perplexity, bits_per_byte, tokens",
+         .flag = &with.json},
+        {"logits", 0, "FILE",
+         "instead: the model's logits for the token ids in FILE, [[...], ...] in JSON",
+         .text = &with.logits},
+        {"out", 'o', "FILE", "where --logits writes its NumPy array [B, T, vocab]",
+         .text = &with.out},
+        {"seq", 0, "N", "tokens in a sequence; 0: the model's context (0)", .integer = &with.seq,
+         .most = 1e9},
+        {"batch", 0, "N", "sequences at a time; 0: as many as are quick (0)",
+         .integer = &with.batch, .most = 1e9},
+        {"precision", 0, "NAME", "fp32 or bf16", .text = &with.precision, .choices = precisions},
+        {"threads", 0, "N", "threads; 0: all cores (0)", .integer = &with.threads, .most = 4096},
+        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16",
+         .text = &with.isa},
+    };
+    const tr_usage usage = {
+        .name = "eval",
+        .operands = "DIR",
+        .summary = "loss, perplexity and bits per byte of a model on a text",
+        .options = options,
+        .count = TR_COUNT(options),
+        .examples = "trireme eval runs/gpt2-small --data held-out.txt\n"
+                    "trireme eval runs/gpt2-small --logits ids.json --out logits.npy",
+        .notes = "DIR is a run of `trireme train`, or any Hugging Face GPT-2 directory.",
+        .min = 1,
+        .max = 1,
+    };
+    tr_operands operands;
+    TR_TRY(tr_options_parse(&usage, argc, argv, &operands));
+    if (operands.help)
+        return NULL;
+    if (!with.data == !with.logits)
+        return tr_usage_error(&usage, "eval needs either --data=FILE or --logits=FILE");
+    if (!with.logits != !with.out)
+        return tr_usage_error(&usage,
+                              "--logits=FILE and --out=FILE are given together or not at all");
+    with.directory = operands.items[0];
+    return eval(&with);
+}

@@ -1,0 +1,125 @@
+/* The command line: finds the command, runs it, prints its error, turns it into an exit status.
+ *
+ * 0 done; 1 the run failed; 2 the user's input was wrong; 128 + signal: stopped after a clean save.
+ * A new command is one row of the table and one file src/cli/NAME.c.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/suggest.h"
+
+typedef struct tr_command {
+    const char *name, *summary;
+    tr_error *(*run)(int argc, char **argv);
+} tr_command;
+
+static const tr_command commands[] = {
+    {"train", "train a model, or go on with a run", cmd_train},
+    {"generate", "continue a text with a trained model", cmd_generate},
+    {"eval", "loss, perplexity and bits per byte of a model on a text", cmd_eval},
+    {"inspect", "parameters, graph, planned memory and flops of a config or a run", cmd_inspect},
+#if __has_include("cli/tokenizer.c")
+    {"tokenizer", "train a tokenizer, encode and decode text", cmd_tokenizer},
+#endif
+#if __has_include("cli/report.c")
+    {"report", "one HTML page about a run", cmd_report},
+#endif
+    {"bench", "what this machine reaches: matrix products, training, generation", cmd_bench},
+};
+
+tr_error *tr_stopped_by(int signal, const char *format, ...)
+{
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    return tr_error_new((tr_blame)(128 + signal), "%s", text);
+}
+
+static void print_help(void)
+{
+    printf("Trireme trains and serves Transformers: one C program, from a laptop to a cluster.\n\n"
+           "Usage: trireme COMMAND [option ...] [operand ...]\n\nCommands:\n");
+    for (int64_t i = 0; i < TR_COUNT(commands); i++)
+        printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+    printf("\n  trireme help COMMAND   the options of a command, with an example\n"
+           "  trireme help keys      the keys of a config file\n"
+           "  trireme --version      the version\n\n"
+           "Example:\n"
+           "  trireme train examples/demo.yaml data.train=mytext.txt out=runs/mine\n"
+           "  trireme generate runs/mine --prompt \"Once upon a time\"\n");
+}
+
+static const tr_command *find(const char *name)
+{
+    for (int64_t i = 0; i < TR_COUNT(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static tr_error *unknown(const char *name)
+{
+    const char *names[TR_COUNT(commands) + 1];
+    for (int64_t i = 0; i < TR_COUNT(commands); i++)
+        names[i] = commands[i].name;
+    names[TR_COUNT(commands)] = "help";
+    const char *near = tr_suggest(name, names, TR_COUNT(names));
+    const char *what = name[0] == '-' ? "option" : "command";
+    if (near)
+        return tr_error_new(TR_USER, "there is no %s '%s'; did you mean `trireme %s`?", what, name,
+                            near);
+    return tr_error_new(TR_USER, "there is no %s '%s'; `trireme --help` lists the commands", what,
+                        name);
+}
+
+static tr_error *help(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help();
+        return NULL;
+    }
+    const tr_command *command = find(argv[1]);
+    if (!command)
+        return unknown(argv[1]);
+    char *arguments[] = {argv[1], (char *)"--help", NULL};
+    return command->run(2, arguments);
+}
+
+static tr_error *run(int argc, char **argv)
+{
+    if (argc < 2)
+        return tr_error_new(TR_USER, "no command is given; `trireme --help` lists the commands");
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        print_help();
+        return NULL;
+    }
+    if (strcmp(argv[1], "help") == 0)
+        return help(argc - 1, argv + 1);
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("trireme %s\n", TR_VERSION);
+        return NULL;
+    }
+    const tr_command *command = find(argv[1]);
+    return command ? command->run(argc - 1, argv + 1) : unknown(argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    tr_error *error = run(argc, argv);
+    if (!error && fflush(stdout) != 0)
+        error = tr_error_errno(TR_RUN, errno, "standard output cannot be written");
+    if (!error)
+        return 0;
+    int status = (int)tr_error_blame(error);
+    fflush(stdout);
+    fprintf(stderr, "trireme: %s\n", tr_error_text(error));
+    tr_error_free(error);
+    return status;
+}
