@@ -1,7 +1,7 @@
 /* CRC-32C: the Castagnoli polynomial 0x1EDC6F41, reflected (0x82F63B78), as RFC 3720 uses it; see
  * file.h. The processor's own instruction where there is one (8 bytes each), otherwise eight tables
- * that are built on the stack when the input is long enough to repay that, otherwise bit by bit. All
- * give the same value. Cost: one pass over the bytes.
+ * that are built on the stack when the input is long enough to repay that, otherwise bit by bit.
+ * All give the same value. Cost: one pass over the bytes.
  */
 #include "base/file.h"
 
@@ -48,9 +48,8 @@ static uint32_t by_tables(uint32_t crc, const unsigned char *p, int64_t count)
 }
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) static uint32_t by_instruction(uint32_t crc,
-                                                                 const unsigned char *p,
-                                                                 int64_t count)
+__attribute__((target("sse4.2"))) static uint32_t
+by_instruction(uint32_t crc, const unsigned char *p, int64_t count)
 {
     uint64_t wide = crc;
     for (; count >= 8; count -= 8, p += 8) {

@@ -1,10 +1,11 @@
 /* Files; see file.h.
  *
  * Invariants of a tr_writer:
- *   1. Nothing is visible under the target's name before tr_writer_commit_take has synced the bytes.
+ *   1. Nothing is visible under the target's name before commit has synced the bytes.
  *   2. After a failed write the writer is broken: later writes fail too, and commit refuses.
- *   3. The temporary name is ".NAME.tmp-PID-N" in the target's directory, created exclusively, so two
- *      writers of the same target never share one; a process that is killed leaves it behind.
+ *   3. The temporary name is ".NAME.tmp-PID-N" in the target's directory, created exclusively, so
+ *      two writers of one target never share it; a process that is killed leaves it behind.
+ *
  * Devices and pipes cannot be renamed over, so they are written directly; so is what lies under
  * /dev and /proc. A symbolic link anywhere else is replaced, not followed.
  */
@@ -216,7 +217,9 @@ tr_error *tr_writer_open(const char *path, tr_writer **out)
     if (exists && temporary)
         (void)!fchmod(fd, info.st_mode & 0777); /* keep the mode of what is replaced, if we may */
     tr_writer *writer = tr_alloc_zero(1, sizeof *writer);
-    *writer = (tr_writer){.path = tr_strdup(path), .temporary = temporary, .fd = fd,
+    *writer = (tr_writer){.path = tr_strdup(path),
+                          .temporary = temporary,
+                          .fd = fd,
                           .buffer = tr_alloc(WRITER_BUFFER_BYTES)};
     *out = writer;
     return NULL;
@@ -374,9 +377,9 @@ tr_error *tr_directory_make(const char *path)
         *end = '\0';
         if (*part && mkdir(part, 0777) != 0 && !tr_path_is_directory(part)) {
             int code = errno;
-            error = code == EEXIST
-                        ? tr_error_new(TR_USER, "cannot make directory %s: %s is a file", path, part)
-                        : file_error(code, "make directory", part);
+            error = code == EEXIST ? tr_error_new(TR_USER, "cannot make directory %s: %s is a file",
+                                                  path, part)
+                                   : file_error(code, "make directory", part);
             break;
         }
         *end = kept;

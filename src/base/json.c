@@ -30,10 +30,10 @@ tr_error *tr_json_parse(const char *bytes, int64_t size, const char *where, json
         return NULL;
     }
     char *text = quotable(problem.text);
-    tr_error *error =
-        size == 0 ? tr_error_new(TR_USER, "%s is empty, expected JSON", where)
-                  : tr_error_new(TR_USER, "%s:%d:%d: not valid JSON: %s", where,
-                                 TR_MAX(problem.line, 1), TR_MAX(problem.column, 1), text);
+    tr_error *error = size == 0
+                          ? tr_error_new(TR_USER, "%s is empty, expected JSON", where)
+                          : tr_error_new(TR_USER, "%s:%d:%d: not valid JSON: %s", where,
+                                         TR_MAX(problem.line, 1), TR_MAX(problem.column, 1), text);
     free(text);
     return error;
 }
@@ -119,9 +119,10 @@ static tr_error *member(const json_t *object, const char *where, const char *key
     int64_t count;
     const char **keys = keys_of(object, &count), *near = tr_suggest(key, keys, count);
     char *quoted = near ? quotable(near) : NULL;
-    tr_error *error = quoted ? tr_error_new(TR_USER, "%s: '%s' is missing (there is '%s'; misspelled?)",
-                                            where, key, quoted)
-                             : tr_error_new(TR_USER, "%s: '%s' is missing", where, key);
+    tr_error *error =
+        quoted ? tr_error_new(TR_USER, "%s: '%s' is missing (there is '%s'; misspelled?)", where,
+                              key, quoted)
+               : tr_error_new(TR_USER, "%s: '%s' is missing", where, key);
     free(quoted);
     free(keys);
     return error;
@@ -147,8 +148,8 @@ tr_error *tr_json_int(const json_t *object, const char *where, const char *key, 
         return most == INT64_MAX
                    ? tr_error_new(TR_USER, "%s: '%s' is %lld, must be at least %lld", where, key,
                                   (long long)number, (long long)least)
-                   : tr_error_new(TR_USER, "%s: '%s' is %lld, must be from %lld to %lld", where, key,
-                                  (long long)number, (long long)least, (long long)most);
+                   : tr_error_new(TR_USER, "%s: '%s' is %lld, must be from %lld to %lld", where,
+                                  key, (long long)number, (long long)least, (long long)most);
     *out = number;
     return NULL;
 }

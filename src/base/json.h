@@ -1,12 +1,13 @@
 /* JSON files: thin glue on jansson, for messages that a user can act on.
  *
- * Loading refuses duplicate keys, invalid UTF-8, nesting deeper than 2048 and NUL characters, and says
- * file, line and column. The getters below read one member of an object; `where` is what their messages
- * begin with, usually the file's name and the object's place in it ("config.json: rope_scaling").
+ * Loading refuses duplicate keys, invalid UTF-8, nesting deeper than 2048 and NUL characters, and
+ * says file, line and column. The getters below read one member of an object; `where` is what their
+ * messages begin with, usually the file's name and the object's place in it ("config.json:
+ * rope_scaling").
  *
- * An optional member that is missing or null leaves *out as the caller set it. A required one that is
- * missing is an error that suggests the key of the object that is nearest to it. All errors are TR_USER.
- * Strings and containers that a getter returns are borrowed from the object.
+ * An optional member that is missing or null leaves *out as the caller set it. A required one that
+ * is missing is an error that suggests the key of the object that is nearest to it. All errors are
+ * TR_USER. Strings and containers that a getter returns are borrowed from the object.
  */
 #pragma once
 #include <stdbool.h>

@@ -1,9 +1,9 @@
 /* "Did you mean"; see suggest.h.
  *
- * The distance is the least number of letters inserted, dropped, changed or swapped with a neighbour
- * (optimal string alignment), ignoring case and taking '-' for '_'. Near means: at most a third of
- * the longer word, at least 1. A word that begins with the candidate, or the other way round, also
- * counts as near. Cost: length of word x length of candidate, each.
+ * The distance is the least number of letters inserted, dropped, changed or swapped with a
+ * neighbour (optimal string alignment), ignoring case and taking '-' for '_'. Near means: at most a
+ * third of the longer word, at least 1. A word that begins with the candidate, or the other way
+ * round, also counts as near. Cost: length of word x length of candidate, each.
  */
 #include "base/suggest.h"
 
