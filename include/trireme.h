@@ -1,0 +1,134 @@
+/* Trireme: train and deploy large Transformer models, from a laptop to a cluster.
+ *
+ * This header is what a program of your own includes. A model is a C function that builds a graph of
+ * pure operations with named dims; it names no rank, no device and no memory. tr_train compiles the
+ * graph (gradient, fusion, memory plan) and runs it. examples/own_model.c is a whole program.
+ *
+ * Errors are values: a function that can fail returns `tr_error *`, NULL when it succeeded; the text is
+ * one sentence, and the caller frees it. Functions that build a graph do not fail one by one: the first
+ * error sticks to the graph and comes back from the function that runs the model.
+ *
+ * Shapes are written [outermost, ..., innermost]; all arrays are contiguous and row-major. Activations
+ * are f32, or bf16 under `train.precision: bf16`, where products are accumulated in f32.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tr_error tr_error;
+/* One sentence: what, where, what to try. Valid until the error is freed. */
+const char *tr_error_text(const tr_error *error);
+/* 2: the input was wrong; 1: the run failed. */
+int tr_error_exit_status(const tr_error *error);
+void tr_error_free(tr_error *error);
+
+typedef struct tr_graph tr_graph;
+typedef uint32_t tr_value; /* a value of a graph; 0 is none */
+
+/* ---- Parameters ------------------------------------------------------------------------------- */
+
+typedef enum tr_init_kind { TR_INIT_ZEROS, TR_INIT_ONES, TR_INIT_NORMAL, TR_INIT_COPY } tr_init_kind;
+/* How a parameter starts; scale is the standard deviation of TR_INIT_NORMAL. */
+typedef struct tr_init {
+    tr_init_kind kind;
+    double scale;
+} tr_init;
+
+static inline tr_init tr_zeros(void)
+{
+    tr_init init = {TR_INIT_ZEROS, 0};
+    return init;
+}
+static inline tr_init tr_ones(void)
+{
+    tr_init init = {TR_INIT_ONES, 0};
+    return init;
+}
+static inline tr_init tr_normal(double standard_deviation)
+{
+    tr_init init = {TR_INIT_NORMAL, standard_deviation};
+    return init;
+}
+
+/* A trained parameter. `name` is what it is called in model.safetensors, after the prefix of the layer
+ * that is open. `dims` names each dim and gives its size, printf-style: "embed=%d mlp=%d". Parameters
+ * of one dim stay f32; weight decay applies to those of two and more. */
+tr_value tr_param(tr_graph *graph, tr_init init, const char *name, const char *dims, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* What is built until tr_layer_end belongs to layer `index`: passes cut and recompute between layers.
+ * `prefix` (printf-style) goes before the names of its parameters. Layers do not nest. */
+void tr_layer_begin(tr_graph *graph, int index, const char *prefix, ...)
+    __attribute__((format(printf, 3, 4)));
+void tr_layer_end(tr_graph *graph);
+
+/* ---- Operations: [shape of the result] ---------------------------------------------------------- */
+
+/* [a's]: a + b, where b has a's shape or its last dims. */
+tr_value tr_add(tr_graph *graph, tr_value a, tr_value b);
+/* [a's]: elementwise product of equal shapes. */
+tr_value tr_mul(tr_graph *graph, tr_value a, tr_value b);
+tr_value tr_scale(tr_graph *graph, tr_value a, double factor);
+/* Hendrycks & Gimpel 2016; tr_gelu_tanh is the tanh form that GPT-2 uses ("gelu_new"). */
+tr_value tr_gelu(tr_graph *graph, tr_value x);
+tr_value tr_gelu_tanh(tr_graph *graph, tr_value x);
+tr_value tr_relu(tr_graph *graph, tr_value x);
+tr_value tr_silu(tr_graph *graph, tr_value x);
+tr_value tr_tanh(tr_graph *graph, tr_value x);
+tr_value tr_sigmoid(tr_graph *graph, tr_value x);
+/* Zeroes each element with probability p (0 <= p < 1) and divides the rest by 1 - p. p = 0 gives x. */
+tr_value tr_dropout(tr_graph *graph, tr_value x, double p);
+/* [*, n...]: x[*, k] times w[k, n...] plus bias[n...]; bias may be 0. */
+tr_value tr_linear(tr_graph *graph, tr_value x, tr_value w, tr_value bias);
+/* The same with w[n..., k], as torch.nn.Linear stores it. */
+tr_value tr_linear_transposed(tr_graph *graph, tr_value x, tr_value w, tr_value bias);
+/* [*, d]: Ba, Kiros & Hinton 2016, over the last dim; weight and bias [d]. */
+tr_value tr_layer_norm(tr_graph *graph, tr_value x, tr_value weight, tr_value bias, double eps);
+/* [*, d]: rows of table[v, d] by ids[*] (i32, 0 <= id < v). */
+tr_value tr_embedding(tr_graph *graph, tr_value table, tr_value ids);
+/* [b, t, h, e]: scaled dot-product attention, memory linear in t. qkv[b, t, 3, h, e] holds query, key
+ * and value; causal: a query sees no later key; window > 0: only the last `window` keys; p: dropout of
+ * the probabilities. The scale is 1 / sqrt(e). */
+tr_value tr_attention(tr_graph *graph, tr_value qkv, bool causal, int64_t window, double p);
+/* The same shape of elements, seen with other dims: "batch=%d seq=%d embed=%d". */
+tr_value tr_reshape(tr_graph *graph, tr_value x, const char *dims, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Size of a dim of a value, counted from the outermost; negative counts from the innermost. */
+int64_t tr_size(const tr_graph *graph, tr_value x, int dim);
+
+/* ---- Models ------------------------------------------------------------------------------------ */
+
+/* What a language model is given: token ids and their positions, both i32 [batch, seq]. */
+typedef struct tr_tokens {
+    tr_value ids, positions;
+} tr_tokens;
+
+/* What it gives back: hidden states [batch, seq, embed] and the output embedding [vocab, embed], whose
+ * product are the logits. The graph takes the loss or the logits from them as it needs, so that all
+ * logits of a batch are never in memory at once. */
+typedef struct tr_head {
+    tr_value hidden, table;
+} tr_head;
+
+/* Sizes that the data and the configuration decide. */
+typedef struct tr_sizes {
+    int64_t vocab, context, layers, embed, heads, mlp;
+    double dropout;
+    int64_t band; /* window of every second layer's attention, 0: all dense */
+} tr_sizes;
+
+typedef tr_head (*tr_model)(tr_graph *graph, const tr_tokens *tokens, const tr_sizes *sizes, void *user);
+
+/* Trains `model` by the configuration file (as `trireme train` does; NULL: defaults) with `overrides`
+ * ("key=value") after it. The run's directory gets checkpoints and metrics.jsonl. Blocks until the
+ * last step, or until SIGINT or SIGTERM, after which the run is saved. */
+tr_error *tr_train(const char *config_path, const char *const *overrides, int n_overrides,
+                   tr_model model, void *user);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,42 @@
+/* Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
+ * 1, 2, 3", SC 2011). A number is a pure function of (seed, step, stream, index), so what is drawn
+ * does not depend on the layout, the thread count or the order of evaluation.
+ */
+#pragma once
+#include <math.h>
+#include <stdint.h>
+
+typedef struct tr_random4 {
+    uint32_t word[4];
+} tr_random4;
+
+static inline tr_random4 tr_random(uint64_t seed, uint32_t step, uint32_t stream, uint64_t index)
+{
+    uint32_t x0 = (uint32_t)index, x1 = (uint32_t)(index >> 32), x2 = stream, x3 = step;
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53u * x0, b = (uint64_t)0xCD9E8D57u * x2;
+        uint32_t y0 = (uint32_t)(b >> 32) ^ x1 ^ k0, y2 = (uint32_t)(a >> 32) ^ x3 ^ k1;
+        x1 = (uint32_t)b;
+        x3 = (uint32_t)a;
+        x0 = y0;
+        x2 = y2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return (tr_random4){{x0, x1, x2, x3}};
+}
+
+/* Uniform in [0, 1) with 24 bits. */
+static inline float tr_random_unit(uint32_t word)
+{
+    return (float)(word >> 8) * 0x1p-24f;
+}
+
+/* One standard normal number for `index` (Box-Muller on two of the four words). */
+static inline float tr_random_normal(uint64_t seed, uint32_t step, uint32_t stream, uint64_t index)
+{
+    tr_random4 r = tr_random(seed, step, stream, index);
+    double u = ((double)r.word[0] + 1.0) * 0x1p-32, v = (double)r.word[1] * 0x1p-32;
+    return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
+}

@@ -1,0 +1,175 @@
+/* The compiler's main: see passes/passes.h for what each pass does. */
+#include "exec/compile.h"
+
+#include "base/suggest.h"
+#include "ir/table.h"
+#include "ir/text.h"
+
+static const char *const pass_names[] = {"model", "autodiff", "update", "recompute", "cache", "fuse", "order"};
+
+/* Between two passes: the log, the dump, the verifier. */
+static tr_error *after(const char *pass, const tr_graph *g, const tr_compile *how)
+{
+    if (how->log && how->log->count < TR_MAX_PASSES) {
+        how->log->name[how->log->count] = pass;
+        how->log->nodes[how->log->count++] = g->n_nodes - 1;
+    }
+    if (how->dump_after && strcmp(how->dump_after, pass) == 0)
+        tr_graph_print(g, how->dump);
+#ifndef NDEBUG
+    TR_TRY(tr_error_in_take(tr_graph_verify(g), "after pass %s", pass));
+#endif
+    return NULL;
+}
+
+static tr_error *check_dump(const tr_compile *how)
+{
+    if (!how->dump_after)
+        return NULL;
+    for (int i = 0; i < TR_COUNT(pass_names); i++)
+        if (strcmp(how->dump_after, pass_names[i]) == 0)
+            return NULL;
+    const char *near = tr_suggest(how->dump_after, pass_names, TR_COUNT(pass_names));
+    return tr_error_new(TR_USER, "--dump-after=%s: there is no such pass; the passes are model, autodiff, update, "
+                                 "recompute, cache, fuse, order%s%s",
+                        how->dump_after, near ? "; did you mean " : "", near ? near : "");
+}
+
+static tr_value input(tr_graph *g, const char *name, const tr_compile *how)
+{
+    const char *names[] = {"batch", "seq"};
+    const int64_t dims[] = {how->batch, how->seq};
+    return tr_graph_leaf(g, TR_INPUT, name, tr_shape_of(g, TR_I32, 2, names, dims), (tr_init){0});
+}
+
+static tr_graph *forward(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how, tr_head *head)
+{
+    tr_graph *g = tr_graph_new("model", how->compute);
+    tr_tokens tokens = {input(g, "ids", how), input(g, "positions", how)};
+    *head = model(g, &tokens, sizes, user);
+    if (!g->error && (!head->hidden || !head->table))
+        tr_graph_fail(g, tr_error_new(TR_USER, "the model function returned no hidden states or no table"));
+    return g;
+}
+
+static tr_node cross_entropy(tr_graph *g, const tr_head *head, const tr_compile *how)
+{
+    const tr_value in[] = {head->hidden, head->table, input(g, "targets", how)};
+    return tr_graph_node(g, TR_OP_cross_entropy, in, 3, NULL);
+}
+
+/* Gradients as outputs, by the name of their parameter. */
+static void keep_gradients(tr_graph *g, const tr_value *grads, uint32_t count)
+{
+    for (tr_value v = 1; v < count; v++)
+        if (grads[v]) {
+            char *name = tr_format("d.%s", g->values[v].name);
+            tr_graph_output(g, name, grads[v]);
+            free(name);
+        }
+}
+
+tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                              tr_program **out)
+{
+    tr_error *error = NULL;
+    tr_value *grads = NULL;
+    uint32_t n_grads = 0;
+    tr_head head;
+    *out = NULL;
+    TR_TRY(check_dump(how));
+    tr_graph *g = forward(model, sizes, user, how, &head);
+    tr_node loss = cross_entropy(g, &head, how);
+    TR_GO(tr_graph_error_take(g));
+    TR_GO(after("model", g, how));
+    tr_value sum = tr_out(g, loss, 0), count = tr_out(g, loss, 1);
+    TR_GO(tr_pass_autodiff(g, sum, &grads, &n_grads));
+    TR_GO(after("autodiff", g, how));
+    if (how->keep_gradients)
+        keep_gradients(g, grads, n_grads);
+    TR_GO(tr_pass_update(g, sum, count, grads, n_grads, &how->update));
+    TR_GO(after("update", g, how));
+    TR_GO(tr_pass_recompute(g, how->recompute));
+    TR_GO(after("recompute", g, how));
+    TR_GO(tr_pass_fuse(g));
+    TR_GO(after("fuse", g, how));
+    TR_GO(tr_pass_order(g));
+    TR_GO(after("order", g, how));
+    error = tr_program_build_take(g, &how->target, how->update.micro_batches, out);
+    g = NULL;
+done:
+    free(grads);
+    tr_graph_free(g);
+    return error;
+}
+
+/* What inference programs share after their forward graph is complete. */
+static tr_error *finish_take(tr_graph *g, const tr_compile *how, int64_t context, tr_program **out)
+{
+    tr_error *error = NULL;
+    TR_GO(tr_graph_error_take(g));
+    TR_GO(after("model", g, how));
+    if (context > 0) {
+        TR_GO(tr_pass_cache(g, context));
+        TR_GO(after("cache", g, how));
+    }
+    TR_GO(tr_pass_fuse(g));
+    TR_GO(after("fuse", g, how));
+    TR_GO(tr_pass_order(g));
+    TR_GO(after("order", g, how));
+    error = tr_program_build_take(g, &how->target, 1, out);
+    g = NULL;
+done:
+    tr_graph_free(g);
+    return error;
+}
+
+tr_error *tr_compile_evaluation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                                tr_program **out)
+{
+    tr_head head;
+    *out = NULL;
+    TR_TRY(check_dump(how));
+    tr_graph *g = forward(model, sizes, user, how, &head);
+    tr_node loss = cross_entropy(g, &head, how);
+    tr_graph_output(g, "loss", tr_out(g, loss, 0));
+    tr_graph_output(g, "count", tr_out(g, loss, 1));
+    return finish_take(g, how, 0, out);
+}
+
+tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                            tr_program **out)
+{
+    tr_head head;
+    *out = NULL;
+    TR_TRY(check_dump(how));
+    tr_graph *g = forward(model, sizes, user, how, &head);
+    tr_graph_output(g, "logits", tr_linear_transposed(g, head.hidden, head.table, 0));
+    return finish_take(g, how, 0, out);
+}
+
+tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                                int64_t context, tr_program **out)
+{
+    tr_head head;
+    *out = NULL;
+    TR_TRY(check_dump(how));
+    tr_graph *g = forward(model, sizes, user, how, &head);
+    /* The rows of the hidden states that are wanted are a look-up in them. */
+    const char *names[] = {"batch"};
+    tr_value last = tr_graph_leaf(g, TR_INPUT, "last", tr_shape_of(g, TR_I32, 1, names, &how->batch), (tr_init){0});
+    tr_value rows = tr_reshape(g, head.hidden, "rows=%lld embed=%lld", (long long)(how->batch * how->seq),
+                               (long long)tr_size(g, head.hidden, -1));
+    tr_value x = tr_embedding(g, rows, last);
+    tr_graph_output(g, "logits", tr_linear_transposed(g, x, head.table, 0));
+    return finish_take(g, how, context, out);
+}
+
+int64_t tr_graph_parameters(const tr_graph *g)
+{
+    int64_t n = 0;
+    for (tr_value v = 1; v < g->n_values; v++)
+        if (g->values[v].role == TR_PARAM)
+            n += tr_shape_elems(tr_shape_at(g, v));
+    return n;
+}

@@ -1,0 +1,40 @@
+/* From a model function to a program: the passes in their order. */
+#pragma once
+#include "exec/program.h"
+#include "trireme.h"
+
+enum { TR_MAX_PASSES = 16 };
+/* How many nodes there were after each pass: for inspect. */
+typedef struct tr_pass_log {
+    int count;
+    const char *name[TR_MAX_PASSES];
+    uint32_t nodes[TR_MAX_PASSES];
+} tr_pass_log;
+
+typedef struct tr_compile {
+    tr_target target;
+    tr_dtype compute; /* TR_F32 or TR_BF16 */
+    int64_t batch, seq; /* of one microbatch */
+    tr_update update;   /* training: its micro_batches counts */
+    tr_recompute recompute;
+    bool keep_gradients;    /* the parameters' gradients become outputs "d.NAME": for tests */
+    const char *dump_after; /* a pass whose graph goes to `dump` as text; NULL: none */
+    tr_text *dump;
+    tr_pass_log *log; /* NULL: not wanted */
+} tr_compile;
+
+/* Loss, gradient, update. Inputs "ids", "positions", "targets" i32[batch, seq], "lr", "step". */
+tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                              tr_program **out);
+/* Loss only: inputs as above without lr and step; outputs "loss" and "count". */
+tr_error *tr_compile_evaluation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                                tr_program **out);
+/* All logits: inputs "ids", "positions"; output "logits"[batch, seq, vocab]. */
+tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                            tr_program **out);
+/* Generation: `seq` new tokens a run, cache of `context`. Inputs "ids", "positions", "start", "last"
+ * (i32[batch]: which of the new tokens' logits are wanted); output "logits"[batch, vocab]. */
+tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                                int64_t context, tr_program **out);
+/* The number of trained values. */
+int64_t tr_graph_parameters(const tr_graph *graph);

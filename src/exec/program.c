@@ -1,0 +1,262 @@
+/* Programs: choosing kernels, binding memory, running; see program.h. */
+#include "exec/program.h"
+
+#include <omp.h>
+#include <time.h>
+
+#include "base/random.h"
+#include "ir/table.h"
+
+static tr_tensor tensor_of(const tr_graph *g, tr_value v)
+{
+    tr_tensor t = {.rank = -1};
+    if (!v)
+        return t;
+    const tr_shape *s = tr_shape_at(g, v);
+    t.dtype = s->dtype;
+    t.rank = s->rank;
+    memcpy(t.dims, s->dims, sizeof t.dims);
+    return t;
+}
+
+/* Where the op's first input sits in the whole tensor: microbatches cut the batch dim. */
+static void set_extent(const tr_program *p, tr_instruction *i)
+{
+    const tr_graph *g = p->graph;
+    tr_value v = tr_in(g, i->node, 0);
+    if (!v)
+        return;
+    const tr_shape *s = tr_shape_at(g, v);
+    for (int d = 0; d < s->rank; d++) {
+        bool batch = strcmp(g->dim_names[s->names[d]], "batch") == 0;
+        i->call.extent[d] = s->dims[d] * (batch ? p->micro_batches : 1);
+    }
+}
+
+static tr_error *build_instruction(tr_program *p, tr_node n, tr_instruction *i)
+{
+    const tr_graph *g = p->graph;
+    const tr_node_info *node = &g->nodes[n];
+    i->node = n;
+    i->call = (tr_call){.op = node->op, .n_in = (int)node->n_in, .n_out = (int)node->n_out,
+                        .in = tr_alloc_zero(node->n_in + node->n_out, sizeof(tr_tensor)), .attrs = node->attrs};
+    i->call.out = i->call.in + node->n_in;
+    for (uint32_t k = 0; k < node->n_in + node->n_out; k++)
+        i->call.in[k] = tensor_of(g, k < node->n_in ? tr_in(g, n, (int)k) : tr_out(g, n, (int)(k - node->n_in)));
+    set_extent(p, i);
+    i->kernel = p->target.reference ? tr_kernel_reference(node->op) : tr_kernel_choose(&i->call, p->target.isa);
+    TR_CHECK(i->kernel, "no kernel for node %u, op %s", n, tr_op_name(node->op));
+    if (i->kernel->prepare)
+        TR_TRY(tr_error_in_take(i->kernel->prepare(&i->call), "node %u (%s)", n, tr_op_name(node->op)));
+    p->scratch_bytes[n] = (int64_t)i->call.scratch_bytes;
+    return NULL;
+}
+
+tr_error *tr_program_build_take(tr_graph *g, const tr_target *target, int64_t micro_batches, tr_program **out)
+{
+    tr_error *error = NULL;
+    tr_program *p = tr_alloc_zero(1, sizeof *p);
+    p->graph = g;
+    p->target = *target;
+    p->micro_batches = micro_batches;
+    p->scratch_bytes = tr_alloc_zero(g->n_nodes, sizeof(int64_t));
+    p->instructions = tr_alloc_zero(g->n_nodes, sizeof *p->instructions);
+    omp_set_num_threads(target->threads);
+    for (tr_node n = 1; n < g->n_nodes; n++) {
+        if (tr_op_table[g->nodes[n].op]->flags & TR_OP_VIEW)
+            continue;
+        TR_GO(build_instruction(p, n, &p->instructions[p->n_instructions++]));
+    }
+    TR_GO(tr_pass_memory(g, p->scratch_bytes, micro_batches, &p->memory));
+#ifndef NDEBUG
+    TR_GO(tr_graph_verify(g));
+    TR_GO(tr_memory_verify(g, &p->memory, p->scratch_bytes, micro_batches));
+#endif
+done:
+    if (error) {
+        tr_program_free(p);
+        p = NULL;
+    }
+    *out = p;
+    return error;
+}
+
+int64_t tr_program_peak_bytes(const tr_program *p)
+{
+    const tr_memory *m = &p->memory;
+    return m->params_bytes + m->state_bytes + m->input_bytes + m->arena_bytes;
+}
+
+tr_error *tr_program_allocate(tr_program *p)
+{
+    const tr_memory *m = &p->memory;
+    TR_TRY(tr_pages_map((size_t)(m->params_bytes + m->state_bytes), (void **)&p->state));
+    TR_TRY(tr_pages_map((size_t)m->input_bytes, (void **)&p->inputs));
+    TR_TRY(tr_pages_map((size_t)m->arena_bytes, (void **)&p->arena));
+    for (uint32_t i = 0; i < p->n_instructions; i++) {
+        tr_instruction *at = &p->instructions[i];
+        for (int k = 0; k < at->call.n_in; k++)
+            if (at->call.in[k].rank >= 0)
+                at->call.in[k].data = tr_program_data(p, tr_in(p->graph, at->node, k));
+        for (int k = 0; k < at->call.n_out; k++)
+            at->call.out[k].data = tr_program_data(p, tr_out(p->graph, at->node, k));
+        if (at->call.scratch_bytes)
+            at->call.scratch = p->arena + m->scratch_offset[at->node];
+    }
+    return NULL;
+}
+
+void tr_program_free(tr_program *p)
+{
+    if (!p)
+        return;
+    for (uint32_t i = 0; i < p->n_instructions; i++) {
+        tr_instruction *at = &p->instructions[i];
+        if (at->kernel && at->kernel->release)
+            at->kernel->release(&at->call);
+        free(at->call.in);
+    }
+    tr_pages_unmap(p->state, (size_t)(p->memory.params_bytes + p->memory.state_bytes));
+    tr_pages_unmap(p->inputs, (size_t)p->memory.input_bytes);
+    tr_pages_unmap(p->arena, (size_t)p->memory.arena_bytes);
+    tr_memory_free(&p->memory);
+    tr_graph_free(p->graph);
+    free(p->scratch_bytes);
+    free(p->instructions);
+    free(p);
+}
+
+void *tr_program_data(const tr_program *p, tr_value v)
+{
+    tr_value root = tr_value_root(p->graph, v);
+    int64_t offset = p->memory.offset[root];
+    switch (p->graph->values[root].role) {
+    case TR_INPUT:
+        return p->inputs + offset;
+    case TR_PARAM:
+    case TR_STATE:
+        return p->state + offset;
+    default:
+        TR_CHECK(offset >= 0, "value %u has no place", v);
+        return p->arena + offset;
+    }
+}
+
+void *tr_program_find(const tr_program *p, const char *name)
+{
+    tr_value v = tr_graph_find(p->graph, name);
+    TR_CHECK(v, "no value is called %s", name);
+    return tr_program_data(p, v);
+}
+
+/* The low half of a split master, or NULL. */
+static uint16_t *low_half(const tr_program *p, tr_value param)
+{
+    if (tr_shape_at(p->graph, param)->dtype != TR_BF16)
+        return NULL;
+    char *name = tr_format("low.%s", p->graph->values[param].name);
+    tr_value low = tr_graph_find(p->graph, name);
+    free(name);
+    return low ? tr_program_data(p, low) : NULL;
+}
+
+void tr_program_get_f32(const tr_program *p, tr_value param, float *out)
+{
+    int64_t n = tr_shape_elems(tr_shape_at(p->graph, param));
+    const void *data = tr_program_data(p, param);
+    const uint16_t *low = low_half(p, param), *high = data;
+    if (tr_shape_at(p->graph, param)->dtype == TR_F32)
+        memcpy(out, data, (size_t)n * 4);
+    else
+        for (int64_t i = 0; i < n; i++)
+            out[i] = low ? tr_join_f32(high[i], low[i]) : tr_bf16_to_f32(high[i]);
+}
+
+static inline void store_param(void *data, uint16_t *low, bool bf16, int64_t i, float value)
+{
+    if (!bf16)
+        ((float *)data)[i] = value;
+    else if (low)
+        tr_split_f32(value, (uint16_t *)data + i, low + i);
+    else
+        ((uint16_t *)data)[i] = tr_f32_to_bf16(value);
+}
+
+void tr_program_set_f32(tr_program *p, tr_value param, const float *values)
+{
+    int64_t n = tr_shape_elems(tr_shape_at(p->graph, param));
+    bool bf16 = tr_shape_at(p->graph, param)->dtype == TR_BF16;
+    void *data = tr_program_data(p, param);
+    uint16_t *low = low_half(p, param);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        store_param(data, low, bf16, i, values[i]);
+}
+
+void tr_program_init(tr_program *p, uint64_t seed)
+{
+    p->seed = seed;
+    omp_set_num_threads(p->target.threads);
+    for (tr_value v = 1; v < p->graph->n_values; v++) {
+        const tr_value_info *info = &p->graph->values[v];
+        int64_t n = tr_shape_elems(&info->shape);
+        void *data = info->role == TR_PARAM ? tr_program_data(p, v) : NULL;
+        if (info->role != TR_PARAM || info->init.kind == TR_INIT_ZEROS)
+            continue; /* fresh pages are zero */
+        bool bf16 = info->shape.dtype == TR_BF16;
+        uint16_t *low = low_half(p, v);
+        float scale = (float)info->init.scale;
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < n; i++) {
+            float x = info->init.kind == TR_INIT_ONES
+                          ? 1
+                          : scale * tr_random_normal(seed, 0, info->stream, (uint64_t)i);
+            store_param(data, low, bf16, i, x);
+        }
+    }
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void write_trace(tr_program *p, const tr_instruction *i, int64_t from, int64_t to)
+{
+    const tr_node_info *node = &p->graph->nodes[i->node];
+    fprintf(p->trace,
+            "%s{\"name\":\"%s\",\"ph\":\"X\",\"pid\":0,\"tid\":0,\"ts\":%.3f,\"dur\":%.3f,"
+            "\"args\":{\"node\":%u,\"layer\":%d,\"kernel\":\"%s\"}}",
+            p->trace_events++ ? ",\n" : "[\n", tr_op_name(node->op), (double)from / 1e3,
+            (double)(to - from) / 1e3, i->node, node->layer, i->kernel->name);
+}
+
+void tr_program_run(tr_program *p, tr_phase first, tr_phase last, uint32_t step, int64_t micro)
+{
+    TR_CHECK(p->state || p->arena || p->inputs, "the program has no memory yet");
+    omp_set_num_threads(p->target.threads);
+    for (uint32_t k = 0; k < p->n_instructions; k++) {
+        tr_instruction *i = &p->instructions[k];
+        tr_phase phase = p->graph->nodes[i->node].phase;
+        if (phase < first || phase > last)
+            continue;
+        i->call.seed = p->seed;
+        i->call.step = step;
+        if (p->micro_batches > 1 && i->call.n_in)
+            for (int d = 0; d < i->call.in[0].rank; d++)
+                i->call.origin[d] = i->call.extent[d] > i->call.in[0].dims[d] ? micro * i->call.in[0].dims[d] : 0;
+        if (!p->profile && !p->trace) {
+            i->kernel->run(&i->call);
+            continue;
+        }
+        int64_t from = now_ns();
+        i->kernel->run(&i->call);
+        int64_t to = now_ns();
+        i->time_ns += to - from;
+        i->runs++;
+        if (p->trace)
+            write_trace(p, i, from, to);
+    }
+}

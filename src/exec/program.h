@@ -1,0 +1,71 @@
+/* A program: a graph with a kernel for each node and a place for each value, ready to run.
+ *
+ * Built in two steps, so that a plan can be looked at without its memory: tr_program_build chooses and
+ * prepares kernels and plans memory; tr_program_allocate maps it. What builds the graph of a training or
+ * inference program from a model function is in exec/compile.h.
+ *
+ * One thread drives a program. Kernels use an OpenMP team of `threads`.
+ */
+#pragma once
+#include <stdio.h>
+
+#include "kernels/registry.h"
+#include "passes/passes.h"
+
+typedef struct tr_target {
+    tr_isa isa;
+    int threads;
+    bool reference; /* reference kernels only: for tests */
+} tr_target;
+
+typedef struct tr_instruction {
+    tr_node node;
+    const tr_kernel *kernel;
+    tr_call call;
+    int64_t time_ns, runs; /* measured when the program's profile is on */
+} tr_instruction;
+
+typedef struct tr_program {
+    tr_graph *graph;
+    tr_memory memory;
+    tr_target target;
+    int64_t micro_batches;
+    int64_t *scratch_bytes; /* of each node */
+    tr_instruction *instructions;
+    uint32_t n_instructions;
+    char *state, *inputs, *arena; /* the three regions; NULL until allocated */
+    uint64_t seed;
+    bool profile;
+    FILE *trace; /* Chrome trace events are written here; NULL: none */
+    int64_t trace_events;
+} tr_program;
+
+/* Consumes the graph, also when it fails. */
+tr_error *tr_program_build_take(tr_graph *graph, const tr_target *target, int64_t micro_batches,
+                                tr_program **out);
+tr_error *tr_program_allocate(tr_program *program);
+void tr_program_free(tr_program *program);
+
+/* State and parameters + inputs + arena: what the process will hold at its peak, in bytes. */
+int64_t tr_program_peak_bytes(const tr_program *program);
+
+/* Where a value's elements are; valid until the program is freed. Temporaries: only while they live. */
+void *tr_program_data(const tr_program *program, tr_value value);
+/* The same by name of a leaf or an output; the name must exist. */
+void *tr_program_find(const tr_program *program, const char *name);
+
+/* Fills parameters and state as their initialisers say; a pure function of the seed. */
+void tr_program_init(tr_program *program, uint64_t seed);
+
+/* Runs the nodes of the phases first..last once. `step` and `micro` (0 <= micro < micro_batches) decide
+ * what random ops draw. */
+void tr_program_run(tr_program *program, tr_phase first, tr_phase last, uint32_t step, int64_t micro);
+
+/* A whole training step without data: START, each microbatch, UPDATE is the trainer's loop. */
+
+/* Parameters as f32 whatever they are kept in (with the low half of a split master). */
+void tr_program_get_f32(const tr_program *program, tr_value param, float *out);
+void tr_program_set_f32(tr_program *program, tr_value param, const float *values);
+
+/* The profile as text: time per op and layer kind, share of the peak given (flops a second; 0: none). */
+char *tr_program_profile_text(const tr_program *program, double peak_flops);

@@ -1,0 +1,113 @@
+/* The list of ops and their calling convention.
+ *
+ * This header is what the graph, the passes and the kernels share: which ops there are, what their
+ * inputs and outputs mean, and where each attribute stands. The facts of an op (shape rule, gradient,
+ * sharding rule, cost) are in its family's file under src/ops; its kernels are under src/kernels.
+ *
+ * Notation: `*` any number of leading dims, `+` any number of trailing dims, `?` may be absent.
+ * Activations are f32 or bf16 and share one dtype per node unless said otherwise; statistics, losses,
+ * and gradients of 1-D parameters are f32. "acc?" is always the last input: when present, output 0 is
+ * acc + result, written in acc's own buffer (flag TR_OP_ACCUMULATES).
+ *
+ *  op                   inputs -> outputs                                       attributes
+ *  add                  a[*,+], b[+] -> c[*,+]          b is repeated over a's leading dims
+ *  mul                  a[+], b[+] -> c[+]
+ *  scale                a[+] -> c[+]                                            factor
+ *  cast                 a[+] -> c[+]                                            dtype
+ *  activate             x[+] -> y[+]                                            fn
+ *  activate_grad        dy[+], x[+] -> dx[+]                                    fn
+ *  dropout              x[+] -> y[+]       kept elements are divided by 1-p     p, stream
+ *  fill                 -> c[1] f32                                             value
+ *  clear                a[+] -> a'[+]      zeros, in a's buffer
+ *  sum_leading          x[*,+], acc?[+] -> y[+] f32                             kept (dims)
+ *  expand               x[+], like[*,+] -> y[*,+]   repeated, in like's dtype; like is not read
+ *  reshape              x -> y             a view, no kernel           (the shape is in the value)
+ *  linear               x[*,k], w[k,+], bias?[+] -> y[*,+]                      transposed, fn
+ *                       transposed: w[+,k]; bias f32; fn is applied to the sum
+ *  linear_dx            dy[*,+], w[k,+], acc?[*,k] -> dx[*,k]                   transposed
+ *  linear_dw            x[*,k], dy[*,+], acc?[k,+] -> dw[k,+]                   transposed, dtype, split
+ *                       dtype of dw: f32, or bf16 when x is bf16; split: dims of x that are contracted
+ *  layer_norm           x[*,d], w[d], b[d] -> y[*,d], mean[*], rstd[*]          eps
+ *  add_layer_norm       x[*,d], r[*,d], w, b -> s = x + r, y[*,d], mean, rstd   eps
+ *  layer_norm_grad      dy, x[*,d], w[d], mean[*], rstd[*], acc?[*,d] -> dx[*,d], dw[d], db[d]
+ *  embedding            table[v,d], ids[*] i32 -> y[*,d]
+ *  embedding_grad       ids[*] i32, dy[*,d], acc?[v,d] -> dtable[v,d] f32       rows (v)
+ *  attention            q[b,t,h,e], k[b,s,g,e], v[b,s,g,e] -> o[b,t,h,e], lse[b,h,t] f32
+ *                       causal, window, scale, p, stream
+ *                       packed: q is [b,t,3,h,e] (query, key, value), k and v are absent.
+ *                       h is a multiple of g. causal: query i sees keys j <= i + s - t; window w > 0:
+ *                       and only j > i + s - t - w. p: dropout of the probabilities.
+ *  attention_grad       do, o, lse, q, k?, v? -> dq, dk, dv  (packed: d of q only)    as attention
+ *  attention_cached     q, k?, v?, kcache[b,g,c,e], vcache[b,g,c,e], start[1] i32
+ *                       -> o[b,t,h,e], kcache', vcache'          window, scale
+ *                       t new tokens at positions start.. are put in the cache (in place), then
+ *                       query i sees keys 0 .. start + i (causal).
+ *  cross_entropy        x[*,d], w[v,d], targets[*] i32 -> loss[1] f32 (sum), count[1] f32
+ *                       logits = x w^T; a target of -1 is not counted. Never all logits at once.
+ *  cross_entropy_grad   x, w, targets, dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d]
+ *  cross_entropy_train  x, w, targets, acc?[v,d] -> dw[v,d] f32, dx[*,d], loss[1], count[1]
+ *                       forward and gradient in one, for dloss = 1
+ *  global_norm          g... -> sum[1] f32      sum of squares over all inputs
+ *  clip                 sum[1], count[1] -> scale[1], norm[1]                   max_norm
+ *                       norm = sqrt(sum) / count; scale = min(1, max_norm / norm) / count; max_norm 0:
+ *                       no clipping; scale = -1 when norm is not finite: the step is not applied
+ *  adamw                w, g, m, v, scale[1], lr[1], step[1] i32, low? -> w', m', v', low'
+ *                       beta1, beta2, eps, decay   all in place; Loshchilov & Hutter 2019:
+ *                       g *= scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr decay w;
+ *                       w -= lr (m / (1-b1^step)) / (sqrt(v / (1-b2^step)) + eps).
+ *                       scale < 0: nothing changes. w f32; or w bf16 with low u16: the f32 master is
+ *                       split so that it costs 4 bytes in all, see tr_split_f32 in kernels/kernel.h
+ *  sgd                  w, g, m, scale[1], lr[1], low? -> w', m', low'          momentum, decay
+ *                       g = scale g + decay w; m = momentum m + g; w -= lr m
+ */
+#pragma once
+#include <stdint.h>
+
+#define TR_OPS(X)            \
+    X(add) X(mul) X(scale) X(cast) X(activate) X(activate_grad) X(dropout) X(fill) X(clear) \
+    X(sum_leading) X(expand) X(reshape)                                                     \
+    X(linear) X(linear_dx) X(linear_dw)                                                     \
+    X(layer_norm) X(add_layer_norm) X(layer_norm_grad)                                      \
+    X(embedding) X(embedding_grad)                                                          \
+    X(attention) X(attention_grad) X(attention_cached)                                      \
+    X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
+    X(global_norm) X(clip) X(adamw) X(sgd)
+
+typedef enum tr_op {
+#define X(name) TR_OP_##name,
+    TR_OPS(X)
+#undef X
+    TR_OP_COUNT
+} tr_op;
+
+typedef union tr_attr {
+    int64_t i;
+    double f;
+} tr_attr;
+
+enum { TR_MAX_ATTRS = 6 };
+
+/* Where each attribute stands in a node's attrs. */
+enum { TR_SCALE_FACTOR };
+enum { TR_CAST_DTYPE };
+enum { TR_ACTIVATE_FN };
+enum { TR_DROPOUT_P, TR_DROPOUT_STREAM };
+enum { TR_FILL_VALUE };
+enum { TR_SUM_LEADING_KEPT };
+enum { TR_LINEAR_TRANSPOSED, TR_LINEAR_FN };
+enum { TR_LINEAR_DW_TRANSPOSED, TR_LINEAR_DW_DTYPE, TR_LINEAR_DW_SPLIT };
+enum { TR_NORM_EPS };
+enum { TR_EMBEDDING_GRAD_ROWS };
+enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM };
+enum { TR_CLIP_MAX_NORM };
+enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
+enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
+
+/* The functions of activate, and of linear's fn. */
+#define TR_FNS(X) X(none) X(gelu_tanh) X(gelu_erf) X(relu) X(silu) X(tanh) X(sigmoid)
+typedef enum tr_fn {
+#define X(name) TR_FN_##name,
+    TR_FNS(X)
+#undef X
+    TR_FN_COUNT
+} tr_fn;

@@ -1,0 +1,138 @@
+/* Scaled dot-product attention (Vaswani et al. 2017), fused: memory linear in the sequence (Dao et al.
+ * 2022); its gradient; and the form that reads and fills a cache of keys and values. */
+#include "ops/rule.h"
+
+#include <math.h>
+
+#define ATTENTION_ATTRS                                                                       \
+    {                                                                                         \
+        {"causal", TR_ATTR_BOOL}, {"window", TR_ATTR_INT}, {"scale", TR_ATTR_FLOAT},          \
+            {"p", TR_ATTR_FLOAT}, {"stream", TR_ATTR_INT}                                     \
+    }
+
+/* The query's shape without the packing dim. */
+static tr_shape query_shape(const tr_shape *q)
+{
+    tr_shape s = *q;
+    if (q->rank == 5) {
+        s.rank = 4;
+        memmove(s.dims + 2, s.dims + 3, 2 * sizeof *s.dims);
+        memmove(s.names + 2, s.names + 3, 2 * sizeof *s.names);
+    }
+    return s;
+}
+
+static tr_error *check_qkv(const tr_graph *g, const tr_value *in, int n_in, int first)
+{
+    const tr_shape *q = shape_in(g, in, first);
+    bool packed = !has(in, n_in, first + 1);
+    if (packed) {
+        if (q->rank != 5 || q->dims[2] != 3)
+            return tr_error_new(TR_USER, "packed query, key and value must be [batch, seq, 3, heads, head_dim]");
+        return NULL;
+    }
+    const tr_shape *k = shape_in(g, in, first + 1), *v = shape_in(g, in, first + 2);
+    if (q->rank != 4 || k->rank != 4 || v->rank != 4 || q->dims[2] % k->dims[2] != 0 ||
+        q->dims[0] != k->dims[0] || q->dims[3] != k->dims[3])
+        return tr_error_new(TR_USER, "query, key and value must be [batch, seq, heads, head_dim], with "
+                                     "query heads a multiple of key heads");
+    return tr_dims_match(g, "key and value must have one shape", k, 0, v, 0, 4);
+}
+
+TR_INFER(infer_attention)
+{
+    (void)attrs;
+    TR_TRY(check_qkv(g, in, n_in, 0));
+    out[0] = query_shape(shape_in(g, in, 0));
+    out[1] = (tr_shape){.dtype = TR_F32, .rank = 3};
+    const int from[] = {0, 2, 1};
+    for (int d = 0; d < 3; d++) {
+        out[1].dims[d] = out[0].dims[from[d]];
+        out[1].names[d] = out[0].names[from[d]];
+    }
+    *n_out = 2;
+    return NULL;
+}
+
+static void grad_attention(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
+{
+    TR_CHECK(!d_out[1], "lse has no gradient");
+    const tr_value in[] = {d_out[0], tr_out(g, n, 0), tr_out(g, n, 1), tr_in(g, n, 0), tr_in(g, n, 1),
+                           tr_in(g, n, 2)};
+    tr_node back = tr_graph_node(g, TR_OP_attention_grad, in, 6, g->nodes[n].attrs);
+    for (int k = 0; k < 3; k++)
+        d_in[k] = tr_out(g, back, k);
+}
+
+/* Two products of [t, e] by [e, s], halved when causal. Backward: five. */
+static void cost_attention(const tr_graph *g, tr_node n, tr_cost *cost)
+{
+    const tr_node_info *node = &g->nodes[n];
+    int first = node->op == TR_OP_attention_grad ? 3 : 0;
+    const tr_shape q = query_shape(tr_shape_at(g, tr_in(g, n, first)));
+    tr_value k = tr_in(g, n, first + 1);
+    double keys = (double)(k ? tr_shape_at(g, k)->dims[1] : q.dims[1]);
+    int64_t window = node->attrs[TR_ATTENTION_WINDOW].i;
+    if (node->op == TR_OP_attention_cached)
+        keys = (double)tr_shape_at(g, tr_in(g, n, 3))->dims[2];
+    if (window > 0 && keys > (double)window)
+        keys = (double)window;
+    else if (node->op == TR_OP_attention_cached || node->attrs[TR_ATTENTION_CAUSAL].i)
+        keys /= 2;
+    double products = node->op == TR_OP_attention_grad ? 5 : 2;
+    cost->flops = products * 2.0 * (double)tr_shape_elems(&q) * keys;
+}
+
+const tr_op_row tr_row_attention = {
+    .min_in = 1, .max_in = 3, .flags = TR_OP_RANDOM, .attrs = ATTENTION_ATTRS, .infer = infer_attention,
+    .gradient = grad_attention, .sharding = "bthe,b[s]he,b[s]he->bthe,bht", .cost = cost_attention};
+
+TR_INFER(infer_attention_grad)
+{
+    (void)attrs;
+    TR_TRY(check_qkv(g, in, n_in, 3));
+    *n_out = has(in, n_in, 4) ? 3 : 1;
+    for (int k = 0; k < *n_out; k++)
+        out[k] = *shape_in(g, in, 3 + k);
+    return NULL;
+}
+
+const tr_op_row tr_row_attention_grad = {
+    .min_in = 4, .max_in = 6, .flags = TR_OP_RANDOM, .attrs = ATTENTION_ATTRS,
+    .infer = infer_attention_grad, .no_gradient = "second derivatives are not needed for training",
+    .sharding = "bthe,bthe,bht,bthe,b[s]he,b[s]he->bthe,b[s]he,b[s]he", .cost = cost_attention};
+
+TR_INFER(infer_attention_cached)
+{
+    (void)attrs;
+    TR_TRY(check_qkv(g, in, n_in, 0));
+    if (n_in != 6 || !in[3] || !in[4] || !in[5])
+        return tr_error_new(TR_USER, "takes query, key, value, both caches and the start");
+    out[0] = query_shape(shape_in(g, in, 0));
+    out[1] = *shape_in(g, in, 3);
+    out[2] = *shape_in(g, in, 4);
+    if (out[1].rank != 4 || out[1].dims[0] != out[0].dims[0] || out[1].dims[3] != out[0].dims[3])
+        return tr_error_new(TR_USER, "the caches must be [batch, heads, context, head_dim]");
+    *n_out = 3;
+    return NULL;
+}
+
+/* Outputs 1 and 2 live in the caches; output 0 has a buffer of its own (updates -1). */
+const tr_op_row tr_row_attention_cached = {
+    .min_in = 1, .max_in = 6, .flags = TR_OP_UPDATES, .updates = {-1, 3, 4},
+    .attrs = ATTENTION_ATTRS, .infer = infer_attention_cached, .no_gradient = "inference only",
+    .sharding = "bthe,b[s]he,b[s]he,bhce,bhce,->bthe,bhce,bhce", .cost = cost_attention};
+
+tr_value tr_attention(tr_graph *g, tr_value qkv, bool causal, int64_t window, double p)
+{
+    if (g->error || !qkv)
+        return 0;
+    const tr_shape *s = tr_shape_at(g, qkv);
+    double scale = 1.0 / sqrt((double)s->dims[s->rank - 1]);
+    const tr_attr attrs[TR_MAX_ATTRS] = {
+        [TR_ATTENTION_CAUSAL] = {.i = causal}, [TR_ATTENTION_WINDOW] = {.i = window},
+        [TR_ATTENTION_SCALE] = {.f = scale},   [TR_ATTENTION_P] = {.f = p},
+        [TR_ATTENTION_STREAM] = {.i = p > 0 ? g->streams++ : 0}};
+    const tr_value in[] = {qkv, 0, 0};
+    return tr_out(g, tr_graph_node(g, TR_OP_attention, in, 3, attrs), 0);
+}

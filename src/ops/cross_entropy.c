@@ -1,0 +1,78 @@
+/* Cross-entropy fused with the vocabulary projection: the logits of all tokens are never in memory. */
+#include "ops/rule.h"
+
+static tr_error *check(const tr_graph *g, const tr_value *in)
+{
+    const tr_shape *x = shape_in(g, in, 0), *w = shape_in(g, in, 1), *t = shape_in(g, in, 2);
+    if (w->rank != 2 || t->dtype != TR_I32)
+        return tr_error_new(TR_USER, "takes hidden states, a table [vocab, embed] and i32 targets");
+    TR_TRY(tr_dims_match(g, "hidden states and table must share the last dim", x, x->rank - 1, w, 1, 1));
+    return tr_dims_match(g, "hidden states and targets must have the same rows", x, 0, t, 0, t->rank);
+}
+
+TR_INFER(infer_cross_entropy)
+{
+    (void)n_in, (void)attrs;
+    TR_TRY(check(g, in));
+    out[0] = out[1] = scalar_f32();
+    *n_out = 2;
+    return NULL;
+}
+
+static void grad_cross_entropy(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
+{
+    const tr_value in[] = {tr_in(g, n, 0), tr_in(g, n, 1), tr_in(g, n, 2), d_out[0], 0};
+    if (!d_out[0])
+        return;
+    tr_node back = tr_graph_node(g, TR_OP_cross_entropy_grad, in, 5, NULL);
+    d_in[1] = tr_out(g, back, 0);
+    d_in[0] = tr_out(g, back, 1);
+}
+
+/* logits: one product; the gradient: two more (and the first again when it stands alone). */
+static void cost_cross_entropy(const tr_graph *g, tr_node n, tr_cost *cost)
+{
+    double products = g->nodes[n].op == TR_OP_cross_entropy ? 1 : 3;
+    double rows = (double)tr_shape_elems(tr_shape_at(g, tr_in(g, n, 2)));
+    cost->flops = products * 2.0 * rows * (double)tr_shape_elems(tr_shape_at(g, tr_in(g, n, 1)));
+}
+
+const tr_op_row tr_row_cross_entropy = {
+    .min_in = 3, .max_in = 3, .infer = infer_cross_entropy, .gradient = grad_cross_entropy,
+    .sharding = "*d,vd,*->,", .cost = cost_cross_entropy};
+
+static void gradient_shapes(const tr_graph *g, const tr_value *in, tr_shape *dw, tr_shape *dx)
+{
+    *dw = *shape_in(g, in, 1);
+    dw->dtype = TR_F32;
+    *dx = *shape_in(g, in, 0);
+}
+
+TR_INFER(infer_cross_entropy_grad)
+{
+    (void)n_in, (void)attrs;
+    TR_TRY(check(g, in));
+    gradient_shapes(g, in, &out[0], &out[1]);
+    *n_out = 2;
+    return NULL;
+}
+
+const tr_op_row tr_row_cross_entropy_grad = {
+    .min_in = 4, .max_in = 5, .flags = TR_OP_ACCUMULATES, .infer = infer_cross_entropy_grad,
+    .no_gradient = "second derivatives are not needed for training", .sharding = "*d,vd,*,,vd->vd,*d",
+    .cost = cost_cross_entropy};
+
+TR_INFER(infer_cross_entropy_train)
+{
+    (void)n_in, (void)attrs;
+    TR_TRY(check(g, in));
+    gradient_shapes(g, in, &out[0], &out[1]);
+    out[2] = out[3] = scalar_f32();
+    *n_out = 4;
+    return NULL;
+}
+
+const tr_op_row tr_row_cross_entropy_train = {
+    .min_in = 3, .max_in = 4, .flags = TR_OP_ACCUMULATES, .infer = infer_cross_entropy_train,
+    .no_gradient = "made by fusion, after autodiff", .sharding = "*d,vd,*,vd->vd,*d,,",
+    .cost = cost_cross_entropy};

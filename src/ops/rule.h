@@ -1,0 +1,35 @@
+/* What the op families share: small helpers for shape rules and gradients. Private to src/ops. */
+#pragma once
+#include "ir/graph.h"
+#include "ir/table.h"
+
+#define TR_INFER(name)                                                                     \
+    static tr_error *name(const tr_graph *g, const tr_value *in, int n_in, const tr_attr *attrs, \
+                          tr_shape *out, int *n_out)
+#define TR_UNUSED_RULE (void)g, (void)in, (void)n_in, (void)attrs
+
+static inline const tr_shape *shape_in(const tr_graph *g, const tr_value *in, int k)
+{
+    return &g->values[in[k]].shape;
+}
+
+static inline bool is_activation(tr_dtype dtype)
+{
+    return dtype == TR_F32 || dtype == TR_BF16;
+}
+
+static inline tr_shape scalar_f32(void)
+{
+    return (tr_shape){.dtype = TR_F32, .rank = 1, .dims = {1}};
+}
+
+static inline bool has(const tr_value *in, int n_in, int k)
+{
+    return k < n_in && in[k];
+}
+
+/* "embed=768, mlp=3072" in one of a few buffers: for messages. */
+const char *tr_shape_text(const tr_graph *g, const tr_shape *shape, char *buffer, size_t room);
+/* NULL when dims [first_a, first_a + count) of a equal those of b from first_b. */
+tr_error *tr_dims_match(const tr_graph *g, const char *what, const tr_shape *a, int first_a,
+                        const tr_shape *b, int first_b, int count);

@@ -1,0 +1,231 @@
+/* Pass memory: where every value is, and the exact peak before anything runs.
+ *
+ * Lifetimes come from the final order: a buffer (a home and all that is written over it or views it) lives
+ * from its first writer to its last reader. Offsets: buffers by falling size, each at the lowest offset
+ * that is free for its whole lifetime. Cost O(n^2) in the number of buffers.
+ *
+ * Invariant (tr_memory_verify): two buffers of the arena that live at one time do not overlap. With several
+ * microbatches FORWARD and BACKWARD repeat, and no temporary crosses into or out of them.
+ */
+#include "ir/table.h"
+#include "passes/passes.h"
+
+enum { ALIGN = 64 };
+
+typedef struct buffer {
+    tr_value value; /* 0 for scratch */
+    tr_node node;   /* scratch: whose */
+    tr_node first, last;
+    int64_t bytes, offset;
+} buffer;
+
+static int64_t aligned(int64_t bytes)
+{
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+static tr_node *last_readers(const tr_graph *g)
+{
+    tr_node *last = tr_alloc_zero(g->n_values, sizeof *last);
+    for (tr_node n = 1; n < g->n_nodes; n++) {
+        for (uint32_t i = 0; i < g->nodes[n].n_in; i++)
+            last[tr_value_root(g, tr_in(g, n, (int)i))] = n;
+        for (uint32_t k = 0; k < g->nodes[n].n_out; k++)
+            last[tr_value_root(g, tr_out(g, n, (int)k))] = n;
+    }
+    for (uint32_t o = 0; o < g->n_outputs; o++)
+        last[tr_value_root(g, g->outputs[o])] = g->n_nodes;
+    return last;
+}
+
+/* An op that may write over its first input does so when it is that input's last reader. */
+static void mark_in_place(tr_graph *g)
+{
+    tr_node *last = last_readers(g);
+    for (tr_node n = 1; n < g->n_nodes; n++) {
+        if (!(tr_op_table[g->nodes[n].op]->flags & TR_OP_IN_PLACE))
+            continue;
+        tr_value x = tr_in(g, n, 0), y = tr_out(g, n, 0), root = tr_value_root(g, x);
+        bool fits = g->values[y].home == y && g->values[root].role == TR_TEMP && last[root] == n &&
+                    tr_shape_bytes(tr_shape_at(g, x)) == tr_shape_bytes(tr_shape_at(g, y)) &&
+                    tr_shape_bytes(tr_shape_at(g, root)) == tr_shape_bytes(tr_shape_at(g, y));
+        for (uint32_t i = 1; i < g->nodes[n].n_in && fits; i++)
+            fits = tr_value_root(g, tr_in(g, n, (int)i)) != root;
+        if (!fits)
+            continue;
+        last[root] = last[y];
+        g->values[y].home = x;
+    }
+    free(last);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const buffer *x = a, *y = b;
+    if (x->bytes != y->bytes)
+        return x->bytes < y->bytes ? 1 : -1;
+    return x->first != y->first ? (x->first < y->first ? -1 : 1) : x->value < y->value ? -1 : 1;
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    const buffer *x = *(buffer *const *)a, *y = *(buffer *const *)b;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+static bool overlap_in_time(const buffer *a, const buffer *b)
+{
+    return a->first <= b->last && b->first <= a->last;
+}
+
+static buffer *collect(const tr_graph *g, const int64_t *scratch_bytes, uint32_t *out_count)
+{
+    tr_node *last = last_readers(g);
+    buffer *buffers = NULL;
+    uint32_t count = 0, room = 0;
+    for (tr_node n = 1; n < g->n_nodes; n++) {
+        for (uint32_t k = 0; k < g->nodes[n].n_out; k++) {
+            tr_value v = tr_out(g, n, (int)k);
+            if (g->values[v].home == v && g->values[v].role == TR_TEMP)
+                tr_push(buffers, count, room) =
+                    (buffer){.value = v, .first = n, .last = TR_MAX(last[v], n),
+                             .bytes = aligned(tr_shape_bytes(tr_shape_at(g, v)))};
+        }
+        if (scratch_bytes[n] > 0)
+            tr_push(buffers, count, room) =
+                (buffer){.node = n, .first = n, .last = n, .bytes = aligned(scratch_bytes[n])};
+    }
+    free(last);
+    *out_count = count;
+    return buffers;
+}
+
+/* Lowest free offset for each, larger ones first. */
+static int64_t place(buffer *buffers, uint32_t count)
+{
+    int64_t end = 0;
+    buffer **near = tr_alloc((count + 1) * sizeof *near);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t n_near = 0;
+        for (uint32_t j = 0; j < i; j++)
+            if (overlap_in_time(&buffers[i], &buffers[j]))
+                near[n_near++] = &buffers[j];
+        qsort(near, n_near, sizeof(buffer *), by_offset);
+        int64_t at = 0;
+        for (uint32_t j = 0; j < n_near; j++) {
+            if (near[j]->offset - at >= buffers[i].bytes)
+                break;
+            at = TR_MAX(at, near[j]->offset + near[j]->bytes);
+        }
+        buffers[i].offset = at;
+        end = TR_MAX(end, at + buffers[i].bytes);
+    }
+    free(near);
+    return end;
+}
+
+/* What is alive when the most is. */
+static void account(const tr_graph *g, const buffer *buffers, uint32_t count, tr_memory *out)
+{
+    int64_t *live = tr_alloc_zero(g->n_nodes + 2, sizeof *live), now = 0, peak = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        live[buffers[i].first] += buffers[i].bytes;
+        live[TR_MIN(buffers[i].last, g->n_nodes) + 1] -= buffers[i].bytes;
+    }
+    for (tr_node n = 1; n <= g->n_nodes; n++) {
+        now += live[n];
+        if (now > peak) {
+            peak = now;
+            out->peak_node = n;
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const buffer *b = &buffers[i];
+        if (b->first > out->peak_node || b->last < out->peak_node)
+            continue;
+        if (!b->value)
+            out->scratch_bytes += b->bytes;
+        else if (g->nodes[b->first].phase == TR_BACKWARD && b->last < g->n_nodes &&
+                 g->nodes[b->last].phase == TR_UPDATE)
+            out->grads_bytes += b->bytes;
+        else
+            out->activations_bytes += b->bytes;
+    }
+    free(live);
+}
+
+static tr_error *check_crossing(const tr_graph *g, const buffer *buffers, uint32_t count, int64_t micro_batches)
+{
+    for (uint32_t i = 0; i < count && micro_batches > 1; i++) {
+        const buffer *b = &buffers[i];
+        tr_phase from = g->nodes[b->first].phase,
+                 to = b->last < g->n_nodes ? g->nodes[b->last].phase : from;
+        if ((from == TR_START) != (to == TR_START) || (from == TR_UPDATE) != (to == TR_UPDATE))
+            return tr_error_new(TR_RUN, "memory plan: value %u crosses from %d to %d with several microbatches",
+                                b->value, from, to);
+    }
+    return NULL;
+}
+
+tr_error *tr_pass_memory(tr_graph *g, const int64_t *scratch_bytes, int64_t micro_batches, tr_memory *out)
+{
+    mark_in_place(g);
+    *out = (tr_memory){.offset = tr_alloc_zero(g->n_values, sizeof(int64_t)),
+                       .scratch_offset = tr_alloc_zero(g->n_nodes, sizeof(int64_t))};
+    for (tr_value v = 1; v < g->n_values; v++) {
+        const tr_value_info *info = &g->values[v];
+        int64_t bytes = aligned(tr_shape_bytes(&info->shape));
+        out->offset[v] = -1;
+        if (info->role == TR_INPUT) {
+            out->offset[v] = out->input_bytes;
+            out->input_bytes += bytes;
+        } else if (info->role == TR_PARAM || info->role == TR_STATE) {
+            out->offset[v] = out->params_bytes + out->state_bytes;
+            *(info->role == TR_PARAM ? &out->params_bytes : &out->state_bytes) += bytes;
+        }
+    }
+    uint32_t count;
+    buffer *buffers = collect(g, scratch_bytes, &count);
+    qsort(buffers, count, sizeof *buffers, by_size);
+    out->arena_bytes = place(buffers, count);
+    for (uint32_t i = 0; i < count; i++) {
+        if (buffers[i].value)
+            out->offset[buffers[i].value] = buffers[i].offset;
+        else
+            out->scratch_offset[buffers[i].node] = buffers[i].offset;
+    }
+    account(g, buffers, count, out);
+    tr_error *error = check_crossing(g, buffers, count, micro_batches);
+    free(buffers);
+    if (error)
+        tr_memory_free(out);
+    return error;
+}
+
+void tr_memory_free(tr_memory *memory)
+{
+    free(memory->offset);
+    free(memory->scratch_offset);
+    *memory = (tr_memory){0};
+}
+
+tr_error *tr_memory_verify(const tr_graph *g, const tr_memory *memory, const int64_t *scratch_bytes,
+                           int64_t micro_batches)
+{
+    uint32_t count;
+    buffer *b = collect(g, scratch_bytes, &count);
+    tr_error *error = check_crossing(g, b, count, micro_batches);
+    for (uint32_t i = 0; i < count; i++)
+        b[i].offset = b[i].value ? memory->offset[b[i].value] : memory->scratch_offset[b[i].node];
+    for (uint32_t i = 0; i < count && !error; i++) {
+        if (b[i].offset < 0 || b[i].offset + b[i].bytes > memory->arena_bytes)
+            error = tr_error_new(TR_RUN, "memory plan: value %u lies outside of the arena", b[i].value);
+        for (uint32_t j = 0; j < i && !error; j++)
+            if (overlap_in_time(&b[i], &b[j]) && b[i].offset < b[j].offset + b[j].bytes &&
+                b[j].offset < b[i].offset + b[i].bytes)
+                error = tr_error_new(TR_RUN, "memory plan: values %u (node %u) and %u (node %u) overlap",
+                                     b[i].value, b[i].first, b[j].value, b[j].first);
+    }
+    free(b);
+    return error;
+}

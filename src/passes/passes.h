@@ -1,0 +1,65 @@
+/* The compiler's table of contents: every pass, in the order in which a training graph goes through them.
+ * src/exec/compile.c runs them; the verifier stands between them.
+ *
+ *   model      the model function builds the forward graph              src/models
+ *   autodiff   appends the gradient of the loss                         autodiff.c
+ *   update     accumulators, clipping, the optimizer                    update.c
+ *   recompute  values that are cheaper to make again than to keep       recompute.c
+ *   fuse       nodes that are faster together                           fuse.c
+ *   order      dead nodes leave; what is made early but used late moves order.c
+ *   memory     lifetimes, in place, offsets, the exact peak             memory.c
+ *
+ * An inference graph takes cache (cache.c: attention reads and fills a key-value cache), fuse, order
+ * and memory.
+ */
+#pragma once
+#include "ir/graph.h"
+
+/* Precondition: no node is fused, `loss` is a [1] f32 value. Post: nodes of phase BACKWARD follow;
+ * out_grads[v] is the gradient of the parameter v, or 0; the array (n_values before the pass, the count
+ * in *out_count) is the caller's. A node on the way whose op has no gradient is an error. */
+tr_error *tr_pass_autodiff(tr_graph *graph, tr_value loss, tr_value **out_grads, uint32_t *out_count);
+
+typedef enum tr_optimizer_kind { TR_ADAMW, TR_SGD } tr_optimizer_kind;
+typedef struct tr_update {
+    tr_optimizer_kind optimizer;
+    double beta1, beta2, eps, weight_decay, momentum, clip;
+    int64_t micro_batches;
+} tr_update;
+/* Post: outputs "loss" (sum), "count", "grad_norm", "scale"; state for the optimizer and, with several
+ * microbatches, accumulators; inputs "lr" f32[1] and "step" i32[1]. */
+tr_error *tr_pass_update(tr_graph *graph, tr_value loss, tr_value count, const tr_value *grads,
+                         uint32_t n_grads, const tr_update *how);
+
+typedef enum tr_recompute { TR_RECOMPUTE_NONE, TR_RECOMPUTE_CHEAP, TR_RECOMPUTE_FULL } tr_recompute;
+/* Forward values that only the backward reads after the forward is done with them are made again there:
+ * CHEAP: outputs of ops flagged so. FULL: everything inside of a layer (its inputs are kept). */
+tr_error *tr_pass_recompute(tr_graph *graph, tr_recompute what);
+
+/* Replaces each attention by attention_cached, with state "cache.LAYER.key" / ".value" [batch, heads,
+ * context, head_dim] and an input "start" i32[1]. */
+tr_error *tr_pass_cache(tr_graph *graph, int64_t context);
+
+tr_error *tr_pass_fuse(tr_graph *graph);
+tr_error *tr_pass_order(tr_graph *graph);
+
+/* Where everything is. Regions: state (parameters and state), inputs, and the arena of temporaries. */
+typedef struct tr_memory {
+    int64_t *offset;         /* of each value that is its own home, in its region; -1: never made */
+    int64_t *scratch_offset; /* of each node's scratch, in the arena */
+    int64_t params_bytes, state_bytes, input_bytes, arena_bytes;
+    int64_t grads_bytes, activations_bytes, scratch_bytes; /* what is alive at the arena's peak */
+    tr_node peak_node;
+} tr_memory;
+/* scratch_bytes: of each node. Marks values that may be written in place (sets home). */
+tr_error *tr_pass_memory(tr_graph *graph, const int64_t *scratch_bytes, int64_t micro_batches,
+                         tr_memory *out);
+void tr_memory_free(tr_memory *memory);
+/* No two live buffers overlap; a broken plan names both values. */
+tr_error *tr_memory_verify(const tr_graph *graph, const tr_memory *memory,
+                           const int64_t *scratch_bytes, int64_t micro_batches);
+
+/* For passes: how often each value is read (by nodes, and by being an output). Caller frees. */
+uint32_t *tr_graph_uses(const tr_graph *graph);
+/* Makes every reader of `from` (and the outputs) read `to`. */
+void tr_graph_replace(tr_graph *graph, tr_value from, tr_value to);

@@ -1,0 +1,128 @@
+/* Pass update: what follows the gradients. With several microbatches, accumulators in f32 that are
+ * cleared at the start of the step; then the global norm, clipping, and the optimizer for each parameter.
+ *
+ * The loss is a sum and a count, and gradients are those of the sum: both are divided by the count of
+ * the whole step once, in the op clip.
+ */
+#include "ir/table.h"
+#include "passes/passes.h"
+
+static tr_value state_like(tr_graph *g, const char *prefix, tr_value like, tr_dtype dtype, tr_init_kind init)
+{
+    tr_shape shape = *tr_shape_at(g, like);
+    shape.dtype = dtype;
+    const char *name = g->values[like].name;
+    char *full = tr_format("%s%s", prefix, name ? name : "");
+    tr_value v = tr_graph_leaf(g, TR_STATE, full, shape, (tr_init){init, 0});
+    free(full);
+    return v;
+}
+
+static tr_value one_output(tr_graph *g, tr_op op, const tr_value *in, int n_in, const tr_attr *attrs)
+{
+    return tr_out(g, tr_graph_node(g, op, in, n_in, attrs), 0);
+}
+
+/* acc' = acc + x, in acc's buffer. */
+static tr_value accumulate(tr_graph *g, const char *name, tr_value like, tr_value x)
+{
+    tr_value acc = state_like(g, name, like, TR_F32, TR_INIT_ZEROS);
+    g->phase = TR_START;
+    tr_value cleared = one_output(g, TR_OP_clear, &acc, 1, NULL);
+    g->phase = TR_BACKWARD;
+    if (g->error)
+        return 0;
+    if (tr_shape_at(g, x)->dtype != TR_F32) {
+        /* Weight gradients can come in f32 from the product itself. */
+        tr_node made_by = g->values[x].node;
+        TR_CHECK(g->nodes[made_by].op == TR_OP_linear_dw, "gradient in bf16 from %s",
+                 tr_op_name(g->nodes[made_by].op));
+        g->nodes[made_by].attrs[TR_LINEAR_DW_DTYPE].i = TR_F32;
+        g->values[x].shape.dtype = TR_F32;
+    }
+    tr_value sum = tr_add(g, cleared, x);
+    if (sum)
+        g->values[sum].home = cleared;
+    return sum;
+}
+
+static void emit_optimizer(tr_graph *g, tr_value w, tr_value grad, tr_value scale, tr_value lr,
+                           tr_value step, const tr_update *how)
+{
+    double decay = g->values[w].decay ? how->weight_decay : 0;
+    bool split = tr_shape_at(g, w)->dtype == TR_BF16;
+    tr_value low = split ? state_like(g, "low.", w, TR_U16, TR_INIT_ZEROS) : 0;
+    tr_value m = state_like(g, how->optimizer == TR_ADAMW ? "adam.m." : "sgd.m.", w, TR_F32, TR_INIT_ZEROS);
+    if (how->optimizer == TR_ADAMW) {
+        tr_value v = state_like(g, "adam.v.", w, TR_F32, TR_INIT_ZEROS);
+        const tr_value in[] = {w, grad, m, v, scale, lr, step, low};
+        tr_graph_node(g, TR_OP_adamw, in, 8,
+                      (tr_attr[TR_MAX_ATTRS]){[TR_ADAMW_BETA1] = {.f = how->beta1},
+                                              [TR_ADAMW_BETA2] = {.f = how->beta2},
+                                              [TR_ADAMW_EPS] = {.f = how->eps},
+                                              [TR_ADAMW_DECAY] = {.f = decay}});
+    } else {
+        const tr_value in[] = {w, grad, m, scale, lr, low};
+        tr_graph_node(g, TR_OP_sgd, in, 6,
+                      (tr_attr[TR_MAX_ATTRS]){[TR_SGD_MOMENTUM] = {.f = how->momentum},
+                                              [TR_SGD_DECAY] = {.f = decay}});
+    }
+}
+
+/* START nodes were appended last but run first. */
+static void phases_in_order(tr_graph *g)
+{
+    tr_node *order = tr_alloc(g->n_nodes * sizeof *order);
+    uint32_t count = 0;
+    for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
+        for (tr_node n = 1; n < g->n_nodes; n++)
+            if ((int)g->nodes[n].phase == phase)
+                order[count++] = n;
+    tr_graph_reorder(g, order, count);
+    free(order);
+}
+
+tr_error *tr_pass_update(tr_graph *g, tr_value loss, tr_value count, const tr_value *grads_in,
+                         uint32_t n_grads, const tr_update *how)
+{
+    tr_value *grads = tr_alloc(n_grads * sizeof *grads), *list = tr_alloc(n_grads * sizeof *list);
+    memcpy(grads, grads_in, n_grads * sizeof *grads);
+    int n = 0;
+    tr_shape scalar = {.dtype = TR_F32, .rank = 1, .dims = {1}};
+    tr_shape integer = {.dtype = TR_I32, .rank = 1, .dims = {1}};
+    g->phase = TR_BACKWARD;
+    if (how->micro_batches > 1) {
+        for (tr_value w = 1; w < n_grads && !g->error; w++)
+            if (grads[w])
+                grads[w] = accumulate(g, "grad.", w, grads[w]);
+        if (!g->error) {
+            loss = accumulate(g, "sum.loss", loss, loss);
+            count = accumulate(g, "sum.count", count, count);
+        }
+    }
+    g->phase = TR_UPDATE;
+    tr_value lr = tr_graph_leaf(g, TR_INPUT, "lr", scalar, (tr_init){0});
+    tr_value step = tr_graph_leaf(g, TR_INPUT, "step", integer, (tr_init){0});
+    for (tr_value w = 1; w < n_grads; w++)
+        if (grads[w])
+            list[n++] = grads[w];
+    if (n == 0 && !g->error)
+        tr_graph_fail(g, tr_error_new(TR_USER, "the loss depends on no parameter; nothing to train"));
+    tr_value sum = one_output(g, TR_OP_global_norm, list, n, NULL);
+    const tr_value clip_in[] = {sum, count};
+    tr_node clip = tr_graph_node(g, TR_OP_clip, clip_in, 2,
+                                 (tr_attr[TR_MAX_ATTRS]){[TR_CLIP_MAX_NORM] = {.f = how->clip}});
+    for (tr_value w = 1; w < n_grads && !g->error; w++)
+        if (grads[w])
+            emit_optimizer(g, w, grads[w], tr_out(g, clip, 0), lr, step, how);
+    if (!g->error) {
+        tr_graph_output(g, "loss", loss);
+        tr_graph_output(g, "count", count);
+        tr_graph_output(g, "scale", tr_out(g, clip, 0));
+        tr_graph_output(g, "grad_norm", tr_out(g, clip, 1));
+        phases_in_order(g);
+    }
+    free(grads);
+    free(list);
+    return tr_graph_error_take(g);
+}
