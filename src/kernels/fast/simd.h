@@ -551,7 +551,7 @@ TR_INLINE vf vf_erf(vf x)
  * is its derivative. */
 TR_INLINE vf vf_normal_cdf(vf x, vf *density)
 {
-    vf a = vf_min(vf_set1(14.0f), vf_abs(x));
+    vf a = vf_min(vf_set1(16.0f), vf_abs(x)); /* e^-128 is 0 */
     vf e = simd_exp_square(a, 0.5f);
     vf tail = 0.5f * e * simd_erfcx(a * 0.707106781f);
     if (density)
