@@ -87,7 +87,7 @@ tr_error *tr_isa_parse(const char *name, tr_isa *out)
     return tr_error_new(TR_USER,
                         "there is no instruction set '%s'%s%s%s; valid are auto, portable, avx2, "
                         "avx512, avx512_bf16",
-                        name, near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
+                        name, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
 /* Reads at most size - 1 bytes of a small file; false when it cannot be read. */

@@ -30,15 +30,15 @@ typedef struct parser {
 static tr_error *make_error(const char *file, int64_t line, int64_t column, const char *format,
                             va_list arguments)
 {
-    char text[4096];
-    vsnprintf(text, sizeof text, format, arguments);
+    char text[8192];
+    int used = line ? snprintf(text, sizeof text, "%.4200s:%lld:%lld: ", file, (long long)line,
+                               (long long)column)
+                    : snprintf(text, sizeof text, "%.4200s: ", file);
+    vsnprintf(text + used, sizeof text - (size_t)used, format, arguments);
     for (char *c = text; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
-    if (!line)
-        return tr_error_new(TR_USER, "%s: %s", file, text);
-    return tr_error_new(TR_USER, "%s:%lld:%lld: %s", file, (long long)line, (long long)column,
-                        text);
+    return tr_error_new(TR_USER, "%s", text);
 }
 
 tr_error *tr_yaml_error(const tr_yaml *node, const char *format, ...)

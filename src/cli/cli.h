@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "train/config.h"
 
 tr_error *cmd_train(int argc, char **argv);
 tr_error *cmd_generate(int argc, char **argv);
@@ -23,3 +24,10 @@ tr_error *cmd_bench(int argc, char **argv);
 /* What a command returns when a signal ended it after a clean save: the exit status is 128 +
  * signal, the text says what was saved and how to go on. */
 tr_error *tr_stopped_by(int signal, const char *format, ...) TR_PRINTF(2, 3);
+
+/* The config of `CONFIG key=value ...`; the first operand may be an override, and then there is no
+ * file. */
+tr_error *tr_cli_config(char *const *operands, int count, tr_config **out);
+/* The same, where the first operand may also be a run's directory or a Hugging Face checkpoint's.
+ */
+tr_error *tr_cli_subject(char *const *operands, int count, tr_config **out);

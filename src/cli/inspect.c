@@ -5,16 +5,17 @@
 #include "cli/options.h"
 
 typedef struct inspect_options {
-    const char *subject; /* a config file, a run, a Hugging Face directory; NULL: overrides alone */
-    char *const *overrides;
-    int override_count;
+    char *const *operands; /* a config file, a run, a Hugging Face directory; then overrides */
+    int operand_count;
     const char *dump_after;
     bool json;
 } inspect_options;
 
 static tr_error *inspect(const inspect_options *options)
 {
-    (void)options;
+    tr_config *config = NULL;
+    TR_TRY(tr_cli_subject(options->operands, options->operand_count, &config));
+    tr_config_free(config);
     return tr_error_new(TR_RUN, "inspect is not implemented yet");
 }
 
@@ -41,8 +42,7 @@ tr_error *cmd_inspect(int argc, char **argv)
     TR_TRY(tr_options_parse(&usage, argc, argv, &operands));
     if (operands.help)
         return NULL;
-    with.subject = operands.items[0];
-    with.overrides = operands.items + 1;
-    with.override_count = operands.count - 1;
+    with.operands = operands.items;
+    with.operand_count = operands.count;
     return inspect(&with);
 }

@@ -23,9 +23,7 @@ static const tr_command commands[] = {
     {"generate", "continue a text with a trained model", cmd_generate},
     {"eval", "loss, perplexity and bits per byte of a model on a text", cmd_eval},
     {"inspect", "parameters, graph, planned memory and flops of a config or a run", cmd_inspect},
-#if __has_include("cli/tokenizer.c")
     {"tokenizer", "train a tokenizer, encode and decode text", cmd_tokenizer},
-#endif
 #if __has_include("cli/report.c")
     {"report", "one HTML page about a run", cmd_report},
 #endif
@@ -85,6 +83,12 @@ static tr_error *help(int argc, char **argv)
         print_help();
         return NULL;
     }
+    if (strcmp(argv[1], "keys") == 0) {
+        char *text = tr_config_help();
+        fputs(text, stdout);
+        free(text);
+        return NULL;
+    }
     const tr_command *command = find(argv[1]);
     if (!command)
         return unknown(argv[1]);
@@ -110,6 +114,17 @@ static tr_error *run(int argc, char **argv)
     return command ? command->run(argc - 1, argv + 1) : unknown(argv[1]);
 }
 
+/* One line, also when a file's name or the user's text has line breaks or terminal codes in it. */
+static void print_error(const char *text)
+{
+    char *line = tr_format("trireme: %s", text);
+    for (char *c = line; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = '?';
+    fprintf(stderr, "%s\n", line);
+    free(line);
+}
+
 int main(int argc, char **argv)
 {
     tr_error *error = run(argc, argv);
@@ -119,7 +134,7 @@ int main(int argc, char **argv)
         return 0;
     int status = (int)tr_error_blame(error);
     fflush(stdout);
-    fprintf(stderr, "trireme: %s\n", tr_error_text(error));
+    print_error(tr_error_text(error));
     tr_error_free(error);
     return status;
 }

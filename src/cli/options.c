@@ -50,6 +50,8 @@ static const tr_option *find_letter(const tr_usage *usage, char letter)
 
 static tr_error *unknown(const tr_usage *usage, const char *given, size_t length)
 {
+    if (memchr(given, '.', length) && strstr(usage->operands, "key=value"))
+        return tr_usage_error(usage, "a key of the config is set without dashes: %s", given);
     char *name = tr_strndup(given, length);
     const char **names = tr_alloc_zero((size_t)usage->count + 1, sizeof *names);
     for (int64_t i = 0; i < usage->count; i++)
@@ -86,7 +88,7 @@ static tr_error *choose(const tr_usage *usage, const tr_option *option, const ch
     }
     const char *near = tr_suggest(text, option->choices, count);
     tr_error *error =
-        near ? tr_usage_error(usage, "--%s has no value '%s'; did you mean %s? Valid are: %s",
+        near ? tr_usage_error(usage, "--%s has no value '%s' (did you mean %s?); valid are: %s",
                               option->name, text, near, list.bytes)
              : tr_usage_error(usage, "--%s has no value '%s'; valid are: %s", option->name, text,
                               list.bytes ? list.bytes : "none");

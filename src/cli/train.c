@@ -14,8 +14,18 @@ typedef struct train_options {
 
 static tr_error *train(const train_options *options)
 {
-    (void)options;
-    return tr_error_new(TR_RUN, "train is not implemented yet");
+    tr_config *config = NULL;
+    tr_error *error = NULL;
+    if (options->resume)
+        TR_GO(tr_config_load_run(options->resume, options->operands, options->operand_count,
+                                 &config));
+    else
+        TR_GO(tr_cli_config(options->operands, options->operand_count, &config));
+    TR_GO(tr_config_check_run(config));
+    error = tr_error_new(TR_RUN, "train is not implemented yet");
+done:
+    tr_config_free(config);
+    return error;
 }
 
 tr_error *cmd_train(int argc, char **argv)

@@ -1,0 +1,277 @@
+/* What the keys of a config mean to each other: what is left open is decided, conflicts are
+ * refused.
+ *
+ * Every refusal says the place of the key that was given, and values that would do.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cpu.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "train/config_schema.h"
+
+/* Nothing decided the key yet. */
+static bool is_open(const tr_config *config, const char *key)
+{
+    int64_t k = tr_config_key_find(key);
+    TR_CHECK(k >= 0, "no config key '%s'", key);
+    return config->own->origin[k] == FROM_DEFAULT;
+}
+
+void tr_config_resolve(tr_config *c)
+{
+    int64_t steps = c->train.steps;
+    bool wsd = c->schedule.name == TR_SCHEDULE_WSD, has_val = c->data.val.count > 0;
+    if (is_open(c, "model.mlp"))
+        c->model.mlp = 4 * c->model.embed;
+    if (is_open(c, "model.context"))
+        c->model.context = is_open(c, "train.seq") ? 256 : c->train.seq;
+    if (is_open(c, "train.seq"))
+        c->train.seq = c->model.context;
+    if (is_open(c, "train.micro_batch"))
+        c->train.micro_batch = c->train.batch;
+    if (is_open(c, "data.tokenizer"))
+        c->data.tokenizer = c->model.from ? c->model.from : "bytes";
+    if (is_open(c, "data.val_split"))
+        c->data.val_split = has_val ? 0 : 0.01;
+    if (is_open(c, "train.eval_every") && !has_val && c->data.val_split == 0)
+        c->train.eval_every = 0;
+    /* Warmup and decay make room for each other when only one of them was given. */
+    if (is_open(c, "schedule.warmup")) {
+        int64_t room = is_open(c, "schedule.decay") || !wsd ? steps : steps - c->schedule.decay;
+        c->schedule.warmup = TR_MAX(0, TR_MIN(TR_MIN(100, steps / 10), room));
+    }
+    if (is_open(c, "schedule.decay"))
+        c->schedule.decay = TR_MAX(0, TR_MIN(steps / 5, steps - c->schedule.warmup));
+    if (is_open(c, "schedule.final_lr"))
+        c->schedule.final_lr = wsd ? 0 : c->optimizer.lr / 10;
+}
+
+/* The first of two keys that the user gave last: an override before the file, the file before a
+ * preset. */
+static const char *blamed(const tr_config *config, const char *a, const char *b)
+{
+    tr_origin of_a = config->own->origin[tr_config_key_find(a)];
+    tr_origin of_b = config->own->origin[tr_config_key_find(b)];
+    return of_b > of_a ? b : a;
+}
+
+/* The nearest divisors of n below and above d: "4 or 8", "1". */
+static void near_divisors(int64_t n, int64_t d, char *out, size_t size)
+{
+    int64_t below = TR_MIN(d, n), above = d;
+    while (below > 1 && n % below)
+        below--;
+    while (above < n && n % above)
+        above++;
+    if (above > n || above == below)
+        snprintf(out, size, "%lld", (long long)below);
+    else
+        snprintf(out, size, "%lld or %lld", (long long)below, (long long)above);
+}
+
+static tr_error *check_model(const tr_config *c)
+{
+    char heads[64], embed[64];
+    if (c->model.preset && c->model.from)
+        return tr_config_error(
+            c, blamed(c, "model.from", "model.preset"),
+            "model.preset and model.from both decide the sizes; leave one of them out");
+    if (c->model.embed % c->model.heads) {
+        int64_t below = c->model.embed / c->model.heads * c->model.heads,
+                above = below + c->model.heads;
+        near_divisors(c->model.embed, c->model.heads, heads, sizeof heads);
+        if (below)
+            snprintf(embed, sizeof embed, "%lld or %lld", (long long)below, (long long)above);
+        else
+            snprintf(embed, sizeof embed, "%lld", (long long)above);
+        return tr_config_error(
+            c, blamed(c, "model.embed", "model.heads"),
+            "model.embed %lld is no multiple of model.heads %lld; nearest that do: "
+            "embed %s, or heads %s",
+            (long long)c->model.embed, (long long)c->model.heads, embed, heads);
+    }
+    return NULL;
+}
+
+static tr_error *check_train(const tr_config *c)
+{
+    char divisors[64];
+    if (c->train.seq > c->model.context)
+        return tr_config_error(
+            c, blamed(c, "train.seq", "model.context"),
+            "train.seq %lld is longer than model.context %lld; make train.seq at most %lld "
+            "or the context longer",
+            (long long)c->train.seq, (long long)c->model.context, (long long)c->model.context);
+    if (c->train.batch % c->train.micro_batch) {
+        near_divisors(c->train.batch, c->train.micro_batch, divisors, sizeof divisors);
+        return tr_config_error(
+            c, blamed(c, "train.micro_batch", "train.batch"),
+            "train.batch %lld is no multiple of train.micro_batch %lld; micro_batch could "
+            "be %s",
+            (long long)c->train.batch, (long long)c->train.micro_batch, divisors);
+    }
+    if (c->data.val.count && c->data.val_split > 0)
+        return tr_config_error(c, blamed(c, "data.val_split", "data.val"),
+                               "data.val and data.val_split are both given; leave one of them out");
+    if (c->train.eval_every && !c->data.val.count && c->data.val_split == 0)
+        return tr_config_error(c, blamed(c, "train.eval_every", "data.val_split"),
+                               "train.eval_every %lld needs data to validate on: data.val, or a "
+                               "data.val_split above 0",
+                               (long long)c->train.eval_every);
+    return NULL;
+}
+
+static tr_error *check_schedule(const tr_config *c)
+{
+    long long steps = c->train.steps, warmup = c->schedule.warmup, decay = c->schedule.decay;
+    if (warmup > steps)
+        return tr_config_error(
+            c, blamed(c, "schedule.warmup", "train.steps"),
+            "schedule.warmup %lld is longer than train.steps %lld; it can be 0 to %lld", warmup,
+            steps, steps);
+    if (c->schedule.name == TR_SCHEDULE_WSD && decay > steps - warmup)
+        return tr_config_error(
+            c, blamed(c, "schedule.decay", "schedule.warmup"),
+            "schedule.warmup %lld and schedule.decay %lld do not fit into train.steps %lld; "
+            "decay can be 0 to %lld",
+            warmup, decay, steps, steps - warmup);
+    if (c->schedule.name != TR_SCHEDULE_CONSTANT && c->schedule.final_lr > c->optimizer.lr)
+        return tr_config_error(c, blamed(c, "schedule.final_lr", "optimizer.lr"),
+                               "schedule.final_lr %g is above optimizer.lr %g; it can be 0 to %g",
+                               c->schedule.final_lr, c->optimizer.lr, c->optimizer.lr);
+    return NULL;
+}
+
+/* An override that does nothing is a mistake; in a file it may wait for an override. */
+static tr_error *check_effects(const tr_config *c)
+{
+    for (int64_t k = 0; k < tr_config_key_count; k++) {
+        const tr_config_key *key = &tr_config_keys[k];
+        if (!key->only_if || c->own->origin[k] != FROM_OVERRIDE)
+            continue;
+        size_t length = strcspn(key->only_if, "=");
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", (int)length, key->only_if);
+        tr_text value = {0};
+        tr_config_value(c, &tr_config_keys[tr_config_key_find(name)], &value);
+        bool holds = strcmp(value.bytes, key->only_if + length + 1) == 0;
+        tr_error *error =
+            holds ? NULL
+                  : tr_config_error(c, key->name, "%s has no effect, since %s is %s; add %s",
+                                    key->name, name, value.bytes, key->only_if);
+        tr_text_free(&value);
+        if (error)
+            return error;
+    }
+    return NULL;
+}
+
+tr_error *tr_config_check(const tr_config *config)
+{
+    TR_TRY(check_model(config));
+    TR_TRY(check_train(config));
+    TR_TRY(check_schedule(config));
+    return check_effects(config);
+}
+
+tr_error *tr_config_read_from(tr_config *c)
+{
+    const char *from = c->model.from;
+    if (!tr_path_is_directory(from))
+        return tr_config_error(
+            c, "model.from",
+            "model.from must be a directory with a Hugging Face checkpoint, and '%s' is %s", from,
+            tr_path_exists(from) ? "none" : "not there");
+    char *path = tr_path_join(from, "config.json");
+    json_t *json = NULL;
+    tr_error *error = NULL;
+    const char *type = NULL;
+    
+    struct {
+        const char *json_key, *key;
+        int64_t *field, value;
+    } sizes[] = {{"n_layer", "model.layers", &c->model.layers, 0},
+                 {"n_embd", "model.embed", &c->model.embed, 0},
+                 {"n_head", "model.heads", &c->model.heads, 0},
+                 {"n_positions", "model.context", &c->model.context, 0},
+                 {"vocab_size", "model.vocab", &c->model.vocab, 0},
+                 {"n_inner", "model.mlp", &c->model.mlp, 0}};
+    if (!tr_path_exists(path)) {
+        error = tr_config_error(c, "model.from", "'%s' has no config.json, so it is no checkpoint",
+                                from);
+        goto done;
+    }
+    TR_GO(tr_json_load(path, &json));
+    if (!json_is_object(json)) {
+        error =
+            tr_error_new(TR_USER, "%s: this is no checkpoint's config: it holds no object", path);
+        goto done;
+    }
+    TR_GO(tr_json_string(json, path, "model_type", TR_REQUIRED, &type));
+    if (strcmp(type, "gpt2") != 0) {
+        error = tr_config_error(
+            c, "model.from",
+            "'%s' holds a model of type '%.60s'; the type that can be read is gpt2", from, type);
+        goto done;
+    }
+    for (int64_t i = 0; i < TR_COUNT(sizes); i++) {
+        const tr_config_key *key = &tr_config_keys[tr_config_key_find(sizes[i].key)];
+        bool optional = sizes[i].field == &c->model.mlp;
+        TR_GO(tr_json_int(json, path, sizes[i].json_key, optional ? TR_OPTIONAL : TR_REQUIRED, 1,
+                          (int64_t)key->most, &sizes[i].value));
+        if (optional && !sizes[i].value)
+            sizes[i].value = 4 * sizes[1].value;
+        if (tr_config_given(c, sizes[i].key) && *sizes[i].field != sizes[i].value) {
+            error = tr_config_error(
+                c, sizes[i].key,
+                "%s is %lld here but %lld in %s; leave it out, the checkpoint decides",
+                sizes[i].key, (long long)*sizes[i].field, (long long)sizes[i].value, path);
+            goto done;
+        }
+        *sizes[i].field = sizes[i].value;
+        if (!tr_config_given(c, sizes[i].key))
+            c->own->origin[tr_config_key_find(sizes[i].key)] = FROM_PRESET;
+    }
+done:
+    json_decref(json);
+    free(path);
+    return error;
+}
+
+static tr_error *check_sources(const tr_config *c, const char *key, const tr_sources *sources)
+{
+    for (int64_t i = 0; i < sources->count; i++)
+        if (!tr_path_exists(sources->items[i].path))
+            return tr_config_error(c, key, "%s: there is no file or directory '%s'", key,
+                                   sources->items[i].path);
+    return NULL;
+}
+
+tr_error *tr_config_check_run(const tr_config *c)
+{
+    const char *tokenizer = c->data.tokenizer;
+    if (!c->data.train.count)
+        return tr_error_new(
+            TR_USER, "there is nothing to train on; give data.train=FILE, or data.train in the "
+                     "config file");
+    TR_TRY(check_sources(c, "data.train", &c->data.train));
+    TR_TRY(check_sources(c, "data.val", &c->data.val));
+    if (strcmp(tokenizer, "bytes") != 0 && strcmp(tokenizer, "chars") != 0 &&
+        !tr_path_exists(tokenizer))
+        return tr_config_error(
+            c, "data.tokenizer",
+            "data.tokenizer: there is no file or directory '%s'; or write bytes or chars",
+            tokenizer);
+    if (tr_path_exists(c->out) && !tr_path_is_directory(c->out))
+        return tr_config_error(c, "out", "out: '%s' is a file; the run needs a directory", c->out);
+    tr_isa isa;
+    tr_error *error = tr_isa_parse(c->isa, &isa);
+    if (error) {
+        tr_error *placed = tr_config_error(c, "isa", "isa: %s", tr_error_text(error));
+        tr_error_free(error);
+        return placed;
+    }
+    return NULL;
+}

@@ -1,0 +1,207 @@
+/* The keys of a config and the sizes of the presets: two tables.
+ *
+ * To add a key: a field in tr_config, a row here. Parsing, defaults, limits, help, YAML and JSON
+ * follow. A key whose default depends on others has fallback NULL, `automatic` in words, and a line
+ * in tr_config_resolve.
+ */
+#include "train/config_schema.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/suggest.h"
+
+static const tr_choice families[] = {{"gpt2", TR_FAMILY_GPT2}, {0}};
+static const tr_choice precisions[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
+static const tr_choice recomputes[] = {
+    {"none", TR_RECOMPUTE_NONE}, {"cheap", TR_RECOMPUTE_CHEAP}, {"full", TR_RECOMPUTE_FULL}, {0}};
+static const tr_choice optimizers[] = {{"adamw", TR_ADAMW}, {"sgd", TR_SGD}, {0}};
+static const tr_choice schedules[] = {{"constant", TR_SCHEDULE_CONSTANT},
+                                      {"linear", TR_SCHEDULE_LINEAR},
+                                      {"cosine", TR_SCHEDULE_COSINE},
+                                      {"wsd", TR_SCHEDULE_WSD},
+                                      {0}};
+
+/* Limits that only keep arithmetic on sizes inside of 64 bits; a machine's limits are checked by
+ * the plan. */
+#define MOST_SIZE 0x1p24
+#define MOST_STEPS 1e12
+
+#define AT(field) offsetof(tr_config, field)
+#define INTEGER(key, from, to, ...)                                                      \
+    {                                                                                    \
+        .name = #key, .type = KEY_INTEGER, .offset = AT(key), .least = from, .most = to, \
+        __VA_ARGS__                                                                      \
+    }
+#define REAL(key, from, to, ...)                                                                  \
+    {                                                                                             \
+        .name = #key, .type = KEY_REAL, .offset = AT(key), .least = from, .most = to, __VA_ARGS__ \
+    }
+#define BOOL(key, ...)                                                 \
+    {                                                                  \
+        .name = #key, .type = KEY_BOOL, .offset = AT(key), __VA_ARGS__ \
+    }
+#define TEXT(key, ...)                                                 \
+    {                                                                  \
+        .name = #key, .type = KEY_TEXT, .offset = AT(key), __VA_ARGS__ \
+    }
+#define CHOICE(key, list, ...)                                                            \
+    {                                                                                     \
+        .name = #key, .type = KEY_CHOICE, .offset = AT(key), .choices = list, __VA_ARGS__ \
+    }
+#define SOURCES(key, ...)                                                 \
+    {                                                                     \
+        .name = #key, .type = KEY_SOURCES, .offset = AT(key), __VA_ARGS__ \
+    }
+
+const tr_config_key tr_config_keys[] = {
+    CHOICE(model.family, families, .fallback = "gpt2", .fixed = true, .help = "kind of model"),
+    TEXT(model.preset, .fixed = true,
+         .help = "sizes of a published model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-small, "
+                 "gpt3-medium, "
+                 "gpt3-large, gpt3-xl, gpt3-2.7b, gpt3-6.7b, gpt3-13b, gpt3-175b"),
+    TEXT(model.from, .fixed = true, .help = "start from this Hugging Face checkpoint directory"),
+    INTEGER(model.layers, 1, 1e5, .fallback = "6", .fixed = true, .help = "Transformer blocks"),
+    INTEGER(model.embed, 1, MOST_SIZE, .fallback = "384", .fixed = true,
+            .help = "width of the residual stream; a multiple of model.heads"),
+    INTEGER(model.heads, 1, MOST_SIZE, .fallback = "6", .fixed = true, .help = "attention heads"),
+    INTEGER(model.mlp, 1, 4 * MOST_SIZE, .automatic = "4 x model.embed", .fixed = true,
+            .help = "width inside of the MLP"),
+    INTEGER(model.context, 1, MOST_SIZE, .automatic = "train.seq, or 256", .fixed = true,
+            .help = "longest sequence the model can see"),
+    INTEGER(model.vocab, 0, MOST_SIZE, .fallback = "0", .fixed = true,
+            .help = "size of the vocabulary; 0: the tokenizer's"),
+    REAL(model.dropout, 0, 1, .below = true, .fallback = "0",
+         .help = "probability of dropping an activation"),
+    BOOL(model.banded, .fallback = "false", .fixed = true,
+         .help = "every second layer's attention is local, as in GPT-3"),
+    INTEGER(model.band, 1, MOST_SIZE, .fallback = "256", .fixed = true,
+            .only_if = "model.banded=true", .help = "tokens that local attention sees"),
+
+    SOURCES(data.train,
+            .help = "text to train on: a file, directory, JSONL or token shards, or a list of "
+                    "them; an item may be {path: P, weight: W}"),
+    SOURCES(data.val, .help = "text to validate on, like data.train"),
+    TEXT(data.tokenizer, .automatic = "model.from's, or bytes", .fixed = true,
+         .help = "a tokenizer's directory or file, or bytes, or chars"),
+    REAL(data.val_split, 0, 0.5, .automatic = "0.01, or 0 with data.val",
+         .help = "share of data.train that is held out to validate on"),
+    TEXT(data.cache, .automatic = "in the run's directory", .help = "directory for tokenized data"),
+
+    INTEGER(train.steps, 1, MOST_STEPS, .fallback = "1000", .help = "optimizer steps"),
+    INTEGER(train.batch, 1, MOST_SIZE, .fallback = "8", .help = "sequences a step, over all ranks"),
+    INTEGER(train.micro_batch, 1, MOST_SIZE, .automatic = "train.batch",
+            .help = "sequences at a time; divides train.batch"),
+    INTEGER(train.seq, 1, MOST_SIZE, .automatic = "model.context", .help = "tokens in a sequence"),
+    CHOICE(train.precision, precisions, .fallback = "fp32",
+           .help = "of activations and products; bf16 accumulates in fp32 and keeps fp32 weights"),
+    INTEGER(train.eval_every, 0, MOST_STEPS, .fallback = "100",
+            .help = "steps between validations; 0: never"),
+    INTEGER(train.eval_batches, 1, MOST_STEPS, .fallback = "20", .help = "batches in a validation"),
+    INTEGER(train.save_every, 0, MOST_STEPS, .fallback = "500",
+            .help = "steps between checkpoints; 0: at the end only"),
+    INTEGER(train.keep, 1, 1e6, .fallback = "2",
+            .help = "newest checkpoints that are kept, beside the best"),
+    REAL(train.clip, 0, 1e30, .fallback = "1",
+         .help = "largest global norm of the gradient; 0: no limit"),
+    INTEGER(train.log_every, 1, MOST_STEPS, .fallback = "10",
+            .help = "steps between printed lines"),
+    INTEGER(train.sample_every, 0, MOST_STEPS, .fallback = "0",
+            .help = "steps between samples; 0: never"),
+    TEXT(train.sample_prompt, .automatic = "the tokenizer's end-of-text token",
+         .help = "what samples begin with"),
+    CHOICE(train.recompute, recomputes, .fallback = "none",
+           .help = "activations that are made again in the backward pass instead of kept"),
+
+    CHOICE(optimizer.name, optimizers, .fallback = "adamw", .fixed = true, .help = "optimizer"),
+    REAL(optimizer.lr, 0, 1e6, .above = true, .fallback = "3e-4", .help = "highest learning rate"),
+    REAL(optimizer.beta1, 0, 1, .below = true, .fallback = "0.9", .only_if = "optimizer.name=adamw",
+         .help = "decay of the mean of the gradient"),
+    REAL(optimizer.beta2, 0, 1, .below = true, .fallback = "0.95",
+         .only_if = "optimizer.name=adamw", .help = "decay of the mean of its square"),
+    REAL(optimizer.eps, 0, 1, .above = true, .fallback = "1e-8", .only_if = "optimizer.name=adamw",
+         .help = "added to the root of that mean"),
+    REAL(optimizer.weight_decay, 0, 1e6, .fallback = "0.1",
+         .help = "of parameters with two dims or more"),
+    REAL(optimizer.momentum, 0, 1, .below = true, .fallback = "0.9",
+         .only_if = "optimizer.name=sgd", .help = "decay of the sum of gradients"),
+
+    CHOICE(schedule.name, schedules, .fallback = "cosine",
+           .help = "how the learning rate goes from its highest to schedule.final_lr; wsd: stays, "
+                   "then falls"),
+    INTEGER(schedule.warmup, 0, MOST_STEPS, .automatic = "a tenth of train.steps, at most 100",
+            .help = "steps in which the learning rate rises from 0"),
+    REAL(schedule.final_lr, 0, 1e6, .automatic = "optimizer.lr / 10; 0 for wsd",
+         .help = "learning rate at the end; constant ignores it"),
+    INTEGER(schedule.decay, 0, MOST_STEPS, .automatic = "a fifth of train.steps",
+            .only_if = "schedule.name=wsd",
+            .help = "steps at the end of wsd in which the learning rate falls"),
+
+    INTEGER(seed, 0, 0x1p53, .fallback = "1",
+            .help = "of initialisation, dropout and the order of the data"),
+    INTEGER(threads, 0, 4096, .fallback = "0", .help = "threads; 0: all cores"),
+    TEXT(isa, .fallback = "auto",
+         .help = "instruction set: auto, portable, avx2, avx512, avx512_bf16"),
+    TEXT(out, .automatic = "runs/ and the name of the config file", .help = "the run's directory"),
+};
+const int64_t tr_config_key_count = TR_COUNT(tr_config_keys);
+
+/* GPT-2: Radford et al. 2019, table 2. GPT-3: Brown et al. 2020, table 2.1, where two rows do not
+ * add up:
+ *  - 1.3B prints 24 heads of 128 for a width of 2048. 24 x 128 is 3072 and 2048 does not divide by
+ * 24; we keep the printed head size, which gives 16 heads.
+ *  - 13B prints a width of 5140 with 40 heads of 128. 40 x 128 is 5120, and 5140 is no multiple
+ * of 40. Both give the printed parameter counts. The width of GPT-3's local attention is not in the
+ * paper, so a preset does not switch model.banded on. */
+const tr_preset tr_presets[] = {
+    {"gpt2", 12, 768, 12, 1024, 50257},        {"gpt2-medium", 24, 1024, 16, 1024, 50257},
+    {"gpt2-large", 36, 1280, 20, 1024, 50257}, {"gpt2-xl", 48, 1600, 25, 1024, 50257},
+    {"gpt3-small", 12, 768, 12, 2048, 50257},  {"gpt3-medium", 24, 1024, 16, 2048, 50257},
+    {"gpt3-large", 24, 1536, 16, 2048, 50257}, {"gpt3-xl", 24, 2048, 16, 2048, 50257},
+    {"gpt3-2.7b", 32, 2560, 32, 2048, 50257},  {"gpt3-6.7b", 32, 4096, 32, 2048, 50257},
+    {"gpt3-13b", 40, 5120, 40, 2048, 50257},   {"gpt3-175b", 96, 12288, 96, 2048, 50257},
+};
+const int64_t tr_preset_count = TR_COUNT(tr_presets);
+
+static const struct {
+    const char *alias, *name;
+} aliases[] = {
+    {"gpt2-small", "gpt2"},       {"gpt2-124m", "gpt2"},       {"gpt2-355m", "gpt2-medium"},
+    {"gpt2-774m", "gpt2-large"},  {"gpt2-1.5b", "gpt2-xl"},    {"gpt3-125m", "gpt3-small"},
+    {"gpt3-350m", "gpt3-medium"}, {"gpt3-760m", "gpt3-large"}, {"gpt3-1.3b", "gpt3-xl"},
+    {"gpt3", "gpt3-175b"},
+};
+
+const tr_preset *tr_preset_find(const char *name)
+{
+    for (int64_t i = 0; i < TR_COUNT(aliases); i++)
+        if (strcmp(name, aliases[i].alias) == 0)
+            name = aliases[i].name;
+    for (int64_t i = 0; i < tr_preset_count; i++)
+        if (strcmp(name, tr_presets[i].name) == 0)
+            return &tr_presets[i];
+    return NULL;
+}
+
+const char *tr_preset_suggest(const char *name)
+{
+    const char *names[TR_COUNT(tr_presets) + TR_COUNT(aliases)];
+    for (int64_t i = 0; i < TR_COUNT(tr_presets); i++)
+        names[i] = tr_presets[i].name;
+    for (int64_t i = 0; i < TR_COUNT(aliases); i++)
+        names[TR_COUNT(tr_presets) + i] = aliases[i].alias;
+    return tr_suggest(name, names, TR_COUNT(names));
+}
+
+int64_t tr_config_key_find(const char *name)
+{
+    for (int64_t i = 0; i < tr_config_key_count; i++)
+        if (strcmp(tr_config_keys[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+void *tr_config_field(const tr_config *config, const tr_config_key *key)
+{
+    return (char *)config + key->offset;
+}
