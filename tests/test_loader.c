@@ -10,7 +10,7 @@
 static char folder[64];
 
 /* A source of `count` tokens first, first + 1, ... in `shards` shards; the vocabulary is 100000. */
-static tr_source *source_of(const char *name, int32_t first, int64_t count, int64_t shards)
+static tr_corpus *source_of(const char *name, int32_t first, int64_t count, int64_t shards)
 {
     char *directory = tr_path_join(folder, name);
     CHECK_OK(tr_path_remove(directory));
@@ -26,13 +26,13 @@ static tr_source *source_of(const char *name, int32_t first, int64_t count, int6
         CHECK_OK(tr_shard_writer_commit_take(writer));
         free(file);
     }
-    tr_source *source = NULL;
-    CHECK_OK(tr_source_open(directory, &(tr_source_options){.cache = folder}, &source));
+    tr_corpus *source = NULL;
+    CHECK_OK(tr_corpus_open(directory, &(tr_corpus_options){.cache = folder}, &source));
     free(directory);
     return source;
 }
 
-static tr_loader *loader_of(int64_t seq, uint64_t seed, double val_split, tr_source **sources,
+static tr_loader *loader_of(int64_t seq, uint64_t seed, double val_split, tr_corpus **sources,
                             const double *weights, int64_t count)
 {
     tr_loader *loader = NULL;
@@ -71,7 +71,7 @@ static void test_permute(void)
 static void test_epochs(void)
 {
     enum { SEQ = 8, TOKENS = 1000 };
-    tr_source *source = source_of("epochs", 0, TOKENS, 3);
+    tr_corpus *source = source_of("epochs", 0, TOKENS, 3);
     tr_loader *loader = loader_of(SEQ, 7, 0, &source, NULL, 1);
     int64_t windows = tr_loader_describe(loader).train_windows;
     CHECK(windows >= TOKENS / SEQ - 6 && windows <= TOKENS / SEQ);
@@ -110,7 +110,7 @@ static void test_pure(void)
 {
     enum { SEQ = 16 };
     int32_t a[SEQ], b[SEQ], targets[SEQ];
-    tr_source *source = source_of("pure", 0, 5000, 2);
+    tr_corpus *source = source_of("pure", 0, 5000, 2);
     tr_loader *one = loader_of(SEQ, 1, 0.1, &source, NULL, 1);
     source = source_of("pure", 0, 5000, 2);
     tr_loader *two = loader_of(SEQ, 1, 0.1, &source, NULL, 1);
@@ -136,7 +136,7 @@ static void test_mixing(void)
 {
     enum { SEQ = 4 };
     const double weights[] = {5, 1, 2.5};
-    tr_source *sources[] = {source_of("m0", 0, 400, 1), source_of("m1", 10000, 4000, 1),
+    tr_corpus *sources[] = {source_of("m0", 0, 400, 1), source_of("m1", 10000, 4000, 1),
                             source_of("m2", 20000, 800, 2)};
     tr_loader *loader = loader_of(SEQ, 3, 0, sources, weights, 3);
     int64_t counts[3] = {0};
@@ -158,7 +158,7 @@ static void test_mixing(void)
     }
     tr_loader_free(loader);
     /* Without weights: by size, so both end their epochs together. */
-    tr_source *pair[] = {source_of("m0", 0, 4000, 1), source_of("m1", 10000, 12000, 1)};
+    tr_corpus *pair[] = {source_of("m0", 0, 4000, 1), source_of("m1", 10000, 12000, 1)};
     loader = loader_of(SEQ, 3, 0, pair, NULL, 2);
     int64_t windows = tr_loader_describe(loader).train_windows, last[2] = {0};
     for (int64_t i = 0; i < windows; i++) {
@@ -169,7 +169,7 @@ static void test_mixing(void)
     }
     CHECK(last[0] > windows - 8 && last[1] > windows - 8);
     tr_loader_free(loader);
-    tr_source *bad[] = {source_of("m0", 0, 400, 1), source_of("m1", 10000, 400, 1)};
+    tr_corpus *bad[] = {source_of("m0", 0, 400, 1), source_of("m1", 10000, 400, 1)};
     tr_loader_options options = {.seq = SEQ};
     CHECK_ERROR(tr_loader_new_take(&options, bad, (double[]){1, 0}, 2, NULL, 0, &loader), "above 0");
 }
@@ -179,7 +179,7 @@ static void test_validation(void)
 {
     enum { SEQ = 8 };
     int32_t ids[SEQ], targets[SEQ];
-    tr_source *source = source_of("val", 0, 1000, 1);
+    tr_corpus *source = source_of("val", 0, 1000, 1);
     tr_loader *loader = loader_of(SEQ, 5, 0.1, &source, NULL, 1);
     for (int64_t i = 0; i < 2000; i++) {
         CHECK_OK(tr_loader_sample(loader, i, ids, targets));
@@ -201,7 +201,7 @@ static void test_validation(void)
     CHECK_INT(next, 999);
     tr_loader_free(loader);
 
-    tr_source *train = source_of("train", 0, 100, 1), *val = source_of("own", 500, 6, 1);
+    tr_corpus *train = source_of("train", 0, 100, 1), *val = source_of("own", 500, 6, 1);
     tr_loader_options options = {.seq = SEQ, .vocab = 100000, .val_split = 0.5};
     CHECK_OK(tr_loader_new_take(&options, &train, NULL, 1, &val, 1, &loader));
     CHECK_INT(tr_loader_val_count(loader), 1); /* and val_split is not applied */
@@ -215,7 +215,7 @@ static void test_validation(void)
 
 static void refuse(int64_t tokens, int64_t seq, double val_split, const char *part)
 {
-    tr_source *source = source_of("refused", 0, tokens, 1);
+    tr_corpus *source = source_of("refused", 0, tokens, 1);
     tr_loader_options options = {.seq = seq, .val_split = val_split};
     tr_loader *loader = NULL;
     CHECK_ERROR(tr_loader_new_take(&options, &source, NULL, 1, NULL, 0, &loader), part);
@@ -231,7 +231,7 @@ static void test_refusals(void)
     refuse(100, 8, 1, "data.val_split is 1");
     refuse(100, 8, NAN, "data.val_split is nan");
     refuse(100, 0, 0, "train.seq is 0");
-    tr_source *source = source_of("just", 0, 9, 1);
+    tr_corpus *source = source_of("just", 0, 9, 1);
     int32_t ids[8], targets[8];
     loader = loader_of(8, 0, 0, &source, NULL, 1);
     for (int64_t i = 0; i < 3; i++) {
@@ -257,7 +257,7 @@ static void test_ids_outside(void)
     CHECK_OK(tr_file_write(path, ids, sizeof ids));
     tr_loader *loader = NULL;
     tr_loader_options options = {.seq = 8, .vocab = 50257};
-    tr_source_options reading = {.cache = folder};
+    tr_corpus_options reading = {.cache = folder};
     CHECK_ERROR(tr_loader_open(&options, &reading, (const char *[]){path}, NULL, 1, NULL, 0, &loader),
                 "token 700 of");
     options.vocab = 65536;
@@ -277,7 +277,7 @@ static void check_state(const char *state, tr_loader *loader, const char *part)
 
 static void test_state(void)
 {
-    tr_source *source = source_of("state", 0, 1000, 2);
+    tr_corpus *source = source_of("state", 0, 1000, 2);
     tr_loader *loader = loader_of(8, UINT64_MAX, 0.1, &source, NULL, 1);
     char *state = tr_loader_state(loader);
     check_state(state, loader, NULL);
@@ -295,11 +295,11 @@ static void test_state(void)
     check_state(state, loader_of(8, UINT64_MAX, 0.2, &source, NULL, 1), "data.val_split was 0.1");
     source = source_of("state", 0, 1000, 2);
     check_state("{\"version\":1,", loader_of(8, 1, 0, &source, NULL, 1), "damaged");
-    tr_source *pair[] = {source_of("state", 0, 1000, 2), source_of("more", 0, 1000, 1)};
+    tr_corpus *pair[] = {source_of("state", 0, 1000, 2), source_of("more", 0, 1000, 1)};
     loader = loader_of(8, UINT64_MAX, 0.1, pair, NULL, 2);
     char *two = tr_loader_state(loader);
     check_state(state, loader, "number of training sources");
-    tr_source *again[] = {source_of("state", 0, 1000, 2), source_of("more", 0, 1000, 1)};
+    tr_corpus *again[] = {source_of("state", 0, 1000, 2), source_of("more", 0, 1000, 1)};
     check_state(two, loader_of(8, UINT64_MAX, 0.1, again, (double[]){1, 2}, 2), "the weight of");
     free(state);
     free(two);

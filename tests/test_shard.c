@@ -153,17 +153,17 @@ static void test_foreign(void)
     CHECK_ERROR(tr_shard_parse("llmc", (char *)llmc, sizeof llmc, &shard), "version 2");
 }
 
-static tr_source *open_source(const char *name, const tr_source_options *options)
+static tr_corpus *open_source(const char *name, const tr_corpus_options *options)
 {
-    tr_source *source = NULL;
+    tr_corpus *source = NULL;
     char *path = in_folder(name);
-    CHECK_OK(tr_source_open(path, options, &source));
+    CHECK_OK(tr_corpus_open(path, options, &source));
     free(path);
     return source;
 }
 
 /* The ids of a source as text, "|" for end of text. */
-static void check_contents(const tr_source *source, const char *want)
+static void check_contents(const tr_corpus *source, const char *want)
 {
     tr_text text = {0};
     for (int64_t s = 0; source && s < source->shard_count; s++)
@@ -188,27 +188,27 @@ static void test_source_directory(void)
     put_text("corpus/sub/c", "no ending");
     put("corpus/sub/picture", "\x89PNG\0\0", 6);
     put_text("corpus/sub/d.jsonl", "{\"text\": \"one\", \"n\": 1}\n\n  \n{\"text\":\"tw\\u00f6\"}\n{\"text\":\"\"}");
-    tr_source_options options = {.tokenizer = tokenizer, .cache = cache, .threads = 2};
+    tr_corpus_options options = {.tokenizer = tokenizer, .cache = cache, .threads = 2};
     const char *want = "first|second|no ending|one|tw\xC3\xB6|";
-    tr_source *source = open_source("corpus", &options);
+    tr_corpus *source = open_source("corpus", &options);
     check_contents(source, want);
     CHECK_INT(source->built, 1);
     CHECK_INT(source->documents, 5);
     CHECK_INT(source->skipped, 1);
     CHECK(strstr(source->first_skipped, "picture"));
-    tr_source_free(source);
+    tr_corpus_free(source);
     source = open_source("corpus", &options);
     check_contents(source, want);
     CHECK_INT(source->built, 0);
     /* A damaged cached shard is made again. */
     char *shard_path = tr_strdup(source->shards[0]->path);
-    tr_source_free(source);
+    tr_corpus_free(source);
     CHECK(truncate(shard_path, 100) == 0);
     free(shard_path);
     source = open_source("corpus", &options);
     check_contents(source, want);
     CHECK_INT(source->built, 1);
-    tr_source_free(source);
+    tr_corpus_free(source);
     /* A changed file is noticed, by its time alone too. */
     put_text("corpus/a.txt", "FIRST");
     char *changed = in_folder("corpus/a.txt");
@@ -217,7 +217,7 @@ static void test_source_directory(void)
     source = open_source("corpus", &options);
     check_contents(source, "FIRST|second|no ending|one|tw\xC3\xB6|");
     CHECK_INT(source->built, 1);
-    tr_source_free(source);
+    tr_corpus_free(source);
     tr_tokenizer_free(tokenizer);
     free(path);
     free(cache);
@@ -229,9 +229,9 @@ static void refuse(const char *name, const char *text, const char *field, const 
     tr_tokenizer *tokenizer = tr_tokenizer_bytes_new();
     if (text)
         put_text(name, text);
-    tr_source *source = NULL;
-    tr_source_options options = {.tokenizer = tokenizer, .cache = cache, .text_field = field};
-    CHECK_ERROR(tr_source_open(path, &options, &source), part);
+    tr_corpus *source = NULL;
+    tr_corpus_options options = {.tokenizer = tokenizer, .cache = cache, .text_field = field};
+    CHECK_ERROR(tr_corpus_open(path, &options, &source), part);
     tr_tokenizer_free(tokenizer);
     free(cache);
     free(path);
@@ -255,9 +255,9 @@ static void test_bad_sources(void)
     free(path);
     refuse("hollow", NULL, NULL, "holds no text");
     put_text("self.txt", "x");
-    tr_source *source = NULL;
+    tr_corpus *source = NULL;
     path = in_folder("self.txt");
-    CHECK_ERROR(tr_source_open(path, &(tr_source_options){.cache = folder}, &source), "no tokenizer");
+    CHECK_ERROR(tr_corpus_open(path, &(tr_corpus_options){.cache = folder}, &source), "no tokenizer");
     free(path);
     path = in_folder("loop");
     CHECK_OK(tr_directory_make(path));
@@ -273,13 +273,13 @@ static void test_shard_of_other_tokenizer(void)
     char *path = in_folder("other.tokens");
     make_shard(path, 300, 6);
     tr_tokenizer *tokenizer = tr_tokenizer_bytes_new();
-    tr_source *source = NULL;
-    tr_source_options options = {.tokenizer = tokenizer, .cache = folder};
-    CHECK_ERROR(tr_source_open(path, &options, &source), "another tokenizer");
+    tr_corpus *source = NULL;
+    tr_corpus_options options = {.tokenizer = tokenizer, .cache = folder};
+    CHECK_ERROR(tr_corpus_open(path, &options, &source), "another tokenizer");
     options.tokenizer = NULL;
-    CHECK_OK(tr_source_open(path, &options, &source));
+    CHECK_OK(tr_corpus_open(path, &options, &source));
     CHECK_INT(source->tokens, 15);
-    tr_source_free(source);
+    tr_corpus_free(source);
     tr_tokenizer_free(tokenizer);
     free(path);
 }
@@ -301,7 +301,7 @@ static void test_streaming(void)
                                 &(tr_tokenizer_training){TR_TOKENIZER_BPE, 320, 0}, &tokenizer));
     put("long.txt", text.bytes, (int64_t)text.length);
     char *cache = in_folder("cache");
-    tr_source *source = open_source("long.txt", &(tr_source_options){.tokenizer = tokenizer, .cache = cache});
+    tr_corpus *source = open_source("long.txt", &(tr_corpus_options){.tokenizer = tokenizer, .cache = cache});
     tr_ids ids = {0};
     tr_tokenizer_encode_parallel(tokenizer, text.bytes, (int64_t)text.length, false, 0, &ids);
     CHECK_INT(source->tokens, ids.count + 1);
@@ -314,7 +314,7 @@ static void test_streaming(void)
     CHECK_INT(got[source->tokens - 1], tr_tokenizer_end_of_text(tokenizer));
     free(got);
     tr_ids_free(&ids);
-    tr_source_free(source);
+    tr_corpus_free(source);
     tr_tokenizer_free(tokenizer);
     tr_text_free(&text);
     free(cache);

@@ -48,7 +48,7 @@ typedef struct region_list {
 } region_list;
 
 typedef struct train_source {
-    tr_source *source;
+    tr_corpus *source;
     region_list regions;
     double weight;     /* as given, or the size */
     uint64_t fraction; /* of what the sources before it leave over, in 2^-32 */
@@ -60,7 +60,7 @@ struct tr_loader {
     bool weighted;
     train_source *sources;
     int64_t source_count;
-    tr_source **val_sources;
+    tr_corpus **val_sources;
     int64_t val_source_count;
     region_list val;
 };
@@ -167,7 +167,7 @@ static tr_error *check_vocab(const tr_shard *shard, int64_t vocab)
     return error;
 }
 
-static tr_error *check_source(const tr_source *source, int64_t vocab)
+static tr_error *check_source(const tr_corpus *source, int64_t vocab)
 {
     for (int64_t i = 0; i < source->shard_count; i++)
         TR_TRY(check_vocab(source->shards[i], vocab));
@@ -177,7 +177,7 @@ static tr_error *check_source(const tr_source *source, int64_t vocab)
 /* Cuts the validation tail off a source: from its last shards, token by token. */
 static tr_error *add_train(tr_loader *loader, train_source *train)
 {
-    const tr_source *source = train->source;
+    const tr_corpus *source = train->source;
     int64_t seq = loader->options.seq;
     TR_TRY(check_source(source, loader->options.vocab));
     bool split = loader->options.val_split > 0 && loader->val_source_count == 0;
@@ -229,8 +229,8 @@ static tr_error *share_out(tr_loader *loader, const double *weights)
     return NULL;
 }
 
-tr_error *tr_loader_new_take(const tr_loader_options *options, tr_source **sources,
-                             const double *weights, int64_t count, tr_source **val_sources,
+tr_error *tr_loader_new_take(const tr_loader_options *options, tr_corpus **sources,
+                             const double *weights, int64_t count, tr_corpus **val_sources,
                              int64_t val_count, tr_loader **out)
 {
     *out = NULL;
@@ -259,7 +259,7 @@ tr_error *tr_loader_new_take(const tr_loader_options *options, tr_source **sourc
         TR_GO(add_train(loader, &loader->sources[i]));
     TR_GO(share_out(loader, weights));
     for (int64_t i = 0; i < val_count; i++) {
-        const tr_source *source = val_sources[i];
+        const tr_corpus *source = val_sources[i];
         TR_GO(check_source(source, options->vocab));
         for (int64_t k = 0; k < source->shard_count; k++)
             add_val_region(&loader->val, source->shards[k], 0, source->shards[k]->tokens,
@@ -277,20 +277,20 @@ done:
     return error;
 }
 
-static tr_error *open_sources(const tr_source_options *reading, const char *const *paths,
-                              int64_t count, tr_source **sources)
+static tr_error *open_sources(const tr_corpus_options *reading, const char *const *paths,
+                              int64_t count, tr_corpus **sources)
 {
     for (int64_t i = 0; i < count; i++)
-        TR_TRY(tr_source_open(paths[i], reading, &sources[i]));
+        TR_TRY(tr_corpus_open(paths[i], reading, &sources[i]));
     return NULL;
 }
 
-tr_error *tr_loader_open(const tr_loader_options *options, const tr_source_options *reading,
+tr_error *tr_loader_open(const tr_loader_options *options, const tr_corpus_options *reading,
                          const char *const *paths, const double *weights, int64_t count,
                          const char *const *val_paths, int64_t val_count, tr_loader **out)
 {
     *out = NULL;
-    tr_source **sources = tr_alloc_zero((size_t)(count + val_count), sizeof *sources);
+    tr_corpus **sources = tr_alloc_zero((size_t)(count + val_count), sizeof *sources);
     tr_error *error = open_sources(reading, paths, count, sources);
     if (!error)
         error = open_sources(reading, val_paths, val_count, sources + count);
@@ -298,7 +298,7 @@ tr_error *tr_loader_open(const tr_loader_options *options, const tr_source_optio
         error = tr_loader_new_take(options, sources, weights, count, sources + count, val_count, out);
     } else {
         for (int64_t i = 0; i < count + val_count; i++)
-            tr_source_free(sources[i]);
+            tr_corpus_free(sources[i]);
     }
     free(sources);
     return error;
@@ -309,11 +309,11 @@ void tr_loader_free(tr_loader *loader)
     if (!loader)
         return;
     for (int64_t i = 0; i < loader->source_count; i++) {
-        tr_source_free(loader->sources[i].source);
+        tr_corpus_free(loader->sources[i].source);
         free(loader->sources[i].regions.items);
     }
     for (int64_t i = 0; i < loader->val_source_count; i++)
-        tr_source_free(loader->val_sources[i]);
+        tr_corpus_free(loader->val_sources[i]);
     free(loader->sources);
     free(loader->val_sources);
     free(loader->val.items);
@@ -419,7 +419,7 @@ tr_loader_info tr_loader_describe(const tr_loader *loader)
                            .val_windows = loader->val.windows};
     for (int64_t i = 0; i < loader->source_count + loader->val_source_count; i++) {
         bool val = i >= loader->source_count;
-        const tr_source *source = val ? loader->val_sources[i - loader->source_count]
+        const tr_corpus *source = val ? loader->val_sources[i - loader->source_count]
                                       : loader->sources[i].source;
         if (!val) {
             info.train_tokens += loader->sources[i].regions.tokens;

@@ -37,11 +37,11 @@ typedef struct tr_loader_options {
 } tr_loader_options;
 
 /* Owns the sources from here on, whether it succeeds or not. `weights` may be NULL: by size. */
-tr_error *tr_loader_new_take(const tr_loader_options *options, tr_source **sources,
-                             const double *weights, int64_t count, tr_source **val_sources,
+tr_error *tr_loader_new_take(const tr_loader_options *options, tr_corpus **sources,
+                             const double *weights, int64_t count, tr_corpus **val_sources,
                              int64_t val_count, tr_loader **out);
 /* The same from paths. */
-tr_error *tr_loader_open(const tr_loader_options *options, const tr_source_options *reading,
+tr_error *tr_loader_open(const tr_loader_options *options, const tr_corpus_options *reading,
                          const char *const *paths, const double *weights, int64_t count,
                          const char *const *val_paths, int64_t val_count, tr_loader **out);
 void tr_loader_free(tr_loader *loader); /* NULL is fine */

@@ -90,9 +90,9 @@ static bool kind_of_name(const char *path, file_kind *out)
     return false;
 }
 
-static tr_error *list(tr_source *source, const char *path, int depth, file_list *files);
+static tr_error *list(tr_corpus *source, const char *path, int depth, file_list *files);
 
-static tr_error *list_directory(tr_source *source, const char *path, int depth, file_list *files)
+static tr_error *list_directory(tr_corpus *source, const char *path, int depth, file_list *files)
 {
     if (depth >= DEPTH_LIMIT)
         return tr_error_new(TR_USER, "%s is more than %d directories deep; does a link lead back up?",
@@ -112,7 +112,7 @@ static tr_error *list_directory(tr_source *source, const char *path, int depth, 
     return error;
 }
 
-static tr_error *list(tr_source *source, const char *path, int depth, file_list *files)
+static tr_error *list(tr_corpus *source, const char *path, int depth, file_list *files)
 {
     struct stat info;
     if (stat(path, &info) != 0) {
@@ -171,7 +171,7 @@ typedef struct document {
 } document;
 
 typedef struct builder {
-    const tr_source_options *options;
+    const tr_corpus_options *options;
     const char *field;
     tr_shard_writer *writer;
     int32_t end_of_text;
@@ -364,7 +364,7 @@ static tr_error *add_file(builder *b, const input_file *file)
     return add_long_text(b, file->path, &map);
 }
 
-static tr_error *build(const tr_source_options *options, const char *path, const input_file *files,
+static tr_error *build(const tr_corpus_options *options, const char *path, const input_file *files,
                        int64_t count)
 {
     const tr_tokenizer *tokenizer = options->tokenizer;
@@ -396,7 +396,7 @@ static tr_error *build(const tr_source_options *options, const char *path, const
 
 /* The cache. */
 
-static char *cache_path(const tr_source_options *options, const input_file *files, int64_t count)
+static char *cache_path(const tr_corpus_options *options, const input_file *files, int64_t count)
 {
     uint64_t key = tr_hash_word(CACHE_VERSION, tr_tokenizer_fingerprint(options->tokenizer));
     const char *field = options->text_field ? options->text_field : "text";
@@ -417,7 +417,7 @@ static char *cache_path(const tr_source_options *options, const input_file *file
     return path;
 }
 
-static void add_shard(tr_source *source, tr_shard *shard)
+static void add_shard(tr_corpus *source, tr_shard *shard)
 {
     tr_push(source->shards, source->shard_count, source->shard_room) = shard;
     source->tokens += shard->tokens;
@@ -425,7 +425,7 @@ static void add_shard(tr_source *source, tr_shard *shard)
     source->text_bytes += shard->text_bytes;
 }
 
-static tr_error *add_texts(tr_source *source, const tr_source_options *options,
+static tr_error *add_texts(tr_corpus *source, const tr_corpus_options *options,
                            const input_file *files, int64_t count)
 {
     if (!options->tokenizer)
@@ -452,7 +452,7 @@ done:
     return error;
 }
 
-static tr_error *add_tokens(tr_source *source, const tr_source_options *options, const char *path)
+static tr_error *add_tokens(tr_corpus *source, const tr_corpus_options *options, const char *path)
 {
     tr_shard *shard;
     TR_TRY(tr_shard_open(path, &shard));
@@ -468,11 +468,11 @@ static tr_error *add_tokens(tr_source *source, const tr_source_options *options,
     return NULL;
 }
 
-tr_error *tr_source_open(const char *path, const tr_source_options *options, tr_source **out)
+tr_error *tr_corpus_open(const char *path, const tr_corpus_options *options, tr_corpus **out)
 {
     *out = NULL;
     file_list files = {0};
-    tr_source *source = tr_alloc_zero(1, sizeof *source);
+    tr_corpus *source = tr_alloc_zero(1, sizeof *source);
     source->name = tr_strdup(path);
     tr_error *error = NULL;
     TR_GO(list(source, path, 0, &files));
@@ -498,11 +498,11 @@ tr_error *tr_source_open(const char *path, const tr_source_options *options, tr_
     source = NULL;
 done:
     file_list_free(&files);
-    tr_source_free(source);
+    tr_corpus_free(source);
     return error;
 }
 
-void tr_source_free(tr_source *source)
+void tr_corpus_free(tr_corpus *source)
 {
     if (!source)
         return;

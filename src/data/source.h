@@ -1,4 +1,5 @@
-/* Sources of training data: what a user names, as token shards.
+/* Sources of training data: what a user names, as token shards (a tr_corpus; the config's tr_source is
+ * the name and its weight).
  *
  * A source is a text file, a JSONL file, a token shard, or a directory of these (with its
  * subdirectories, in the order of the names; hidden files are left out, files that look binary are
@@ -21,7 +22,7 @@
 #include "data/shard.h"
 #include "data/tokenizer.h"
 
-typedef struct tr_source_options {
+typedef struct tr_corpus_options {
     const tr_tokenizer *tokenizer; /* NULL: only shards are accepted */
     const char *cache;             /* directory for the shards; made if need be */
     const char *text_field;        /* of JSONL objects; NULL: "text" */
@@ -29,9 +30,9 @@ typedef struct tr_source_options {
     /* Called now and then while text is tokenised, never when all is cached; may be NULL. */
     void (*progress)(void *context, const char *path, int64_t done_bytes, int64_t total_bytes);
     void *context;
-} tr_source_options;
+} tr_corpus_options;
 
-typedef struct tr_source {
+typedef struct tr_corpus {
     char *name; /* as the user gave it */
     tr_shard **shards;
     int64_t shard_count, shard_room;
@@ -39,7 +40,7 @@ typedef struct tr_source {
     int64_t built;                         /* shards made by this call, not found in the cache */
     int64_t skipped;                       /* binary files in a directory */
     char *first_skipped;
-} tr_source;
+} tr_corpus;
 
-tr_error *tr_source_open(const char *path, const tr_source_options *options, tr_source **out);
-void tr_source_free(tr_source *source); /* NULL is fine */
+tr_error *tr_corpus_open(const char *path, const tr_corpus_options *options, tr_corpus **out);
+void tr_corpus_free(tr_corpus *source); /* NULL is fine */
