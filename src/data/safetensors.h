@@ -3,7 +3,7 @@
  *
  * Reading. Nothing of a file is believed: after tr_safetensors_open has succeeded,
  *   1. names are unique, every dtype is known, rank <= TR_STORED_RANK, dims >= 0, and elems and
- * bytes are the exact products, without overflow;
+ *      bytes are the exact products, without overflow;
  *   2. every tensor's bytes lie inside its file, no two overlap, and together they fill the file to
  *      its end;
  *   3. in the sharded form, the index and the shards agree about every name.
