@@ -294,7 +294,6 @@ static const tr_added *find_added(const walk *w, int64_t from, int64_t end, bool
         for (int64_t i = 0; i < t->added_count; i++) {
             const tr_added *added = &t->added[i];
             if (added->normalized == normalized && added->length <= end - at &&
-                (w->allow_special || !added->special) &&
                 memcmp(w->text + at, added->content, (size_t)added->length) == 0) {
                 *out_at = at;
                 return added;
@@ -313,17 +312,21 @@ static void walk_range(const walk *w, int64_t from, int64_t end, bool normalized
     bool any = w->t->added_groups >> normalized & 1;
     do {
         added = any ? find_added(w, seek, end, normalized, &at) : NULL;
+        if (added)
+            seek = at + added->length;
+        /* Passed over: special ones when they are not wanted, and one that the token before has stripped
+         * whole. */
+        if (added && ((added->special && !w->allow_special) || seek <= plain))
+            continue;
         int64_t stop = added ? at : end;
         if (added && added->left_strip)
             stop = space_before(w->text, plain, at);
-        stop = TR_MAX(stop, plain);
         if (stop > plain && !normalized)
             walk_range(w, plain, stop, true);
         else if (stop > plain)
             w->take(w->context, (span){plain, stop - plain, -1, true});
         if (added) {
-            seek = at + added->length;
-            plain = TR_MAX(plain, added->right_strip ? space_after(w->text, seek, end) : seek);
+            plain = added->right_strip ? space_after(w->text, seek, end) : seek;
             w->take(w->context, (span){at, added->length, added->id, false});
         }
     } while (added);

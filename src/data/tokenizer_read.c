@@ -368,6 +368,25 @@ static tr_error *read_chars_rules(const json_t *root, json_t *vocab, const char 
     return NULL;
 }
 
+/* True when a post-processor leaves the ids of a single text alone. */
+static bool adds_nothing(const json_t *after)
+{
+    if (is_absent(after) || strcmp(type_of(after), "ByteLevel") == 0)
+        return true;
+    bool template = strcmp(type_of(after), "TemplateProcessing") == 0;
+    if (!template && strcmp(type_of(after), "Sequence") != 0)
+        return false;
+    const json_t *parts = json_object_get(after, template ? "single" : "processors"), *part;
+    size_t i;
+    json_array_foreach(parts, i, part)
+    {
+        if (template ? !json_object_get(part, "Sequence")
+                     : strcmp(type_of(part), "Sequence") == 0 || !adds_nothing(part))
+            return false;
+    }
+    return true;
+}
+
 static tr_error *check_surroundings(const json_t *root, const char *where)
 {
     const json_t *normalizer = json_object_get(root, "normalizer");
@@ -377,10 +396,10 @@ static tr_error *check_surroundings(const json_t *root, const char *where)
         return tr_error_new(TR_USER, "%s: the normalizer \"%s\" is not supported: only texts taken as they are",
                             where, type_of(normalizer));
     const json_t *after = json_object_get(root, "post_processor");
-    if (!is_absent(after) && strcmp(type_of(after), "ByteLevel") != 0)
+    if (!adds_nothing(after))
         return tr_error_new(TR_USER,
-                            "%s: the post-processor \"%s\" is not supported: only ByteLevel is, which adds "
-                            "no tokens",
+                            "%s: the post-processor \"%s\" is not supported: only such as add no tokens to a "
+                            "text are",
                             where, type_of(after));
     const json_t *added = json_object_get(root, "added_tokens");
     if (!is_absent(added) && !json_is_array(added))
