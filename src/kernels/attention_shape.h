@@ -1,0 +1,105 @@
+/* What the three attention ops are called with, read from a call once: sizes, where the rows of each
+ * tensor are, and the attributes. Shared by the reference and the fast kernels.
+ *
+ * A row is the e numbers of one (batch, position, head). Row (b, i, h) of a tensor starts at element
+ * b * batch + i * step + h * head of its data. With packed input (q|k|v in one tensor) the three views
+ * differ in their base only.
+ */
+#pragma once
+#include "base/random.h"
+#include "kernels/kernel.h"
+
+typedef struct tr_rows {
+    void *data;
+    int64_t batch, step, head; /* strides in elements */
+} tr_rows;
+
+typedef struct tr_attention_shape {
+    int64_t b, t, h, e, s, g; /* s: keys; in attention_cached, the t new ones */
+    bool bf16, packed;
+    bool causal;
+    int64_t window; /* 0: none */
+    float scale, p;
+    uint64_t seed;
+    uint32_t run_step, stream;
+    int64_t first_b, first_t, first_h, all_h, all_t; /* this part within the whole, for dropout */
+} tr_attention_shape;
+
+static inline tr_rows tr_rows_offset(tr_rows rows, int64_t elems, bool bf16)
+{
+    if (rows.data)
+        rows.data = (char *)rows.data + elems * (bf16 ? 2 : 4);
+    return rows;
+}
+
+/* The view of a [b, n, heads, e] tensor. */
+static inline tr_rows tr_rows_of(const tr_tensor *x)
+{
+    return (tr_rows){x->data, x->dims[1] * x->dims[2] * x->dims[3], x->dims[2] * x->dims[3], x->dims[3]};
+}
+
+/* The views of q, k, v (or their gradients): tensors at x[0..2], or x[0] alone when packed. */
+static inline void tr_rows_qkv(const tr_tensor *x, bool packed, tr_rows rows[3])
+{
+    if (!packed) {
+        for (int i = 0; i < 3; i++)
+            rows[i] = tr_rows_of(&x[i]);
+        return;
+    }
+    int64_t t = x->dims[1], width = x->dims[3] * x->dims[4];
+    rows[0] = (tr_rows){x->data, t * 3 * width, 3 * width, x->dims[4]};
+    rows[1] = tr_rows_offset(rows[0], width, x->dtype == TR_BF16);
+    rows[2] = tr_rows_offset(rows[0], 2 * width, x->dtype == TR_BF16);
+}
+
+/* `q` is the index of the query (or packed) input; k and v follow it. */
+static inline tr_attention_shape tr_attention_shape_of(const tr_call *call, int q)
+{
+    const tr_tensor *x = &call->in[q];
+    tr_attention_shape a = {.b = x->dims[0], .t = x->dims[1], .bf16 = x->dtype == TR_BF16,
+                            .packed = x->rank == 5};
+    a.h = x->dims[a.packed ? 3 : 2];
+    a.e = x->dims[a.packed ? 4 : 3];
+    a.s = a.packed ? a.t : x[1].dims[1];
+    a.g = a.packed ? a.h : x[1].dims[2];
+    a.scale = (float)call->attrs[TR_ATTENTION_SCALE].f;
+    a.window = call->attrs[TR_ATTENTION_WINDOW].i;
+    a.causal = true;
+    if (call->op == TR_OP_attention_cached)
+        return a;
+    a.causal = call->attrs[TR_ATTENTION_CAUSAL].i != 0;
+    a.p = (float)call->attrs[TR_ATTENTION_P].f;
+    a.stream = (uint32_t)call->attrs[TR_ATTENTION_STREAM].i;
+    a.seed = call->seed;
+    a.run_step = call->step;
+    /* origin and extent are those of in[0]: q, or do in the gradient. */
+    int heads = call->in[0].rank == 5 ? 3 : 2;
+    a.first_b = call->origin[0];
+    a.first_t = call->origin[1];
+    a.first_h = call->origin[heads];
+    a.all_t = call->extent[1];
+    a.all_h = call->extent[heads];
+    return a;
+}
+
+/* The keys that query i sees are [*first, *last). `offset` is s - t, or the start of the new tokens. */
+static inline void tr_attention_range(const tr_attention_shape *a, int64_t i, int64_t offset, int64_t keys,
+                                      int64_t *first, int64_t *last)
+{
+    *first = a->window > 0 && i + offset - a->window + 1 > 0 ? i + offset - a->window + 1 : 0;
+    *last = a->causal && i + offset + 1 < keys ? i + offset + 1 : keys;
+    if (*last < *first)
+        *last = *first;
+}
+
+/* Dropout's random number for query i of (b, h) and key 0 is the one at this index; key j is + j. */
+static inline uint64_t tr_attention_index(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i)
+{
+    return (uint64_t)((((a->first_b + b) * a->all_h + a->first_h + h) * a->all_t + a->first_t + i) * a->s);
+}
+
+static inline bool tr_attention_kept(const tr_attention_shape *a, uint64_t index)
+{
+    tr_random4 r = tr_random(a->seed, a->run_step, a->stream, index / 4);
+    return tr_random_unit(r.word[index % 4]) >= a->p;
+}

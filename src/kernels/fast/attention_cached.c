@@ -1,0 +1,222 @@
+/* Attention with a cache of keys and values, for generation.
+ *
+ * The t new rows of k and v are copied to their places; then FEW or more queries go through the tiled
+ * forward pass with the cache as keys, and fewer (one, when tokens are generated) through `decode`, which
+ * reads every visible key and value once, in the order in which they lie: it is as fast as memory.
+ *
+ * Decode: each (batch, key head), cut in parts of its keys when the threads do not divide them evenly, is
+ * one piece of work; it gives for each of its queries m, l and o as in attention.c, and pieces are joined
+ * at the end. Keys are taken CHUNK at a time, so that a chunk is still in the cache for the next query.
+ *
+ * Precondition: 0 <= start and start + t <= the rows of the cache.
+ */
+#include "kernels/fast/attention_tile.h"
+
+#include <omp.h>
+
+enum { FEW = 8, CHUNK = 128 };
+
+typedef struct layout {
+    int64_t splits, pieces, queries; /* queries of one piece: t times the heads of a group */
+    int64_t row;                     /* floats of a query: its o, then m and l */
+} layout;
+
+static layout layout_of(const tr_attention_shape *a, int threads)
+{
+    int64_t x = a->b * a->g, y = threads;
+    while (y) {
+        int64_t rest = x % y;
+        x = y, y = rest;
+    }
+    layout w = {.splits = threads / x, .queries = a->t * (a->h / a->g)};
+    w.pieces = a->b * a->g * w.splits;
+    w.row = (a->e + TR_VL - 1) / TR_VL * TR_VL + 16;
+    return w;
+}
+
+tr_error *TILE(cached_prepare)(tr_call *call)
+{
+    tr_attention_shape a = tr_attention_shape_of(call, 0);
+    layout w = layout_of(&a, omp_get_max_threads());
+    call->scratch_bytes = a.t < FEW ? (size_t)((w.pieces * w.queries + a.b * a.g) * w.row) * sizeof(float)
+                                    : TILE(forward_bytes)(&a, call->in[3].dims[2]);
+    return NULL;
+}
+
+/* Scores of TR_VL keys, of which only n are there. */
+TR_INLINE vf scores(bool bf16, bool full, const void *q, const void *k, int64_t e, int64_t n)
+{
+    vf x[TR_VL];
+    TILE_UNROLL
+    for (int r = 0; r < TR_VL; r++)
+        x[r] = vf_zero();
+    int64_t c = 0;
+    if (bf16 && TILE_DOT)
+        for (; c + 2 * TR_VL <= e; c += 2 * TR_VL) {
+            vu left, right;
+            memcpy(&left, (const uint16_t *)q + c, sizeof left);
+            TILE_UNROLL
+            for (int r = 0; r < TR_VL; r++) {
+                memcpy(&right, (const uint16_t *)k + (full || r < n ? r : 0) * e + c, sizeof right);
+                x[r] = vf_dot_bf16(x[r], left, right);
+            }
+        }
+    for (; c + TR_VL <= e; c += TR_VL) {
+        vf left = vf_load_as(q, c, bf16);
+        TILE_UNROLL
+        for (int r = 0; r < TR_VL; r++)
+            x[r] = vf_fma(left, vf_load_as(k, (full || r < n ? r : 0) * e + c, bf16), x[r]);
+    }
+    if (c < e) {
+        vf left = vf_load_as_n(q, c, (int)(e - c), bf16);
+        TILE_UNROLL
+        for (int r = 0; r < TR_VL; r++)
+            x[r] = vf_fma(left, vf_load_as_n(k, (full || r < n ? r : 0) * e + c, (int)(e - c), bf16), x[r]);
+    }
+    /* Lane r of the result becomes the sum over the lanes of x[r]. */
+    TILE_UNROLL
+    for (int half = TR_VL / 2; half; half /= 2) {
+        TILE_UNROLL
+        for (int r = 0; r < half; r++) {
+            vf upper, lower;
+            tile_exchange(x[r], x[r + half], half, &upper, &lower);
+            x[r] = upper + lower;
+        }
+    }
+    return x[0];
+}
+
+/* o[0 .. vectors) += sum of p[j] v[j]. */
+TR_INLINE void weigh(bool bf16, int vectors, float *o, const float *p, const void *v, int64_t at, int64_t e, int64_t n,
+                     int tail)
+{
+    vf sum[4];
+    TILE_UNROLL
+    for (int c = 0; c < vectors; c++)
+        sum[c] = vf_load(o + c * TR_VL);
+    for (int64_t j = 0; j < n; j++) {
+        vf weight = vf_set1(p[j]);
+        TILE_UNROLL
+        for (int c = 0; c < vectors; c++)
+            sum[c] = vf_fma(weight, tail ? vf_load_as_n(v, at + j * e + c * TR_VL, tail, bf16)
+                                         : vf_load_as(v, at + j * e + c * TR_VL, bf16), sum[c]);
+    }
+    TILE_UNROLL
+    for (int c = 0; c < vectors; c++)
+        vf_store(o + c * TR_VL, sum[c]);
+}
+
+/* Adds the n <= CHUNK keys at k, v to the state of one query. */
+TR_INLINE void decode(bool bf16, float scale, const void *q, const void *k, const void *v, int64_t e, int64_t n,
+                      float *o, float *m, float *l)
+{
+    float p[CHUNK];
+    vf top = vf_set1(*m), sum = vf_zero(), unit = vf_set1(scale * 1.44269504f);
+    for (int64_t j = 0; j < n; j += TR_VL) {
+        const void *k_at = (const char *)k + j * e * (bf16 ? 2 : 4);
+        vf x = j + TR_VL <= n ? scores(bf16, true, q, k_at, e, TR_VL) : scores(bf16, false, q, k_at, e, n - j);
+        x = vf_select(vm_first((int)TR_MIN(TR_VL, n - j)), x, vf_set1(-1e30f)) * unit;
+        vf_store(p + j, x);
+        top = vf_max(top, x);
+    }
+    float largest = vf_largest(top), change = tile_exp2(vf_set1(*m - largest))[0];
+    for (int64_t j = 0; j < n; j += TR_VL) {
+        vf x = tile_exp2(vf_load(p + j) - largest);
+        x = vf_select(vm_first((int)TR_MIN(TR_VL, n - j)), x, vf_zero());
+        vf_store(p + j, x);
+        sum += x;
+    }
+    *l = *l * change + vf_sum(sum);
+    *m = largest;
+    if (change != 1.0f)
+        for (int64_t c = 0; c < e; c += TR_VL)
+            vf_store(o + c, vf_load(o + c) * change);
+    int64_t c = 0;
+    for (; c + 4 * TR_VL <= e; c += 4 * TR_VL)
+        weigh(bf16, 4, o + c, p, v, c, e, n, 0);
+    for (; c + TR_VL <= e; c += TR_VL)
+        weigh(bf16, 1, o + c, p, v, c, e, n, 0);
+    if (c < e)
+        weigh(bf16, 1, o + c, p, v, c, e, n, (int)(e - c));
+}
+
+/* Where the pieces of a query are joined. */
+static void join(const tr_attention_shape *a, const tile_form *f, const layout *w, const float *states, tr_rows o,
+                 int64_t b, int64_t g, int64_t query, float *sum)
+{
+    const float *first = states + ((b * a->g + g) * w->splits * w->queries + query) * w->row;
+    float m = -1e30f, l = 0;
+    for (int64_t x = 0; x < w->splits; x++) {
+        float other = first[x * w->queries * w->row + w->row - 16];
+        m = other > m || other != other ? other : m;
+    }
+    memset(sum, 0, (size_t)(w->row - 16) * sizeof *sum);
+    for (int64_t x = 0; x < w->splits; x++) {
+        const float *from = first + x * w->queries * w->row;
+        float factor = tile_exp2(vf_set1(from[w->row - 16] - m))[0];
+        l += from[w->row - 15] * factor;
+        for (int64_t c = 0; c < w->row - 16; c += TR_VL)
+            vf_store(sum + c, vf_fma(vf_load(from + c), vf_set1(factor), vf_load(sum + c)));
+    }
+    int64_t h = g * (a->h / a->g) + query / a->t;
+    TILE(unpack)(f, tile_at(o, f->bf16, b, query % a->t, h), o.step, sum, 1, l == 0 ? 0 : 1.0f / l);
+}
+
+static void decode_all(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o, int64_t start,
+                       float *states)
+{
+    tile_form f = tile_form_of(a);
+    layout w = layout_of(a, omp_get_max_threads());
+    int64_t lowest, unused, keys = start + a->t;
+    tr_attention_range(a, 0, start, keys, &lowest, &unused);
+#pragma omp parallel for schedule(static)
+    for (int64_t piece = 0; piece < w.pieces; piece++) {
+        int64_t split = piece % w.splits, b = piece / w.splits / a->g, g = piece / w.splits % a->g;
+        int64_t low = lowest + (keys - lowest) * split / w.splits, high = lowest + (keys - lowest) * (split + 1) / w.splits;
+        float *state = states + piece * w.queries * w.row;
+        memset(state, 0, (size_t)(w.queries * w.row) * sizeof *state);
+        for (int64_t x = 0; x < w.queries; x++)
+            state[(x + 1) * w.row - 16] = -1e30f;
+        for (int64_t j = low; j < high; j += CHUNK)
+            for (int64_t x = 0; x < w.queries; x++) {
+                int64_t i = x % a->t, h = g * (a->h / a->g) + x / a->t, first, last;
+                tr_attention_range(a, i, start, keys, &first, &last);
+                first = TR_MAX(first, j);
+                last = TR_MIN(last, TR_MIN(high, j + CHUNK));
+                if (first >= last)
+                    continue;
+                const void *q_at = tile_at(q, f.bf16, b, i, h);
+                const void *k_at = tile_at(k, f.bf16, b, first, g), *v_at = tile_at(v, f.bf16, b, first, g);
+                float *mine = state + x * w.row, *m = mine + w.row - 16;
+                if (f.bf16)
+                    decode(true, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
+                else
+                    decode(false, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
+            }
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t item = 0; item < a->b * a->g; item++)
+        for (int64_t x = 0; x < w.queries; x++)
+            join(a, &f, &w, states, o, item / a->g, item % a->g, x, states + (w.pieces * w.queries + item) * w.row);
+}
+
+void TILE(cached_run)(const tr_call *call)
+{
+    tr_attention_shape a = tr_attention_shape_of(call, 0);
+    tr_rows x[3], cache[2], o = tr_rows_of(&call->out[0]);
+    tr_rows_qkv(&call->in[0], a.packed, x);
+    int64_t start = *(const int32_t *)call->in[5].data, rows = call->in[3].dims[2], bytes = a.e * (a.bf16 ? 2 : 4);
+    for (int n = 0; n < 2; n++)
+        cache[n] = (tr_rows){call->out[1 + n].data, a.g * rows * a.e, a.e, rows * a.e};
+#pragma omp parallel for schedule(static)
+    for (int64_t item = 0; item < a.b * a.g; item++)
+        for (int n = 0; n < 2; n++)
+            for (int64_t i = 0; i < a.t; i++) {
+                int64_t b = item / a.g, g = item % a.g;
+                memcpy(tile_at(cache[n], a.bf16, b, start + i, g), tile_at(x[1 + n], a.bf16, b, i, g), (size_t)bytes);
+            }
+    if (a.t < FEW)
+        decode_all(&a, x[0], cache[0], cache[1], o, start, call->scratch);
+    else
+        TILE(forward)(&a, x[0], cache[0], cache[1], o, NULL, start, start + a.t, call->scratch, rows);
+}

@@ -1,0 +1,216 @@
+/* The gradient of attention from the saved lse (Dao et al. 2022), without a row of scores in memory.
+ *
+ * Algorithm: for LANES queries and each tile of keys that they see, scores and do v^T are computed anew;
+ *     p = exp(scale * score - lse),  ds = p (m do v^T - d),  d = rowsum(do * o),  m: dropout's factor
+ * and dv += (m p)^T do, dk += ds^T q, dq += ds k; dq and dk are multiplied by scale when they are written.
+ * dq of the block is complete after its keys; dk and dv of a (batch, key head) stay in scratch, in f32,
+ * until all query heads of its group are done.
+ * Cost: five products of 2 t s e flops a head (half when causal).
+ *
+ * Threads: each takes whole (batch, key head)s, so that nothing is added by two.
+ */
+#include "kernels/fast/attention_tile.h"
+
+#include <omp.h>
+
+/* One thread's scratch. */
+typedef struct room {
+    word *k, *v, *k_pairs;                                    /* rows of all keys; k_pairs == k in f32 */
+    float *dk, *dv;                                           /* [s][col] */
+    word *q, *dout, *q_pairs, *dout_pairs, *q_lanes, *dout_lanes; /* of one block of queries */
+    float *dq, *lse, *d;
+    word *s, *dp;                  /* [KEYS][LANES]: scores and do v^T, then in f32 m p and ds */
+    word *p_rows, *ds_rows, *ds_pairs; /* where the products read m p and ds */
+    float *factor;
+} room;
+
+static size_t room_set(room *r, const tr_attention_shape *a, void *memory)
+{
+    tile_form f = tile_form_of(a);
+    int64_t at = 0, dot = f.dot;
+    const struct { void *field; int64_t words; } parts[] = {
+        {&r->k, a->s * f.row},
+        {&r->v, a->s * f.row},
+        {&r->k_pairs, dot * tile_words(true, a->s) * f.col},
+        {&r->dk, a->s * f.col},
+        {&r->dv, a->s * f.col},
+        {&r->q, LANES * f.row},
+        {&r->dout, LANES * f.row},
+        {&r->q_pairs, dot * LANES / 2 * f.col},
+        {&r->dout_pairs, dot * LANES / 2 * f.col},
+        {&r->q_lanes, LANES * f.row},
+        {&r->dout_lanes, LANES * f.row},
+        {&r->dq, LANES * f.col},
+        {&r->lse, LANES},
+        {&r->d, LANES},
+        {&r->s, KEYS * LANES},
+        {&r->dp, KEYS * LANES},
+        {&r->p_rows, dot * KEYS * LANES / 2},
+        {&r->ds_rows, dot * KEYS * LANES / 2},
+        {&r->ds_pairs, dot * KEYS * LANES / 2},
+        {&r->factor, a->p > 0 ? KEYS * LANES : 0}};
+    for (int64_t i = 0; i < TR_COUNT(parts); i++) {
+        word *place = memory ? (word *)memory + at : NULL;
+        memcpy(parts[i].field, &place, sizeof place);
+        at += (parts[i].words + 15) / 16 * 16;
+    }
+    if (!f.dot) {
+        r->k_pairs = r->k, r->q_pairs = r->q, r->dout_pairs = r->dout;
+        r->p_rows = r->s, r->ds_rows = r->ds_pairs = r->dp;
+    }
+    return (size_t)at * sizeof(word);
+}
+
+TR_INLINE float row_dot(bool bf16, const void *x, const void *y, int64_t n)
+{
+    vf sum = vf_zero();
+    int64_t c = 0;
+    for (; c + TR_VL <= n; c += TR_VL)
+        sum = vf_fma(vf_load_as(x, c, bf16), vf_load_as(y, c, bf16), sum);
+    if (c < n)
+        sum = vf_fma(vf_load_as_n(x, c, (int)(n - c), bf16), vf_load_as_n(y, c, (int)(n - c), bf16), sum);
+    return vf_sum(sum);
+}
+
+/* From scores and do v^T to m p and ds, for one tile. */
+TR_INLINE void gradient(bool dot, bool general, const tr_attention_shape *a, const room *r, const tile_step *t,
+                        int64_t i, int64_t offset)
+{
+    vf scale = vf_set1(a->scale * 1.44269504f);
+    for (int v = t->low; v < t->high; v++) {
+        vf lse = vf_load(r->lse + v * TR_VL), d = vf_load(r->d + v * TR_VL);
+        for (int64_t j = 0; j < t->n; j += 2) {
+            vf ds[2] = {vf_zero(), vf_zero()};
+            int64_t pair = j + 2 <= t->n ? 2 : 1;
+            TILE_UNROLL
+            for (int u = 0; u < 2; u++) {
+                if (u >= pair)
+                    break;
+                int64_t at = (j + u) * LANES + v * TR_VL;
+                vf p = tile_exp2(vf_fma(vf_load(r->s + at), scale, -lse)), dp = vf_load(r->dp + at);
+                if (general && t->masked)
+                    p = vf_select(tile_visible(a, i, offset, t->j + j + u, v), p, vf_zero());
+                if (general && a->p > 0) {
+                    vf factor = vf_load(r->factor + at);
+                    ds[u] = p * vf_fma(dp, factor, -d);
+                    p *= factor;
+                } else {
+                    ds[u] = p * (dp - d);
+                }
+                if (dot) {
+                    vf_store_bf16((word_half *)r->p_rows + at, p);
+                    vf_store_bf16((word_half *)r->ds_rows + at, ds[u]);
+                } else {
+                    vf_store(r->s + at, p);
+                    vf_store(r->dp + at, ds[u]);
+                }
+            }
+            if (dot) {
+                vu bits = tile_pair(ds[0], ds[1]);
+                memcpy(r->ds_pairs + j / 2 * LANES + v * TR_VL, &bits, sizeof bits);
+            }
+        }
+    }
+}
+
+static void gradient_tile(bool dot, const tr_attention_shape *a, const room *r, const tile_step *t, int64_t i,
+                          int64_t offset)
+{
+    bool general = t->masked || a->p > 0;
+    if (dot && general)
+        gradient(TILE_DOT, true, a, r, t, i, offset);
+    else if (dot)
+        gradient(TILE_DOT, false, a, r, t, i, offset);
+    else if (general)
+        gradient(false, true, a, r, t, i, offset);
+    else
+        gradient(false, false, a, r, t, i, offset);
+}
+
+typedef struct views {
+    tr_rows x[3], dx[3], dout, o;
+    const float *lse;
+} views;
+
+/* Queries i .. i + n of one head. */
+static void block(const tr_attention_shape *a, const tile_form *f, const room *r, const views *w, int64_t b, int64_t h,
+                  int64_t i, int64_t n)
+{
+    tr_rows q = w->x[0], dout = w->dout;
+    const void *q_at = tile_at(q, f->bf16, b, i, h), *dout_at = tile_at(dout, f->bf16, b, i, h);
+    int64_t offset = a->s - a->t, row = tile_words(f->dot, LANES);
+    TILE(pack_rows)(f, r->q, q_at, q.step, n, LANES);
+    TILE(pack_rows)(f, r->dout, dout_at, dout.step, n, LANES);
+    TILE(pack_lanes)(f, r->q_lanes, r->q);
+    TILE(pack_lanes)(f, r->dout_lanes, r->dout);
+    if (f->dot) {
+        TILE(pack_pairs)(f, r->q_pairs, q_at, q.step, n);
+        TILE(pack_pairs)(f, r->dout_pairs, dout_at, dout.step, n);
+    }
+    memset(r->dq, 0, (size_t)(LANES * f->col) * sizeof *r->dq);
+    for (int64_t l = 0; l < LANES; l++) {
+        r->lse[l] = l < n ? w->lse[(b * a->h + h) * a->t + i + l] * 1.44269504f : 0;
+        r->d[l] = 0;
+        if (l < n) {
+            const void *x = tile_at(dout, f->bf16, b, i + l, h), *y = tile_at(w->o, f->bf16, b, i + l, h);
+            r->d[l] = f->bf16 ? row_dot(true, x, y, f->e) : row_dot(false, x, y, f->e);
+        }
+    }
+    tile_span x = tile_span_of(a, i, n, offset, a->s);
+    for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
+        tile_step t = tile_step_at(a, &x, i, n, offset, j);
+        int64_t seen = tile_words(f->dot, t.i1 - t.i0), first = f->dot ? t.i0 / 2 : t.i0;
+        TILE(product)(f->dot, false, false, t.n, t.high - t.low, f->words, r->k + j * f->row, f->row,
+                      r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
+        TILE(product)(f->dot, false, false, t.n, t.high - t.low, f->words, r->v + j * f->row, f->row,
+                      r->dout_lanes + t.i0, LANES, r->dp + t.i0, LANES);
+        if (a->p > 0)
+            TILE(dropout)(a, b, h, i, j, t.n, r->factor);
+        gradient_tile(f->dot, a, r, &t, i, offset);
+        TILE(product)(f->dot, false, true, t.n, f->col / TR_VL, seen, r->p_rows + first, row,
+                      r->dout_pairs + first * f->col, f->col, r->dv + j * f->col, f->col);
+        TILE(product)(f->dot, false, true, t.n, f->col / TR_VL, seen, r->ds_rows + first, row,
+                      r->q_pairs + first * f->col, f->col, r->dk + j * f->col, f->col);
+        TILE(product)(f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.n), r->ds_pairs + t.i0,
+                      LANES, r->k_pairs + tile_words(f->dot, j) * f->col, f->col, r->dq + t.i0 * f->col, f->col);
+        j += t.n;
+    }
+    TILE(unpack)(f, tile_at(w->dx[0], f->bf16, b, i, h), w->dx[0].step, r->dq, n, a->scale);
+}
+
+tr_error *TILE(grad_prepare)(tr_call *call)
+{
+    tr_attention_shape a = tr_attention_shape_of(call, 3);
+    room r;
+    call->scratch_bytes = room_set(&r, &a, NULL) * (size_t)omp_get_max_threads();
+    return NULL;
+}
+
+void TILE(grad_run)(const tr_call *call)
+{
+    tr_attention_shape a = tr_attention_shape_of(call, 3);
+    tile_form f = tile_form_of(&a);
+    views w = {.dout = tr_rows_of(&call->in[0]), .o = tr_rows_of(&call->in[1]), .lse = call->in[2].data};
+    tr_rows_qkv(&call->in[3], a.packed, w.x);
+    tr_rows_qkv(&call->out[0], a.packed, w.dx);
+    room none;
+    size_t bytes = room_set(&none, &a, NULL);
+#pragma omp parallel for schedule(static)
+    for (int64_t item = 0; item < a.b * a.g; item++) {
+        room r;
+        room_set(&r, &a, (char *)call->scratch + bytes * (size_t)omp_get_thread_num());
+        int64_t b = item / a.g, g = item % a.g, group = a.h / a.g;
+        const void *k = tile_at(w.x[1], f.bf16, b, 0, g), *v = tile_at(w.x[2], f.bf16, b, 0, g);
+        TILE(pack_rows)(&f, r.k, k, w.x[1].step, a.s, a.s);
+        TILE(pack_rows)(&f, r.v, v, w.x[2].step, a.s, a.s);
+        if (f.dot)
+            TILE(pack_pairs)(&f, r.k_pairs, k, w.x[1].step, a.s);
+        memset(r.dk, 0, (size_t)(a.s * f.col) * sizeof *r.dk);
+        memset(r.dv, 0, (size_t)(a.s * f.col) * sizeof *r.dv);
+        for (int64_t h = g * group; h < (g + 1) * group; h++)
+            for (int64_t i = 0; i < a.t; i += LANES)
+                block(&a, &f, &r, &w, b, h, i, TR_MIN(LANES, a.t - i));
+        TILE(unpack)(&f, tile_at(w.dx[1], f.bf16, b, 0, g), w.dx[1].step, r.dk, a.s, a.scale);
+        TILE(unpack)(&f, tile_at(w.dx[2], f.bf16, b, 0, g), w.dx[2].step, r.dv, a.s, 1.0f);
+    }
+}

@@ -1,0 +1,237 @@
+/* Packing of tiles and their matrix product: see attention_tile.h.
+ *
+ * The product holds a block of 6 rows by TILE_VECTORS vectors of c in registers, so that a step over k
+ * loads TILE_VECTORS vectors and 6 numbers for 6 * TILE_VECTORS multiply-adds: with 32 registers
+ * 24 of them for 10 loads, which keeps both multipliers busy. A column panel of b (k by TILE_VECTORS
+ * vectors) stays in the first cache while the rows of a pass.
+ */
+#include "kernels/fast/attention_tile.h"
+
+/* Products --------------------------------------------------------------------------------------- */
+
+TR_INLINE vf load(const word *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+TR_INLINE vf multiply_add(bool dot, vf sum, const word *a, vf b)
+{
+    return dot ? vf_dot_bf16(sum, vu_set1(*(const word_bits *)a), (vu)b) : vf_fma(vf_set1(*a), b, sum);
+}
+
+TR_INLINE void block(bool dot, bool a_transposed, bool add, int rows, int vectors, int64_t k, const word *a,
+                     int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+{
+    vf sum[6][4];
+    TILE_UNROLL
+    for (int m = 0; m < rows; m++) {
+        TILE_UNROLL
+        for (int n = 0; n < vectors; n++)
+            sum[m][n] = add ? vf_load(c + m * c_row + n * TR_VL) : vf_zero();
+    }
+    for (int64_t i = 0; i < k; i++) {
+        vf right[4];
+        TILE_UNROLL
+        for (int n = 0; n < vectors; n++)
+            right[n] = load(b + i * b_row + n * TR_VL);
+        TILE_UNROLL
+        for (int m = 0; m < rows; m++) {
+            const word *left = a_transposed ? a + i * a_row + m : a + m * a_row + i;
+            TILE_UNROLL
+            for (int n = 0; n < vectors; n++)
+                sum[m][n] = multiply_add(dot, sum[m][n], left, right[n]);
+        }
+    }
+    TILE_UNROLL
+    for (int m = 0; m < rows; m++) {
+        TILE_UNROLL
+        for (int n = 0; n < vectors; n++)
+            vf_store(c + m * c_row + n * TR_VL, sum[m][n]);
+    }
+}
+
+TR_INLINE void panel(bool dot, bool a_transposed, int vectors, bool add, int64_t m, int64_t k, const word *a,
+                     int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+{
+    int64_t a_step = a_transposed ? 1 : a_row;
+    while (m >= 6) {
+        block(dot, a_transposed, add, 6, vectors, k, a, a_row, b, b_row, c, c_row);
+        a += 6 * a_step, c += 6 * c_row, m -= 6;
+    }
+    if (m >= 4) {
+        block(dot, a_transposed, add, 4, vectors, k, a, a_row, b, b_row, c, c_row);
+        a += 4 * a_step, c += 4 * c_row, m -= 4;
+    }
+    if (m >= 2) {
+        block(dot, a_transposed, add, 2, vectors, k, a, a_row, b, b_row, c, c_row);
+        a += 2 * a_step, c += 2 * c_row, m -= 2;
+    }
+    if (m)
+        block(dot, a_transposed, add, 1, vectors, k, a, a_row, b, b_row, c, c_row);
+}
+
+TR_INLINE void product(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k, const word *a,
+                       int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+{
+    while (vectors > 0) {
+        /* 5 is 3 and 2, not 4 and 1: a narrow block waits for its own sums. */
+        int width = vectors == TILE_VECTORS + 1 && TILE_VECTORS > 2 ? TILE_VECTORS - 1
+                                                                    : (int)TR_MIN(vectors, TILE_VECTORS);
+        switch (width) {
+        case 1: panel(dot, a_transposed, 1, add, m, k, a, a_row, b, b_row, c, c_row); break;
+        case 2: panel(dot, a_transposed, 2, add, m, k, a, a_row, b, b_row, c, c_row); break;
+        case 3:
+            if (TILE_VECTORS > 2)
+                panel(dot, a_transposed, 3, add, m, k, a, a_row, b, b_row, c, c_row);
+            break;
+        default:
+            if (TILE_VECTORS > 2)
+                panel(dot, a_transposed, 4, add, m, k, a, a_row, b, b_row, c, c_row);
+        }
+        vectors -= width;
+        b += width * TR_VL;
+        c += width * TR_VL;
+    }
+}
+
+void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k, const word *a,
+                   int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+{
+    if (dot && TILE_DOT) {
+        if (a_transposed)
+            product(true, true, add, m, vectors, k, a, a_row, b, b_row, c, c_row);
+        else
+            product(true, false, add, m, vectors, k, a, a_row, b, b_row, c, c_row);
+    } else {
+        if (a_transposed)
+            product(false, true, add, m, vectors, k, a, a_row, b, b_row, c, c_row);
+        else
+            product(false, false, add, m, vectors, k, a, a_row, b, b_row, c, c_row);
+    }
+}
+
+/* Packing ---------------------------------------------------------------------------------------- */
+
+void TILE(pack_rows)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n, int64_t all)
+{
+    for (int64_t r = 0; r < n; r++, to += f->row) {
+        if (f->dot) {
+            memset(to + f->words - 1, 0, (size_t)(f->row - f->words + 1) * sizeof *to);
+            memcpy(to, (const uint16_t *)from + r * step, (size_t)f->e * 2);
+            continue;
+        }
+        if (f->bf16) {
+            const uint16_t *half = (const uint16_t *)from + r * step;
+            for (int64_t c = 0; c < f->e; c++)
+                ((word_bits *)to)[c] = (uint32_t)half[c] << 16;
+        } else {
+            memcpy(to, (const float *)from + r * step, (size_t)f->e * sizeof *to);
+        }
+        memset(to + f->e, 0, (size_t)(f->row - f->e) * sizeof *to);
+    }
+    memset(to, 0, (size_t)((all - n) * f->row) * sizeof *to);
+}
+
+void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n)
+{
+    const uint16_t *half = from;
+    for (int64_t r = 0; r < n; r += 2, to += f->col) {
+        const uint16_t *even = half + r * step, *odd = even + step;
+        word_bits *bits = (word_bits *)to;
+        if (r + 1 < n)
+            for (int64_t c = 0; c < f->e; c++)
+                bits[c] = even[c] | (uint32_t)odd[c] << 16;
+        else
+            for (int64_t c = 0; c < f->e; c++)
+                bits[c] = even[c];
+        memset(to + f->e, 0, (size_t)(f->col - f->e) * sizeof *to);
+    }
+}
+
+/* Rows become columns, in log2(TR_VL) rounds that exchange blocks of half the size. */
+TR_INLINE void transpose(vf x[TR_VL])
+{
+    TILE_UNROLL
+    for (int half = TR_VL / 2; half; half /= 2) {
+        TILE_UNROLL
+        for (int r = 0; r < TR_VL; r++) {
+            if (r & half)
+                continue;
+            vf upper, lower;
+            tile_exchange(x[r], x[r + half], half, &upper, &lower);
+            x[r] = upper;
+            x[r + half] = lower;
+        }
+    }
+}
+
+/* to[c][r] = from[r][c] for whole vectors. */
+static void transpose_words(word *to, int64_t to_row, const word *from, int64_t from_row, int64_t rows, int64_t columns)
+{
+    for (int64_t c = 0; c < columns; c += TR_VL)
+        for (int64_t r = 0; r < rows; r += TR_VL) {
+            vf x[TR_VL];
+            TILE_UNROLL
+            for (int l = 0; l < TR_VL; l++)
+                x[l] = load(from + (r + l) * from_row + c);
+            transpose(x);
+            TILE_UNROLL
+            for (int l = 0; l < TR_VL; l++)
+                memcpy(to + (c + l) * to_row + r, &x[l], sizeof x[l]);
+        }
+}
+
+void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows)
+{
+    transpose_words(to, LANES, rows, f->row, LANES, f->row);
+}
+
+TR_INLINE void unpack_row(bool bf16, void *to, int64_t index, const float *from, int64_t n, vf factor)
+{
+    int64_t c = 0;
+    for (; c + TR_VL <= n; c += TR_VL)
+        vf_store_as(to, index + c, vf_load(from + c) * factor, bf16);
+    if (c < n)
+        vf_store_as_n(to, index + c, vf_load(from + c) * factor, (int)(n - c), bf16);
+}
+
+void TILE(unpack)(const tile_form *f, void *to, int64_t step, const float *from, int64_t n, float factor)
+{
+    vf x = vf_set1(factor);
+    for (int64_t r = 0; r < n; r++) {
+        if (f->bf16)
+            unpack_row(true, to, r * step, from + r * f->col, f->e, x);
+        else
+            unpack_row(false, to, r * step, from + r * f->col, f->e, x);
+    }
+}
+
+/* Dropout ---------------------------------------------------------------------------------------- */
+
+void TILE(dropout)(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i, int64_t j, int64_t n, float *factor)
+{
+    vf p = vf_set1(a->p), kept = vf_set1(1.0f / (1.0f - a->p));
+    float along[TR_VL * KEYS]; /* [query][key], as the numbers come */
+    uint32_t words[KEYS + 2 * TR_RANDOM_WORDS];
+    int64_t columns = (n + TR_VL - 1) / TR_VL * TR_VL;
+    for (int lane = 0; lane < LANES; lane += TR_VL) {
+        for (int r = 0; r < TR_VL; r++) {
+            uint64_t index = tr_attention_index(a, b, h, i + lane + r) + (uint64_t)j;
+            int64_t skip = (int64_t)(index % 4);
+            for (int64_t w = 0; w < skip + columns; w += TR_RANDOM_WORDS) {
+                vu x[2];
+                vu_random(a->seed, a->run_step, a->stream, (index + (uint64_t)w) / 4, x);
+                memcpy(words + w, x, sizeof x);
+            }
+            for (int64_t c = 0; c < columns; c += TR_VL) {
+                vi w;
+                memcpy(&w, words + skip + c, sizeof w);
+                vf unit = vf_of_vi((vi)((vu)w >> 8)) * 0x1p-24f;
+                vf_store(along + r * KEYS + c, vf_select(vf_le(p, unit), kept, vf_zero()));
+            }
+        }
+        transpose_words(factor + lane, LANES, along, KEYS, TR_VL, columns);
+    }
+}
