@@ -435,6 +435,22 @@ static void test_refusals(void)
     free(out), free(config), free(nothing), free(empty), free(weights);
 }
 
+static void test_file_names(void)
+{
+    static const char *const bad[] = {"", ".hidden", "a/b", "..", "latest", "manifest.json",
+                                      "optimizer.safetensors", "model.safetensors"};
+    char *out = in_scratch("names");
+    json_t *trainer = json_object();
+    for (int64_t i = 0; i < TR_COUNT(bad); i++) {
+        const tr_checkpoint_file file = {bad[i], "x", 1};
+        const tr_checkpoint_contents contents = {.trainer = trainer, .files = &file, .file_count = 1};
+        CHECK_ERROR(tr_checkpoint_save(out, &contents, 1, NULL), "cannot hold a file named");
+    }
+    check_listing(out, "");
+    json_decref(trainer);
+    free(out);
+}
+
 static void test_two_savers(void)
 {
     char *out = in_scratch("twice"), *lock = in_scratch("twice/checkpoints/.lock");
@@ -795,6 +811,7 @@ int main(void)
     TEST(test_shards);
     TEST(test_copies);
     TEST(test_refusals);
+    TEST(test_file_names);
     TEST(test_two_savers);
     TEST(test_damage_to_any_file);
     TEST(test_every_bit_of_the_manifest);

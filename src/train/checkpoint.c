@@ -179,6 +179,16 @@ static tr_error *put_model(saving *s)
     return error;
 }
 
+/* Not a name that means something else in OUT/, or that the checkpoint already has. */
+static bool may_be_named(const saving *s, const char *name)
+{
+    static const char *const reserved[] = {"latest", "best", "checkpoints", TR_MANIFEST_NAME};
+    for (int i = 0; i < TR_COUNT(reserved); i++)
+        if (strcmp(name, reserved[i]) == 0)
+            return false;
+    return *name && *name != '.' && !strchr(name, '/') && !json_object_get(s->manifest.files, name);
+}
+
 static tr_error *put_everything(saving *s)
 {
     const tr_checkpoint_contents *c = s->contents;
@@ -189,11 +199,9 @@ static tr_error *put_everything(saving *s)
     TR_TRY(put_json(s, TR_TRAINER_NAME, c->trainer));
     for (int64_t i = 0; i < c->file_count; i++) {
         const char *name = c->files[i].name;
-        TR_CHECK(*name && *name != '.' && !strchr(name, '/') && strcmp(name, "latest") != 0 &&
-                     strcmp(name, "best") != 0 && strcmp(name, "checkpoints") != 0 &&
-                     strcmp(name, TR_MANIFEST_NAME) != 0 &&
-                     !json_object_get(s->manifest.files, name),
-                 "a checkpoint cannot hold a file named '%s'", name);
+        if (!may_be_named(s, name))
+            return tr_error_new(TR_RUN, "a checkpoint cannot hold a file named '%s': rename it",
+                                name);
         TR_TRY(put_bytes(s, name, c->files[i].bytes, c->files[i].size));
     }
     TR_TRY(tr_manifest_save(&s->manifest, s->temporary));
