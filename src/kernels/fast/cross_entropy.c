@@ -1,4 +1,481 @@
-/* Fast kernels: cross_entropy. */
-#include "kernels/kernel.h"
+/* Fast kernels: cross_entropy, cross_entropy_grad, cross_entropy_train.
+ *
+ * Tokens go through in chunks, so that only the logits of one chunk exist at a time, and they exist
+ * transposed: logits[v][t] = w x^T. Then x is the small right-hand operand of both the logits and dw,
+ * packed once a chunk; and a vector holds one word's logits for neighbouring tokens, so that softmax needs
+ * no sums across lanes. For a chunk of T tokens, with the vocabulary in blocks:
+ *   for each block b:  logits[b] = w[b] x^T
+ *                      largest[t], sum[t] <- online softmax over the block, which is still in a cache
+ *   loss += log sum exp - logits[target]
+ *   for each block b:  logits[b] <- P = scale (exp(logits - lse) - onehot)
+ *                      dx += P^T w[b];  dw[b] += P x
+ * cross_entropy alone keeps one block of logits. P has the dtype of x; sums (dx, dw, softmax) are f32, the
+ * loss double. Flops: 6 v d a token, 2 v d without gradients. A chunk's logits are at most CHUNK_BYTES:
+ * more tokens in a chunk means fewer passes over dw, which costs 8 v d bytes each time.
+ *
+ * Scratch: logits | x packed twice | dx (bf16 only) | largest, sum, goal, scale [T] | oneDNN's.
+ * A target outside 0 .. v-1 is not counted; its row of dx and its part in dw are zero.
+ */
+#include <math.h>
+#include <omp.h>
 
-const tr_kernel TR_KERNELS(cross_entropy)[] = {{0}};
+#include "base/memory.h"
+#include "kernels/fast/simd.h"
+#include "kernels/kernel.h"
+#include "kernels/matmul.h"
+
+enum {
+    CHUNK_BYTES = 104 << 20, /* of logits: 512 tokens of GPT-2's vocabulary in f32, 1024 in bf16 */
+    LOSS_TOKENS = 1024,      /* a chunk of cross_entropy alone */
+    BLOCK_WORDS = 3072,      /* of the vocabulary; measured: 2048 .. 4096 are alike */
+    SUB_WORDS = 32,          /* softmax looks at this many words at a time for the largest */
+    TOKEN_UNIT = 64,         /* tokens in a chunk and in a thread's part are multiples of this */
+    ALIGN = 64,
+};
+
+#if defined(__AVX512BF16__)
+static const bool no_bf16_product = false;
+#else
+static const bool no_bf16_product = true;
+#endif
+
+/* Products for one size of chunk and one size of block. */
+typedef struct products {
+    tr_matmul *logits, *dx, *dw;
+} products;
+
+typedef struct head {
+    int64_t tokens, d, v;
+    int64_t chunk, block;
+    bool bf16, grad;
+    products products[2][2]; /* [last chunk][last block]; where the last is as the others, the same */
+    size_t logits_bytes, pack_logits_bytes, pack_dw_bytes, dx_bytes, product_bytes;
+} head;
+
+/* Scratch, cut up. */
+typedef struct space {
+    void *logits, *x_logits, *x_dw, *product;
+    float *dx, *largest, *sum, *goal, *scale;
+} space;
+
+static size_t round_up(size_t bytes)
+{
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+static int64_t up_to(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* Equal parts of at most `most`, in units; the last may be smaller. */
+static int64_t even_part(int64_t n, int64_t most, int64_t unit)
+{
+    int64_t parts = (n + most - 1) / most;
+    return TR_MIN(n, up_to((n + parts - 1) / parts, unit));
+}
+
+/* Making and freeing -------------------------------------------------------------------------------- */
+
+static void head_free(head *h)
+{
+    for (int t = 0; t < 2; t++)
+        for (int b = 0; b < 2; b++) {
+            tr_matmul_free(h->products[t][b].logits);
+            tr_matmul_free(h->products[t][b].dx);
+            tr_matmul_free(h->products[t][b].dw);
+        }
+    free(h);
+}
+
+static void note_scratch(head *h, const tr_matmul *product)
+{
+    h->product_bytes = TR_MAX(h->product_bytes, tr_matmul_scratch_bytes(product));
+}
+
+/* `like`: the products of the same chunk and a full block, whose packing of x they share; or NULL. */
+static tr_error *make_products(head *h, int64_t tokens, int64_t words, const products *like, products *out)
+{
+    tr_dtype dtype = h->bf16 ? TR_BF16 : TR_F32;
+    bool widen = h->bf16 && no_bf16_product;
+    tr_matmul_spec logits = {.m = words, .n = tokens, .k = h->d, .dtype = dtype, .out = dtype,
+                             .b_transposed = true, .widen = widen, .packed = true,
+                             .packed_like = like ? like->logits : NULL};
+    TR_TRY(tr_matmul_new(&logits, &out->logits));
+    note_scratch(h, out->logits);
+    if (!h->grad)
+        return NULL;
+    tr_matmul_spec dx = {.m = tokens, .n = h->d, .k = words, .dtype = dtype, .out = TR_F32,
+                         .a_transposed = true, .accumulate = true, .widen = widen};
+    TR_TRY(tr_matmul_new(&dx, &out->dx));
+    note_scratch(h, out->dx);
+    tr_matmul_spec dw = {.m = words, .n = h->d, .k = tokens, .dtype = dtype, .out = TR_F32,
+                         .accumulate = true, .widen = widen, .packed = true,
+                         .packed_like = like ? like->dw : NULL};
+    TR_TRY(tr_matmul_new(&dw, &out->dw));
+    note_scratch(h, out->dw);
+    return NULL;
+}
+
+static tr_error *make_head(head *h)
+{
+    int64_t last_chunk = h->tokens % h->chunk, last_block = h->v % h->block;
+    for (int t = 0; t < (last_chunk ? 2 : 1); t++)
+        for (int b = 0; b < (last_block ? 2 : 1); b++)
+            TR_TRY(make_products(h, t ? last_chunk : h->chunk, b ? last_block : h->block,
+                                 b ? &h->products[t][0] : NULL, &h->products[t][b]));
+    for (int t = 0; t < (last_chunk ? 2 : 1); t++) {
+        size_t logits = tr_matmul_packed_bytes(h->products[t][0].logits);
+        h->pack_logits_bytes = TR_MAX(h->pack_logits_bytes, round_up(logits));
+        if (h->grad) {
+            size_t dw = tr_matmul_packed_bytes(h->products[t][0].dw);
+            h->pack_dw_bytes = TR_MAX(h->pack_dw_bytes, round_up(dw));
+        }
+    }
+    return NULL;
+}
+
+static tr_error *prepare_head(tr_call *call, bool grad)
+{
+    const tr_tensor *x = &call->in[0];
+    head *h = tr_alloc_zero(1, sizeof *h);
+    h->tokens = tr_tensor_span(x, 0, x->rank - 1);
+    h->d = x->dims[x->rank - 1];
+    h->v = call->in[1].dims[0];
+    h->bf16 = x->dtype == TR_BF16;
+    h->grad = grad;
+    int64_t bytes = h->bf16 ? 2 : 4;
+    int64_t most = CHUNK_BYTES / (h->v * bytes) / TOKEN_UNIT * TOKEN_UNIT;
+    h->chunk = even_part(h->tokens, grad ? TR_MAX(most, TOKEN_UNIT) : LOSS_TOKENS, TOKEN_UNIT);
+    h->block = even_part(h->v, BLOCK_WORDS, TOKEN_UNIT);
+    tr_error *error = make_head(h);
+    if (error) {
+        head_free(h);
+        return error;
+    }
+    h->logits_bytes = round_up((size_t)((grad ? h->v : h->block) * h->chunk * bytes));
+    h->dx_bytes = grad && h->bf16 ? round_up(sizeof(float) * (size_t)(h->chunk * h->d)) : 0;
+    call->state = h;
+    call->scratch_bytes = h->logits_bytes + h->pack_logits_bytes + h->pack_dw_bytes + h->dx_bytes +
+                          4 * sizeof(float) * (size_t)up_to(h->chunk, TOKEN_UNIT) + h->product_bytes;
+    return NULL;
+}
+
+static space cut_scratch(const head *h, char *scratch)
+{
+    space s;
+    int64_t row = up_to(h->chunk, TOKEN_UNIT);
+    s.logits = scratch;
+    s.x_logits = scratch + h->logits_bytes;
+    s.x_dw = (char *)s.x_logits + h->pack_logits_bytes;
+    s.dx = (float *)((char *)s.x_dw + h->pack_dw_bytes);
+    s.largest = s.dx + h->dx_bytes / sizeof(float);
+    s.sum = s.largest + row;
+    s.goal = s.sum + row;
+    s.scale = s.goal + row;
+    s.product = s.scale + row;
+    return s;
+}
+
+/* Softmax ------------------------------------------------------------------------------------------- */
+
+/* Takes `words` rows of logits into largest and sum, for tokens [first, first + count), count <= TR_VL. */
+TR_INLINE void softmax_lanes(const void *logits, int64_t row, int64_t words, space *s, int64_t first,
+                             int count, bool bf16)
+{
+    vf largest = vf_load_n(s->largest + first, count), sum = vf_load_n(s->sum + first, count);
+    for (int64_t i = 0; i < words; i += SUB_WORDS) {
+        int64_t end = TR_MIN(i + SUB_WORDS, words);
+        vf before = largest;
+        for (int64_t j = i; j < end; j++)
+            largest = vf_max(vf_load_as_n(logits, j * row + first, count, bf16), largest);
+        vf part = vf_zero();
+        for (int64_t j = i; j < end; j++)
+            part += vf_exp(vf_load_as_n(logits, j * row + first, count, bf16) - largest);
+        sum = vf_fma(sum, vf_exp(before - largest), part);
+    }
+    vf_store_n(s->largest + first, largest, count);
+    vf_store_n(s->sum + first, sum, count);
+}
+
+/* Four vectors side by side, so that whole lines of the block are read and latencies overlap. */
+TR_INLINE void softmax_wide(const void *logits, int64_t row, int64_t words, space *s, int64_t first,
+                            bool bf16)
+{
+    vf largest[4], sum[4];
+    for (int u = 0; u < 4; u++) {
+        largest[u] = vf_load(s->largest + first + u * TR_VL);
+        sum[u] = vf_load(s->sum + first + u * TR_VL);
+    }
+    for (int64_t i = 0; i < words; i += SUB_WORDS) {
+        int64_t end = TR_MIN(i + SUB_WORDS, words);
+        vf before[4] = {largest[0], largest[1], largest[2], largest[3]};
+        for (int64_t j = i; j < end; j++)
+            for (int u = 0; u < 4; u++)
+                largest[u] = vf_max(vf_load_as(logits, j * row + first + u * TR_VL, bf16), largest[u]);
+        vf part[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+        for (int64_t j = i; j < end; j++)
+            for (int u = 0; u < 4; u++)
+                part[u] += vf_exp(vf_load_as(logits, j * row + first + u * TR_VL, bf16) - largest[u]);
+        for (int u = 0; u < 4; u++)
+            sum[u] = vf_fma(sum[u], vf_exp(before[u] - largest[u]), part[u]);
+    }
+    for (int u = 0; u < 4; u++) {
+        vf_store(s->largest + first + u * TR_VL, largest[u]);
+        vf_store(s->sum + first + u * TR_VL, sum[u]);
+    }
+}
+
+TR_INLINE void softmax_as(const void *logits, int64_t tokens, int64_t words, space *s, bool bf16)
+{
+    const int64_t wide = 4 * TR_VL;
+    const int64_t unit = tokens >= wide * omp_get_max_threads() ? wide : TR_VL;
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < tokens; t += unit) {
+        if (unit == wide && t + wide <= tokens)
+            softmax_wide(logits, tokens, words, s, t, bf16);
+        else
+            for (int64_t u = t; u < TR_MIN(t + unit, tokens); u += TR_VL)
+                softmax_lanes(logits, tokens, words, s, u, (int)TR_MIN(tokens - u, TR_VL), bf16);
+    }
+}
+
+/* logits <- scale exp(logits - lse), for a block; `largest` holds lse by now. */
+TR_INLINE void gradient_as(void *logits, int64_t tokens, int64_t words, const space *s, bool bf16)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t j = 0; j < words; j++) {
+        int64_t t = 0;
+        for (; t + TR_VL <= tokens; t += TR_VL) {
+            vf p = vf_exp(vf_load_as(logits, j * tokens + t, bf16) - vf_load(s->largest + t));
+            vf_store_as(logits, j * tokens + t, p * vf_load(s->scale + t), bf16);
+        }
+        if (t < tokens) {
+            int n = (int)(tokens - t);
+            vf p = vf_exp(vf_load_as_n(logits, j * tokens + t, n, bf16) - vf_load_n(s->largest + t, n));
+            vf_store_as_n(logits, j * tokens + t, p * vf_load_n(s->scale + t, n), n, bf16);
+        }
+    }
+}
+
+static void softmax_block(const head *h, const void *logits, int64_t tokens, int64_t words, space *s)
+{
+    if (h->bf16)
+        softmax_as(logits, tokens, words, s, true);
+    else
+        softmax_as(logits, tokens, words, s, false);
+}
+
+static void gradient_block(const head *h, void *logits, int64_t tokens, int64_t words, const space *s)
+{
+    if (h->bf16)
+        gradient_as(logits, tokens, words, s, true);
+    else
+        gradient_as(logits, tokens, words, s, false);
+}
+
+/* Where a token's target is in this block: its logit is kept. */
+static void keep_goals(const head *h, const int32_t *targets, const void *logits, int64_t tokens,
+                       int64_t word, int64_t words, space *s)
+{
+    for (int64_t t = 0; t < tokens; t++) {
+        int64_t j = targets[t] - word;
+        if (j >= 0 && j < words)
+            s->goal[t] = h->bf16 ? tr_bf16_to_f32(((const uint16_t *)logits)[j * tokens + t])
+                                 : ((const float *)logits)[j * tokens + t];
+    }
+}
+
+/* The same in the gradient: p - 1, from the exact p. */
+static void subtract_goals(const head *h, const int32_t *targets, void *logits, int64_t tokens,
+                           int64_t word, int64_t words, const space *s)
+{
+    for (int64_t t = 0; t < tokens; t++) {
+        int64_t j = targets[t] - word;
+        if (j < 0 || j >= words)
+            continue;
+        float p = s->scale[t] * expm1f(s->goal[t] - s->largest[t]);
+        if (h->bf16)
+            ((uint16_t *)logits)[j * tokens + t] = tr_f32_to_bf16(p);
+        else
+            ((float *)logits)[j * tokens + t] = p;
+    }
+}
+
+/* A chunk ------------------------------------------------------------------------------------------- */
+
+static bool counted(const head *h, int32_t target)
+{
+    return target >= 0 && target < h->v;
+}
+
+/* B for a product that may want it packed. */
+static const void *packed(const tr_matmul *product, const void *b, void *room)
+{
+    if (!tr_matmul_packed_bytes(product))
+        return b;
+    tr_matmul_pack(product, b, room);
+    return room;
+}
+
+static void zero(void *data, size_t bytes)
+{
+    const int64_t step = 1 << 16;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < (int64_t)bytes; i += step)
+        memset((char *)data + i, 0, (size_t)TR_MIN((int64_t)bytes - i, step));
+}
+
+static void copy(void *to, const void *from, size_t bytes)
+{
+    if (to != from)
+        memcpy(to, from, bytes);
+}
+
+/* Logits, softmax and loss of a chunk. Leaves log sum exp in s->largest. */
+static double chunk_forward(const head *h, const products *made, const char *x, const char *w,
+                            const int32_t *targets, int64_t tokens, space *s)
+{
+    int64_t bytes = h->bf16 ? 2 : 4;
+    for (int64_t t = 0; t < tokens; t++) {
+        s->largest[t] = -1e38f;
+        s->sum[t] = s->goal[t] = 0;
+    }
+    const void *x_full = packed(made[0].logits, x, s->x_logits);
+    for (int64_t word = 0; word < h->v; word += h->block) {
+        int64_t words = TR_MIN(h->v - word, h->block);
+        const tr_matmul *product = made[words < h->block].logits;
+        char *logits = (char *)s->logits + (h->grad ? word * tokens * bytes : 0);
+        tr_matmul_run(product, w + word * h->d * bytes, tr_matmul_packed_bytes(product) ? x_full : x, NULL,
+                      logits, s->product);
+        softmax_block(h, logits, tokens, words, s);
+        keep_goals(h, targets, logits, tokens, word, words, s);
+    }
+    double loss = 0;
+    for (int64_t t = 0; t < tokens; t++) {
+        double lse = s->largest[t] + log(s->sum[t]);
+        if (counted(h, targets[t]))
+            loss += lse - s->goal[t];
+        s->largest[t] = (float)lse;
+    }
+    return loss;
+}
+
+static void store_dx(const float *from, uint16_t *to, int64_t count)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i += TR_VL) {
+        int n = (int)TR_MIN(count - i, TR_VL);
+        vf_store_bf16_n(to + i, vf_load_n(from + i, n), n);
+    }
+}
+
+static void chunk_backward(const head *h, const products *made, const char *x, const char *w,
+                           const int32_t *targets, int64_t tokens, float dloss, float *dw, char *dx,
+                           space *s)
+{
+    int64_t bytes = h->bf16 ? 2 : 4;
+    float *dx_sum = h->bf16 ? s->dx : (float *)dx;
+    for (int64_t t = 0; t < tokens; t++)
+        s->scale[t] = counted(h, targets[t]) ? dloss : 0;
+    zero(dx_sum, sizeof(float) * (size_t)(tokens * h->d));
+    const void *x_full = packed(made[0].dw, x, s->x_dw);
+    for (int64_t word = 0; word < h->v; word += h->block) {
+        int64_t words = TR_MIN(h->v - word, h->block);
+        const products *p = &made[words < h->block];
+        char *logits = (char *)s->logits + word * tokens * bytes;
+        gradient_block(h, logits, tokens, words, s);
+        subtract_goals(h, targets, logits, tokens, word, words, s);
+        tr_matmul_run(p->dx, logits, w + word * h->d * bytes, NULL, dx_sum, s->product);
+        tr_matmul_run(p->dw, logits, tr_matmul_packed_bytes(p->dw) ? x_full : x, NULL, dw + word * h->d,
+                      s->product);
+    }
+    if (h->bf16)
+        store_dx(s->dx, (uint16_t *)dx, tokens * h->d);
+}
+
+/* dw and dx are NULL when only the loss is wanted. */
+static void run_head(const tr_call *call, float dloss, float *dw, char *dx, float *out_loss,
+                     float *out_count)
+{
+    const head *h = call->state;
+    const char *x = call->in[0].data, *w = call->in[1].data;
+    const int32_t *targets = call->in[2].data;
+    int64_t bytes = h->bf16 ? 2 : 4, count = 0;
+    double loss = 0;
+    space s = cut_scratch(h, call->scratch);
+    for (int64_t t = 0; t < h->tokens; t += h->chunk) {
+        int64_t tokens = TR_MIN(h->tokens - t, h->chunk);
+        const products *made = h->products[tokens < h->chunk];
+        const char *x_chunk = x + t * h->d * bytes;
+        loss += chunk_forward(h, made, x_chunk, w, targets + t, tokens, &s);
+        if (h->grad)
+            chunk_backward(h, made, x_chunk, w, targets + t, tokens, dloss, dw,
+                           dx + t * h->d * bytes, &s);
+    }
+    for (int64_t t = 0; t < h->tokens; t++)
+        count += counted(h, targets[t]);
+    if (out_loss) {
+        *out_loss = (float)loss;
+        *out_count = (float)count;
+    }
+}
+
+/* The ops ------------------------------------------------------------------------------------------- */
+
+static bool accepts(const tr_call *call)
+{
+    const tr_tensor *x = &call->in[0];
+    return (x->dtype == TR_F32 || x->dtype == TR_BF16) && call->in[1].dtype == x->dtype &&
+           call->in[2].dtype == TR_I32 && tr_tensor_elems(x) > 0 && call->in[1].dims[0] > 0;
+}
+
+static tr_error *prepare_loss(tr_call *call)
+{
+    return prepare_head(call, false);
+}
+
+static tr_error *prepare_grad(tr_call *call)
+{
+    return prepare_head(call, true);
+}
+
+static void release(tr_call *call)
+{
+    head_free(call->state);
+    call->state = NULL;
+}
+
+/* dw starts as acc (its own buffer) or as zeros. */
+static void start_dw(const tr_call *call, int acc)
+{
+    size_t bytes = sizeof(float) * (size_t)tr_tensor_elems(&call->out[0]);
+    if (tr_has(call, acc))
+        copy(call->out[0].data, call->in[acc].data, bytes);
+    else
+        zero(call->out[0].data, bytes);
+}
+
+static void cross_entropy(const tr_call *call)
+{
+    run_head(call, 1, NULL, NULL, call->out[0].data, call->out[1].data);
+}
+
+static void cross_entropy_grad(const tr_call *call)
+{
+    start_dw(call, 4);
+    run_head(call, *(const float *)call->in[3].data, call->out[0].data, call->out[1].data, NULL, NULL);
+}
+
+static void cross_entropy_train(const tr_call *call)
+{
+    start_dw(call, 3);
+    run_head(call, 1, call->out[0].data, call->out[1].data, call->out[2].data, call->out[3].data);
+}
+
+const tr_kernel TR_KERNELS(cross_entropy)[] = {
+    {TR_OP_cross_entropy, TR_ISA_NAME, accepts, prepare_loss, cross_entropy, release},
+    {TR_OP_cross_entropy_grad, TR_ISA_NAME, accepts, prepare_grad, cross_entropy_grad, release},
+    {TR_OP_cross_entropy_train, TR_ISA_NAME, accepts, prepare_grad, cross_entropy_train, release},
+    {0},
+};
