@@ -1,3 +1,62 @@
+/* Table look-up and its gradient in plain loops: what the fast kernels are compared with.
+ *
+ * An id outside [0, rows of the table) looks up a row of zeros and has no gradient: so a rank that holds
+ * a part of the table shifts the ids, and the sum over the ranks is right. */
 #include "kernels/kernel.h"
 
-const tr_kernel tr_reference_embedding[] = {{.run = NULL}};
+static bool accepts(const tr_call *call)
+{
+    return call->in[1].dtype == TR_I32 && call->in[0].dtype == call->out[0].dtype;
+}
+
+static void run_embedding(const tr_call *call)
+{
+    const tr_tensor *table = &call->in[0], *ids = &call->in[1];
+    int64_t n = tr_tensor_elems(ids), bytes = table->dims[1] * tr_dtype_bytes(table->dtype);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t id = ((const int32_t *)ids->data)[i];
+        char *row = (char *)call->out[0].data + i * bytes;
+        if (id >= 0 && id < table->dims[0])
+            memcpy(row, (const char *)table->data + id * bytes, (size_t)bytes);
+        else
+            memset(row, 0, (size_t)bytes);
+    }
+}
+
+static bool accepts_grad(const tr_call *call)
+{
+    return call->in[0].dtype == TR_I32 && (call->in[1].dtype == TR_F32 || call->in[1].dtype == TR_BF16) &&
+           call->out[0].dtype == TR_F32 && (!tr_has(call, 2) || call->in[2].dtype == TR_F32);
+}
+
+/* Every element is summed in double, over the ids in order. */
+static void run_embedding_grad(const tr_call *call)
+{
+    const tr_tensor *dy = &call->in[1], *dtable = &call->out[0];
+    const int32_t *ids = call->in[0].data;
+    int64_t n = tr_tensor_elems(&call->in[0]), rows = dtable->dims[0], d = dtable->dims[1];
+    float *out = dtable->data;
+    if (!tr_has(call, 2))
+        memset(out, 0, (size_t)(rows * d) * sizeof *out);
+    for (int64_t i = 0; i < n; i++) {
+        bool seen = false;
+        for (int64_t j = 0; j < i && !seen; j++)
+            seen = ids[j] == ids[i];
+        if (seen || ids[i] < 0 || ids[i] >= rows)
+            continue;
+        for (int64_t c = 0; c < d; c++) {
+            double sum = out[ids[i] * d + c];
+            for (int64_t j = i; j < n; j++)
+                if (ids[j] == ids[i])
+                    sum += dy->dtype == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)dy->data)[j * d + c])
+                                                : ((const float *)dy->data)[j * d + c];
+            out[ids[i] * d + c] = (float)sum;
+        }
+    }
+}
+
+const tr_kernel tr_reference_embedding[] = {
+    {TR_OP_embedding, "reference", accepts, NULL, run_embedding, NULL},
+    {TR_OP_embedding_grad, "reference", accepts_grad, NULL, run_embedding_grad, NULL},
+    {.run = NULL},
+};
