@@ -128,10 +128,12 @@ static tr_error *refuse_extras(const parser *p, yaml_mark_t mark, const yaml_cha
         return error_at(
             p, mark, "anchors (&%.40s) are not supported; a text that begins with & needs quotes",
             (const char *)anchor);
-    if (tag)
-        return error_at(p, mark, "tags (%.40s) are not supported; write the value alone",
-                        (const char *)tag);
-    return NULL;
+    if (!tag)
+        return NULL;
+    const char *name = (const char *)tag, *standard = "tag:yaml.org,2002:";
+    bool is_standard = strncmp(name, standard, strlen(standard)) == 0;
+    return error_at(p, mark, "tags (%s%.40s) are not supported; write the value alone",
+                    is_standard ? "!!" : "", is_standard ? name + strlen(standard) : name);
 }
 
 static tr_error *build_scalar(parser *p, const yaml_event_t *event, tr_yaml **out)

@@ -64,10 +64,12 @@ static const tr_command *find(const char *name)
 
 static tr_error *unknown(const char *name)
 {
-    const char *names[TR_COUNT(commands) + 1];
+    const char *names[TR_COUNT(commands) + 3];
     for (int64_t i = 0; i < TR_COUNT(commands); i++)
         names[i] = commands[i].name;
     names[TR_COUNT(commands)] = "help";
+    names[TR_COUNT(commands) + 1] = "--help";
+    names[TR_COUNT(commands) + 2] = "--version";
     const char *near = tr_suggest(name, names, TR_COUNT(names));
     const char *what = name[0] == '-' ? "option" : "command";
     if (near)

@@ -88,9 +88,9 @@ static tr_error *choose(const tr_usage *usage, const tr_option *option, const ch
     }
     const char *near = tr_suggest(text, option->choices, count);
     tr_error *error =
-        near ? tr_usage_error(usage, "--%s has no value '%s' (did you mean %s?); valid are: %s",
+        near ? tr_usage_error(usage, "--%s cannot be '%s' (did you mean %s?); valid are: %s",
                               option->name, text, near, list.bytes)
-             : tr_usage_error(usage, "--%s has no value '%s'; valid are: %s", option->name, text,
+             : tr_usage_error(usage, "--%s cannot be '%s'; valid are: %s", option->name, text,
                               list.bytes ? list.bytes : "none");
     tr_text_free(&list);
     return error;

@@ -242,6 +242,19 @@ static void list_keys(const char *section, tr_text *out)
     }
 }
 
+static const char *nearest_section(const char *name, tr_arena *arena)
+{
+    const char **names = tr_arena_alloc(arena, (size_t)tr_config_key_count * sizeof *names);
+    int64_t count = 0;
+    for (int64_t i = 0; i < tr_config_key_count; i++) {
+        const char *full = tr_config_keys[i].name;
+        size_t length = strcspn(full, ".");
+        if (full[length] && (!count || strncmp(names[count - 1], full, length) != 0))
+            names[count++] = tr_arena_format(arena, "%.*s", (int)length, full);
+    }
+    return tr_suggest(name, names, count);
+}
+
 /* The key that was probably meant by `name` ("section.key" or "key"), or NULL. */
 static const char *nearest_key(const char *name, tr_arena *arena)
 {
@@ -270,6 +283,13 @@ static const char *nearest_key(const char *name, tr_arena *arena)
         names[i] = full;
         leaves[i] = its_dot ? its_dot + 1 : full;
     }
+    char *word = tr_arena_format(arena, " %s ", leaf);
+    for (int64_t i = 0; i < tr_config_key_count; i++)
+        if (tr_config_keys[i].also && strstr(tr_config_keys[i].also, word))
+            return names[i];
+    near = section ? NULL : nearest_section(name, arena);
+    if (near)
+        return near;
     near = tr_suggest(name, names, tr_config_key_count);
     if (near)
         return near;

@@ -75,9 +75,9 @@ static tr_error *check_model(const tr_config *c)
 {
     char heads[64], embed[64];
     if (c->model.preset && c->model.from)
-        return tr_config_error(
-            c, blamed(c, "model.from", "model.preset"),
-            "model.preset and model.from both decide the sizes; leave one of them out");
+        return tr_config_error(c, blamed(c, "model.from", "model.preset"),
+                               "model.preset and model.from both decide the sizes; leave one of "
+                               "them out, or set it to null");
     if (c->model.embed % c->model.heads) {
         int64_t below = c->model.embed / c->model.heads * c->model.heads,
                 above = below + c->model.heads;
@@ -188,7 +188,7 @@ tr_error *tr_config_read_from(tr_config *c)
     json_t *json = NULL;
     tr_error *error = NULL;
     const char *type = NULL;
-    
+
     struct {
         const char *json_key, *key;
         int64_t *field, value;

@@ -32,6 +32,7 @@ typedef struct tr_config_key {
     const tr_choice *choices; /* ends with a NULL name */
     bool fixed;               /* a resume cannot change it */
     const char *only_if;      /* "schedule.name=wsd": has no effect otherwise */
+    const char *also;         /* what others call it, between spaces: " learning_rate " */
     const char *help;
 } tr_config_key;
 
