@@ -47,7 +47,7 @@ static void adamw(const tr_call *call)
     double step = ((const int32_t *)call->in[6].data)[0];
     double b1 = call->attrs[TR_ADAMW_BETA1].f, b2 = call->attrs[TR_ADAMW_BETA2].f;
     double eps = call->attrs[TR_ADAMW_EPS].f, decay = call->attrs[TR_ADAMW_DECAY].f;
-    if (scale < 0)
+    if (!(scale >= 0))
         return;
     for (int64_t i = 0; i < tr_tensor_elems(w); i++) {
         double g = get(&call->in[1], i) * scale;
@@ -67,7 +67,7 @@ static void sgd(const tr_call *call)
     float *m = floats(&call->in[2]);
     double scale = floats(&call->in[3])[0], lr = floats(&call->in[4])[0];
     double momentum = call->attrs[TR_SGD_MOMENTUM].f, decay = call->attrs[TR_SGD_DECAY].f;
-    if (scale < 0)
+    if (!(scale >= 0))
         return;
     for (int64_t i = 0; i < tr_tensor_elems(w); i++) {
         double value = get_weight(w, low, i);
