@@ -206,6 +206,25 @@ json_t *tr_config_json(const tr_config *config)
     return root;
 }
 
+/* Adds `text`, broken at spaces so that lines end before column 96, and a line break. */
+static void add_wrapped(const char *text, int indent, int column, tr_text *out)
+{
+    const char *gap = "";
+    while (*text) {
+        int word = (int)strcspn(text, " ");
+        column += (int)strlen(gap) + word;
+        if (column > 96) {
+            tr_text_format(out, "\n%*s", indent, "");
+            column = indent + word;
+            gap = "";
+        }
+        tr_text_format(out, "%s%.*s", gap, word, text);
+        text += word + (text[word] == ' ');
+        gap = " ";
+    }
+    tr_text_format(out, "\n");
+}
+
 static void help_values(const tr_config_key *key, tr_text *out)
 {
     switch (key->type) {
@@ -244,13 +263,17 @@ char *tr_config_help(void)
         const char *fallback = key->fallback ? key->fallback : key->automatic;
         if (begins_section(k) || (k && !section_length(key->name) && section_length(key[-1].name)))
             tr_text_format(&out, "\n");
-        tr_text_format(&out, "  %-24s %s\n  %-24s   ", key->name, key->help, "");
-        help_values(key, &out);
+        tr_text values = {0};
+        help_values(key, &values);
         if (fallback)
-            tr_text_format(&out, "; default: %s", fallback);
+            tr_text_format(&values, "; default: %s", fallback);
         if (key->only_if)
-            tr_text_format(&out, "; only with %s", key->only_if);
-        tr_text_format(&out, "\n");
+            tr_text_format(&values, "; only with %s", key->only_if);
+        tr_text_format(&out, "  %-24s ", key->name);
+        add_wrapped(key->help, 27, 27, &out);
+        tr_text_format(&out, "%29s", "");
+        add_wrapped(values.bytes, 29, 29, &out);
+        tr_text_free(&values);
     }
     return out.bytes;
 }
