@@ -1,5 +1,7 @@
-"""What the benchmark scripts share: running one contender in its own process, medians, tables, and the
-facts about the machine that a figure is worthless without. Imports nothing beyond Python itself."""
+"""What the benchmark scripts share: running one contender in its own process, medians, tables, and
+the facts about the machine that a figure is worthless without. Imports nothing beyond Python
+itself."""
+
 import json
 import os
 import platform
@@ -28,15 +30,26 @@ def machine():
             if line.startswith(("model name", "Model", "CPU part")):
                 model = line.split(":", 1)[1].strip()
                 break
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "system": platform.platform(),
-            "load": os.getloadavg()[0], "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "load": os.getloadavg()[0],
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
 
 
 def run_json(command, environment=None):
-    """Runs a command and returns the one JSON object it prints last on standard output. Exits with the
-    command's own words when it fails. Its standard error is shown only then."""
-    done = subprocess.run(command, env={**os.environ, **(environment or {})}, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    """Runs a command and returns the one JSON object it prints last on standard output. Exits with
+    the command's own words when it fails. Its standard error is shown only then."""
+    done = subprocess.run(
+        command,
+        env={**os.environ, **(environment or {})},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     if done.returncode == 0 and lines:
         for text in (lines[-1], done.stdout):  # on one line, or spread over several
@@ -44,8 +57,10 @@ def run_json(command, environment=None):
                 return json.loads(text)
             except ValueError:
                 continue
-    sys.exit(f"{' '.join(command)}\nfailed with status {done.returncode}; the end of what it said:\n"
-             + "\n".join((done.stdout + done.stderr).splitlines()[-15:]))
+    sys.exit(
+        f"{' '.join(command)}\nfailed with status {done.returncode}; the end of what it said:\n"
+        + "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+    )
 
 
 def median(values):
@@ -53,12 +68,16 @@ def median(values):
 
 
 def table(rows, head):
-    """Prints rows (lists of text) under a head; the first column is left-aligned, the others right."""
+    """Prints rows (lists of text) under a head; the first column to the left, the others to the right."""
     rows = [head] + rows
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     for index, row in enumerate(rows):
-        print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                        for i, (cell, w) in enumerate(zip(row, widths))).rstrip())
+        print(
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths))
+            ).rstrip()
+        )
         if index == 0:
             print("  ".join("-" * w for w in widths))
 

@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""Does Trireme learn as PyTorch does? The same character-level GPT, the same text, three seeds each.
+"""Does Trireme learn as PyTorch does? The same character-level GPT, the same text, three seeds
+each.
 
     $(tools/python.sh) bench/learns_as_pytorch.py --text corpus.txt --out learns.json
     $(tools/python.sh) bench/learns_as_pytorch.py --text corpus.txt --set train.precision=bf16
 
-Both train 4 layers, embed 128, 4 heads on windows of 128 characters, 16 a step, 400 steps of AdamW with linear
-warmup and a cosine to a tenth of the rate, clipped to norm 1, from GPT-2's initialisation, without dropout.
-The last tenth of the text is held out; characters in it that the rest lacks are dropped. The trainers differ in
-what a seed draws (weights, windows), so only the spread over seeds can be compared.
+Both train 4 layers, embed 128, 4 heads on windows of 128 characters, 16 a step, 400 steps of AdamW
+with linear warmup and a cosine to a tenth of the rate, clipped to norm 1, from GPT-2's
+initialisation, without dropout. The last tenth of the text is held out; characters in it that the
+rest lacks are dropped. The trainers differ in what a seed draws (weights, windows), so only the
+spread over seeds can be compared.
 
-All final models, ours read back from its Hugging Face directory, are scored by one judge, PyTorch, on the
-same held-out windows. What `trireme eval` says of its own model is printed beside, and must be near.
-Agreement: the two means differ by at most the wider of the two ranges (highest less lowest seed), and each
-trainer ends well below the entropy of single characters. Exit status 1 otherwise.
+All final models, ours read back from its Hugging Face directory, are scored by one judge, PyTorch,
+on the same held-out windows. What `trireme eval` says of its own model is printed beside, and must
+be near. Agreement: the two means differ by at most the wider of the two ranges (highest less lowest
+seed), and each trainer ends well below the entropy of single characters. Exit status 1 otherwise.
 """
+
 import argparse
 import collections
 import json
@@ -48,7 +51,13 @@ def split_text(options, folder):
 
 
 def shape_of(options, vocab):
-    return Shape(vocab=vocab, context=options.seq, layers=options.layers, heads=options.heads, embed=options.embed)
+    return Shape(
+        vocab=vocab,
+        context=options.seq,
+        layers=options.layers,
+        heads=options.heads,
+        embed=options.embed,
+    )
 
 
 @torch.no_grad()
@@ -58,8 +67,8 @@ def score(model, ids, options):
     total = 0.0
     for first in range(0, count, 32):
         rows = range(first, min(first + 32, count))
-        x = torch.stack([ids[r * options.seq:(r + 1) * options.seq] for r in rows])
-        y = torch.stack([ids[r * options.seq + 1:(r + 1) * options.seq + 1] for r in rows])
+        x = torch.stack([ids[r * options.seq : (r + 1) * options.seq] for r in rows])
+        y = torch.stack([ids[r * options.seq + 1 : (r + 1) * options.seq + 1] for r in rows])
         total += model(x, y).item() * len(rows)
     return total / count
 
@@ -69,7 +78,9 @@ def rate(step, options):
     if step <= options.warmup:
         return options.lr * step / options.warmup
     done = (step - options.warmup) / max(1, options.steps - options.warmup)
-    return options.final_lr + (options.lr - options.final_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return options.final_lr + (options.lr - options.final_lr) * 0.5 * (
+        1.0 + math.cos(math.pi * done)
+    )
 
 
 def train_pytorch(seed, train, val, vocab, options):
@@ -79,9 +90,11 @@ def train_pytorch(seed, train, val, vocab, options):
     random = torch.Generator().manual_seed(1000 + seed)
     start = time.perf_counter()
     for step in range(options.steps):
-        at = torch.randint(len(train) - options.seq - 1, (options.batch,), generator=random).tolist()
-        x = torch.stack([train[i:i + options.seq] for i in at])
-        y = torch.stack([train[i + 1:i + options.seq + 1] for i in at])
+        at = torch.randint(
+            len(train) - options.seq - 1, (options.batch,), generator=random
+        ).tolist()
+        x = torch.stack([train[i : i + options.seq] for i in at])
+        y = torch.stack([train[i + 1 : i + options.seq + 1] for i in at])
         loss = model(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -89,14 +102,18 @@ def train_pytorch(seed, train, val, vocab, options):
             group["lr"] = rate(step + 1, options)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return {"loss": score(model, val, options), "last_train_loss": loss.item(),
-            "seconds": time.perf_counter() - start}
+    return {
+        "loss": score(model, val, options),
+        "last_train_loss": loss.item(),
+        "seconds": time.perf_counter() - start,
+    }
 
 
 CONFIG = """\
 model: {{layers: {layers}, embed: {embed}, heads: {heads}, context: {seq}, dropout: 0}}
 data: {{train: {folder}/train.txt, val: {folder}/val.txt, tokenizer: chars}}
-train: {{steps: {steps}, batch: {batch}, seq: {seq}, precision: fp32, clip: 1.0, eval_every: {steps}, save_every: {steps}}}
+train: {{steps: {steps}, batch: {batch}, seq: {seq}, precision: fp32, clip: 1.0,
+        eval_every: {steps}, save_every: {steps}}}
 optimizer: {{name: adamw, lr: {lr}, beta1: 0.9, beta2: 0.95, eps: 1.0e-8, weight_decay: 0.1}}
 schedule: {{name: cosine, warmup: {warmup}, final_lr: {final_lr}}}
 threads: {threads}
@@ -104,17 +121,23 @@ threads: {threads}
 
 
 def run(command, **more):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **more)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **more
+    )
     if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}\nfailed with status {done.returncode}:\n"
-                 + done.stderr.decode(errors="replace")[-2000:])
+        sys.exit(
+            f"{' '.join(command)}\nfailed with status {done.returncode}:\n"
+            + done.stderr.decode(errors="replace")[-2000:]
+        )
     return done.stdout
 
 
 def encode(trireme, folder, out):
     """The held-out text as the ids of the tokenizer that our run wrote."""
     with open(os.path.join(folder, "val.txt"), "rb") as text:
-        made = json.loads(run([trireme, "tokenizer", "encode", "--tokenizer", out, "--json"], stdin=text))
+        made = json.loads(
+            run([trireme, "tokenizer", "encode", "--tokenizer", out, "--json"], stdin=text)
+        )
     return torch.tensor(made["ids"] if isinstance(made, dict) else made)
 
 
@@ -129,21 +152,31 @@ def train_trireme(seed, folder, options):
         lines = [json.loads(line) for line in file if line.strip()]
     losses = [line["loss"] for line in lines if "loss" in line and "step" in line]
     if len(losses) != options.steps and not options.set:
-        sys.exit(f"{out}/metrics.jsonl has {len(losses)} steps with a loss instead of {options.steps}")
+        sys.exit(
+            f"{out}/metrics.jsonl has {len(losses)} steps with a loss instead of {options.steps}"
+        )
     tensors = load_file(os.path.join(out, "model.safetensors"))
     vocab = next(t.shape[0] for name, t in tensors.items() if name.endswith("wte.weight"))
     model = GPT(shape_of(options, vocab))
     load_hugging_face(model, {name: tensor.float() for name, tensor in tensors.items()})
-    own = run_json([options.trireme, "eval", out, "--data", os.path.join(folder, "val.txt"), "--json"])
-    return {"loss": score(model, encode(options.trireme, folder, out), options), "own_loss": own["loss"],
-            "last_train_loss": losses[-1], "seconds": seconds}
+    own = run_json(
+        [options.trireme, "eval", out, "--data", os.path.join(folder, "val.txt"), "--json"]
+    )
+    return {
+        "loss": score(model, encode(options.trireme, folder, out), options),
+        "own_loss": own["loss"],
+        "last_train_loss": losses[-1],
+        "seconds": seconds,
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description="does Trireme learn as PyTorch does?")
     parser.add_argument("--text", required=True, help="a real text in UTF-8")
     parser.add_argument("--trireme", default=f"{ROOT}/build/trireme")
-    parser.add_argument("--characters", type=int, default=2_000_000, help="how much of the text is used")
+    parser.add_argument(
+        "--characters", type=int, default=2_000_000, help="how much of the text is used"
+    )
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--embed", type=int, default=128)
     parser.add_argument("--heads", type=int, default=4)
@@ -157,7 +190,9 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--eval-windows", type=int, default=512)
     parser.add_argument("--set", nargs="*", default=[], help="more key=value for trireme train")
-    parser.add_argument("--only-pytorch", action="store_true", help="try the script out without trireme")
+    parser.add_argument(
+        "--only-pytorch", action="store_true", help="try the script out without trireme"
+    )
     parser.add_argument("--out", help="write everything as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -168,8 +203,10 @@ def main():
         entropy = -sum(n / len(val) * math.log(n / len(val)) for n in frequency.values())
         ids = {c: i for i, c in enumerate(known)}
         train_ids, val_ids = (torch.tensor([ids[c] for c in part]) for part in (train, val))
-        say(f"{len(train)} characters to train on, {len(val)} held out, {len(known)} different, "
-            f"entropy of one {entropy:.3f} nats")
+        say(
+            f"{len(train)} characters to train on, {len(val)} held out, {len(known)} different, "
+            f"entropy of one {entropy:.3f} nats"
+        )
         for seed in options.seeds:
             if not options.only_pytorch:
                 results["trireme"][seed] = train_trireme(seed, folder, options)
@@ -182,9 +219,18 @@ def main():
         if made:
             losses = [one["loss"] for one in made.values()]
             means[who], ranges[who] = statistics.mean(losses), max(losses) - min(losses)
-            rows.append([who, *[f"{loss:.4f}" for loss in losses], f"{means[who]:.4f}", f"{ranges[who]:.4f}",
-                         f"{statistics.mean(one['seconds'] for one in made.values()):.1f}"])
-    table(rows, ["held-out loss", *[f"seed {s}" for s in options.seeds], "mean", "range", "s a run"])
+            rows.append(
+                [
+                    who,
+                    *[f"{loss:.4f}" for loss in losses],
+                    f"{means[who]:.4f}",
+                    f"{ranges[who]:.4f}",
+                    f"{statistics.mean(one['seconds'] for one in made.values()):.1f}",
+                ]
+            )
+    table(
+        rows, ["held-out loss", *[f"seed {s}" for s in options.seeds], "mean", "range", "s a run"]
+    )
     agree = max(means.values()) < 0.97 * entropy
     if not agree:
         print(f"not all means are well below {entropy:.3f}, the entropy of single characters")
@@ -192,11 +238,22 @@ def main():
         own = max(abs(one["own_loss"] - one["loss"]) for one in results["trireme"].values())
         gap, room = abs(means["trireme"] - means["pytorch"]), max(ranges.values())
         agree = agree and gap <= room
-        print(f"the means differ by {gap:.4f}, the wider range is {room:.4f}: {'agree' if gap <= room else 'DIFFER'}; "
-              f"`trireme eval` is within {own:.4f} of the judge")
+        print(
+            f"the means differ by {gap:.4f}, the wider range is {room:.4f}: "
+            f"{'agree' if gap <= room else 'DIFFER'}; "
+            f"`trireme eval` is within {own:.4f} of the judge"
+        )
     if options.out:
-        write_json(options.out, {"machine": machine(), "options": vars(options), "results": results,
-                                 "entropy": entropy, "agree": agree})
+        write_json(
+            options.out,
+            {
+                "machine": machine(),
+                "options": vars(options),
+                "results": results,
+                "entropy": entropy,
+                "agree": agree,
+            },
+        )
     sys.exit(0 if agree else 1)
 
 

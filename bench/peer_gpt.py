@@ -1,7 +1,9 @@
-"""A lean GPT-2 in PyTorch, the peer of the benchmarks: no more than the arithmetic asks for, in the form
-that PyTorch runs fastest (one product for q, k and v, scaled_dot_product_attention, GELU in its tanh form,
-the head tied to the embedding). Parameters have the names and the shapes of Hugging Face's GPT-2
-except that a linear's weight is [out, in]; load_hugging_face and hugging_face_state convert."""
+"""A lean GPT-2 in PyTorch, the peer of the benchmarks: no more than the arithmetic asks for, in the
+form that PyTorch runs fastest (one product for q, k and v, scaled_dot_product_attention, GELU in
+its tanh form, the head tied to the embedding). Parameters have the names and the shapes of Hugging
+Face's GPT-2 except that a linear's weight is [out, in]; load_hugging_face and hugging_face_state
+convert."""
+
 import math
 from dataclasses import dataclass
 
@@ -30,8 +32,10 @@ class Block(nn.Module):
 
     def forward(self, x):  # [B, T, E]
         b, t, e = x.shape
-        q, k, v = (y.view(b, t, self.heads, e // self.heads).transpose(1, 2)
-                   for y in self.attn["c_attn"](self.ln_1(x)).split(e, dim=2))
+        q, k, v = (
+            y.view(b, t, self.heads, e // self.heads).transpose(1, 2)
+            for y in self.attn["c_attn"](self.ln_1(x)).split(e, dim=2)
+        )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.attn["c_proj"](y.transpose(1, 2).reshape(b, t, e))
         return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh"))
@@ -43,9 +47,14 @@ class GPT(nn.Module):
     def __init__(self, shape):
         super().__init__()
         self.shape = shape
-        self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(shape.vocab, shape.embed), "wpe": nn.Embedding(shape.context, shape.embed),
-            "h": nn.ModuleList(Block(shape) for _ in range(shape.layers)), "ln_f": nn.LayerNorm(shape.embed)})
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(shape.vocab, shape.embed),
+                "wpe": nn.Embedding(shape.context, shape.embed),
+                "h": nn.ModuleList(Block(shape) for _ in range(shape.layers)),
+                "ln_f": nn.LayerNorm(shape.embed),
+            }
+        )
         self.initialise()
 
     @torch.no_grad()
@@ -74,9 +83,16 @@ class GPT(nn.Module):
         """Fused AdamW that decays what has two dims."""
         decayed = [p for p in self.parameters() if p.dim() >= 2]
         others = [p for p in self.parameters() if p.dim() < 2]
-        return torch.optim.AdamW([{"params": decayed, "weight_decay": weight_decay},
-                                  {"params": others, "weight_decay": 0.0}],
-                                 lr=lr, betas=betas, eps=eps, fused=True)
+        return torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            fused=True,
+        )
 
 
 def is_linear(name):
@@ -85,12 +101,18 @@ def is_linear(name):
 
 def load_hugging_face(model, tensors):
     """Copies the tensors of a model.safetensors into the model; names may lack "transformer."."""
-    tensors = {name if name.startswith("transformer.") else f"transformer.{name}": tensor
-               for name, tensor in tensors.items()
-               if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))}
-    model.load_state_dict({name: tensor.t() if is_linear(name) else tensor for name, tensor in tensors.items()})
+    tensors = {
+        name if name.startswith("transformer.") else f"transformer.{name}": tensor
+        for name, tensor in tensors.items()
+        if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }
+    model.load_state_dict(
+        {name: tensor.t() if is_linear(name) else tensor for name, tensor in tensors.items()}
+    )
 
 
 def hugging_face_state(model):
-    return {name: (tensor.t() if is_linear(name) else tensor).detach().clone().contiguous()
-            for name, tensor in model.state_dict().items()}
+    return {
+        name: (tensor.t() if is_linear(name) else tensor).detach().clone().contiguous()
+        for name, tensor in model.state_dict().items()
+    }

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Compares the logits of trireme with those of Hugging Face transformers on one directory.
+"""Compares the logits of trireme with those of Hugging Face transformers on directories.
 
-    $(tools/python.sh) tests/compare_hf.py DIR [--ids ids.json] [--trireme build/trireme]
+    $(tools/python.sh) tests/compare_hf.py DIR... [--ids ids.json] [--trireme build/trireme]
 
-DIR is a Hugging Face GPT-2 directory that trireme or anyone else wrote. Without --ids, DIR/ids.json is taken
-when there is one, else random ids. Prints one line with the largest difference divided by the largest absolute
-logit, and exits with 1 when that is above --limit (1e-4), 2 when something does not fit.
+A DIR is a Hugging Face GPT-2 directory that trireme or anyone else wrote. Without --ids,
+DIR/ids.json is taken when there is one, else random ids. Prints one line for each with the largest difference
+divided by the largest absolute logit, and exits with 1 when one is above --limit (1e-4), 2 when
+something does not fit.
 """
+
 import argparse
 import json
 import os
@@ -28,11 +30,13 @@ def logits_of_transformers(folder, ids):
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     import transformers
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     model, info = transformers.GPT2LMHeadModel.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(what):
             stop(f"transformers reports {what} in {folder}: {sorted(map(str, info[what]))}")
@@ -41,45 +45,60 @@ def logits_of_transformers(folder, ids):
 
 
 def logits_of_trireme(trireme, folder, ids_file, out):
-    done = subprocess.run([trireme, "eval", folder, "--logits", ids_file, "--out", out], check=False,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [trireme, "eval", folder, "--logits", ids_file, "--out", out],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode != 0:
         stop(f"trireme eval failed with status {done.returncode}: {done.stdout.strip()}")
     return numpy.load(out, allow_pickle=False)
 
 
+def compare(folder, options, scratch):
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    ids_file = options.ids or os.path.join(folder, "ids.json")
+    if not os.path.exists(ids_file):
+        if options.ids:
+            stop(f"{ids_file} does not exist")
+        ids_file = os.path.join(scratch, "ids.json")
+        random = numpy.random.default_rng(5)
+        made = random.integers(config["vocab_size"], size=(2, min(48, config["n_positions"])))
+        with open(ids_file, "w", encoding="utf-8") as file:
+            json.dump(made.tolist(), file)
+    with open(ids_file, encoding="utf-8") as file:
+        ids = json.load(file)
+    out = os.path.join(scratch, "logits.npy")
+    ours = logits_of_trireme(options.trireme, folder, ids_file, out)
+    theirs = logits_of_transformers(folder, ids)
+    if ours.shape != theirs.shape or ours.dtype != numpy.float32:
+        stop(f"trireme wrote {ours.dtype} {ours.shape}, transformers float32 {theirs.shape}")
+    if not numpy.isfinite(ours).all():
+        stop(f"{folder}: trireme's logits are not all finite")
+    largest = float(numpy.abs(theirs).max())
+    error = float(numpy.abs(ours.astype(numpy.float64) - theirs).max()) / largest
+    good = error <= options.limit
+    print(
+        f"{folder}: logits {list(ours.shape)}, largest {largest:.4f}, max relative error "
+        f"{error:.2e} (limit {options.limit:.0e}) {'ok' if good else 'TOO LARGE'}",
+        flush=True,
+    )
+    return good
+
+
 def main():
-    parser = argparse.ArgumentParser(description="compare trireme's logits with those of transformers")
-    parser.add_argument("folder")
+    parser = argparse.ArgumentParser(description="compare trireme's logits with transformers'")
+    parser.add_argument("folders", nargs="+")
     parser.add_argument("--ids", help="a JSON file [B][T] of token ids")
     parser.add_argument("--trireme", default=os.path.join(ROOT, "build", "trireme"))
     parser.add_argument("--limit", type=float, default=1e-4)
     options = parser.parse_args()
-    with open(os.path.join(options.folder, "config.json"), encoding="utf-8") as file:
-        config = json.load(file)
     with tempfile.TemporaryDirectory() as scratch:
-        ids_file = options.ids or os.path.join(options.folder, "ids.json")
-        if not os.path.exists(ids_file):
-            if options.ids:
-                stop(f"{ids_file} does not exist")
-            ids_file = os.path.join(scratch, "ids.json")
-            random = numpy.random.default_rng(5)
-            made = random.integers(config["vocab_size"], size=(2, min(48, config["n_positions"])))
-            with open(ids_file, "w", encoding="utf-8") as file:
-                json.dump(made.tolist(), file)
-        with open(ids_file, encoding="utf-8") as file:
-            ids = json.load(file)
-        ours = logits_of_trireme(options.trireme, options.folder, ids_file, os.path.join(scratch, "logits.npy"))
-        theirs = logits_of_transformers(options.folder, ids)
-    if ours.shape != theirs.shape or ours.dtype != numpy.float32:
-        stop(f"trireme wrote {ours.dtype} {ours.shape}, transformers float32 {theirs.shape}")
-    if not numpy.isfinite(ours).all():
-        stop("trireme's logits are not all finite")
-    largest = float(numpy.abs(theirs).max())
-    error = float(numpy.abs(ours.astype(numpy.float64) - theirs).max()) / largest
-    print(f"{options.folder}: logits {list(ours.shape)}, largest {largest:.4f}, max relative error {error:.2e} "
-          f"(limit {options.limit:.0e}) {'ok' if error <= options.limit else 'TOO LARGE'}")
-    return 0 if error <= options.limit else 1
+        good = [compare(folder, options, scratch) for folder in options.folders]
+    return 0 if all(good) else 1
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that has the packages of tests/requirements.txt, for the optional checks:
+# Prints the path of a Python that has the packages of tests/requirements.txt, for the optional
+# checks:
 #
 #     python=$(tools/python.sh) || exit $?        # 77: not to be had here, so the check is skipped
 #     "$python" tests/compare_hf.py ...
 #
-# Looks, in this order, at $TRIREME_PYTHON, build/venv and python3 on the path. When none has the packages
-# it makes build/venv and installs them there, about 1 GB. TRIREME_PYTHON=none never installs and exits 77.
-# What it does and why it gave up goes to standard error. Exit status 77 when there is no Python, no venv
-# module, or no package registry that answers.
+# Looks, in this order, at $TRIREME_PYTHON, build/venv and python3 on the path. When none has the
+# packages it makes build/venv and installs them there, about 1 GB. TRIREME_PYTHON=none never
+# installs and exits 77. What it does and why it gave up goes to standard error. Exit status 77 when
+# there is no Python, no venv module, or no package registry that answers.
 set -u
 cd "$(dirname "$0")/.." || exit 77
 root=$PWD
@@ -17,7 +18,8 @@ say() { echo "tools/python.sh: $*" >&2; }
 
 # The distributions are asked for by name, without importing them: importing torch takes seconds.
 has_packages() {
-    [ -n "$1" ] && command -v "$1" >/dev/null 2>&1 && "$1" - "$root/tests/requirements.txt" <<'PYTHON' 2>/dev/null
+    [ -n "$1" ] && command -v "$1" >/dev/null 2>&1 || return 1
+    "$1" - "$root/tests/requirements.txt" <<'PYTHON' 2>/dev/null
 import re, sys
 from importlib import metadata
 from importlib.util import find_spec
@@ -38,7 +40,7 @@ if [ -n "${TRIREME_PYTHON:-}" ]; then
         command -v "$TRIREME_PYTHON"
         exit 0
     fi
-    say "TRIREME_PYTHON=$TRIREME_PYTHON lacks packages of tests/requirements.txt; install them or unset it"
+    say "TRIREME_PYTHON=$TRIREME_PYTHON lacks packages of tests/requirements.txt"
     exit 77
 fi
 
@@ -66,7 +68,7 @@ if ! python3 -m venv --clear "$venv" >"$log" 2>&1; then
 fi
 if ! "$venv/bin/python" -m pip install --disable-pip-version-check --retries 1 --timeout 30 \
         -r tests/requirements.txt >>"$log" 2>&1 9>&-; then
-    say "pip could not install them (is a package registry reachable?); the end of build/venv.log says:"
+    say "pip could not install them; is a package registry reachable? build/venv.log ends:"
     tail -n 2 "$log" >&2
     exit 77
 fi
