@@ -1,9 +1,10 @@
 /* Fuzzing the tokenizer's readers and its losslessness. The first byte chooses:
  *   0  the rest is a tokenizer.json
  *   1  the rest is vocab.json, a zero byte, merges.txt
- *   2  the rest is a text for a fixed tokenizer: decode(encode(x)) == x, on one and on three threads
- *   3  the rest is a text to learn from, and then the text to encode
- * A tokenizer that loads encodes and decodes the input that it was read from. Build with clang: -fsanitize=fuzzer,address,undefined.
+ *   2  the rest is a text for a fixed tokenizer
+ *   3  the rest is a text to learn from
+ * Whatever tokenizer comes of it encodes the rest, on one and on three threads, and decodes it.
+ * Build with clang: -fsanitize=fuzzer,address,undefined.
  */
 #include "data/tokenizer.h"
 
@@ -15,8 +16,9 @@ static void same_or_abort(const tr_tokenizer *t, const char *text, int64_t lengt
     tr_text back = {0};
     tr_tokenizer_encode(t, text, length, true, &ids);
     tr_tokenizer_encode_parallel(t, text, length, true, 3, &again);
-    bool same = ids.count == again.count &&
-                (!ids.count || !memcmp(ids.items, again.items, (size_t)ids.count * sizeof *ids.items));
+    bool same =
+        ids.count == again.count &&
+        (!ids.count || !memcmp(ids.items, again.items, (size_t)ids.count * sizeof *ids.items));
     tr_error *error = tr_tokenizer_decode(t, ids.items, ids.count, &back);
     if (error || !same ||
         (tr_tokenizer_lossless(t) && ((int64_t)back.length != length ||
@@ -49,10 +51,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 1:
         if (middle)
-            error = tr_tokenizer_parse_pair(text, middle - text, middle + 1, text + length - middle - 1, "fuzz", &t);
+            error = tr_tokenizer_parse_pair(text, middle - text, middle + 1,
+                                            text + length - middle - 1, "fuzz", &t);
         break;
     case 2:
-        error = tr_tokenizer_train(&(const char *){sample}, &(int64_t){sizeof sample - 1}, 1, &training, &t);
+        error = tr_tokenizer_train(&(const char *){sample}, &(int64_t){sizeof sample - 1}, 1,
+                                   &training, &t);
         break;
     case 3:
         training.kind = data[0] & 4 ? TR_TOKENIZER_CHARS : TR_TOKENIZER_BPE;

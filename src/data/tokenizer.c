@@ -1,9 +1,11 @@
-/* The tokenizer object: building it, finding added tokens in a text, dispatch by kind, threads, decoding.
+/* The tokenizer object: building it, finding added tokens in a text, dispatch by kind, threads,
+ * decoding.
  *
  * Encoding walks a text once: the added tokens ("<|endoftext|>") that occur in it cut it into plain
- * stretches, and each stretch goes to its kind's encoder. The parallel variant collects the stretches first,
- * cuts the long ones where a pre-token ends in any case (tr_split_safe), encodes them in any order and joins the
- * results in the text's order; so the ids do not depend on the number of threads.
+ * stretches, and each stretch goes to its kind's encoder. The parallel variant collects the
+ * stretches first, cuts the long ones where a pre-token ends in any case (tr_split_safe), encodes
+ * them in any order and joins the results in the text's order; so the ids do not depend on the
+ * number of threads.
  */
 #include "data/tokenizer.h"
 
@@ -83,7 +85,8 @@ void tr_tokenizer_put_added(tr_tokenizer *t, const tr_added *added)
 static int by_length(const void *a, const void *b)
 {
     const tr_added *x = a, *y = b;
-    return x->length != y->length ? (x->length < y->length ? 1 : -1) : (x->id > y->id) - (x->id < y->id);
+    return x->length != y->length ? (x->length < y->length ? 1 : -1)
+                                  : (x->id > y->id) - (x->id < y->id);
 }
 
 static void finish_chars(tr_tokenizer *t)
@@ -112,7 +115,8 @@ void tr_tokenizer_finish(tr_tokenizer *t)
         const tr_added *added = &t->added[i];
         uint8_t first = (uint8_t)added->content[0];
         int group = added->normalized;
-        t->added_only[group] = t->added_groups & (1 << group) && t->added_only[group] != first ? -1 : first;
+        t->added_only[group] =
+            t->added_groups & (1 << group) && t->added_only[group] != first ? -1 : first;
         t->added_groups |= (uint8_t)(1 << group);
         t->added_first[first] |= (uint8_t)(1 << group);
         if (strcmp(added->content, END_OF_TEXT) == 0)
@@ -129,7 +133,8 @@ tr_tokenizer *tr_tokenizer_bytes_new(void)
     tr_tokenizer *t = tr_tokenizer_new(TR_TOKENIZER_BYTES, 257);
     for (int i = 0; i < 256; i++)
         tr_tokenizer_put(t, i, &(char){(char)i}, 1, 0);
-    tr_added end = {.content = END_OF_TEXT, .length = sizeof END_OF_TEXT - 1, .id = 256, .special = true};
+    tr_added end = {
+        .content = END_OF_TEXT, .length = sizeof END_OF_TEXT - 1, .id = 256, .special = true};
     tr_tokenizer_put_added(t, &end);
     tr_tokenizer_finish(t);
     return t;
@@ -215,8 +220,10 @@ static void encode_chars(const tr_tokenizer *t, const char *p, int64_t length, t
     }
 }
 
-/* A stretch without added tokens. `first`: nothing plain is before it since the last added token. */
-static void encode_plain(tr_encoder *encoder, const char *text, int64_t length, bool first, tr_ids *out)
+/* A stretch without added tokens. `first`: nothing plain is before it since the last added token.
+ */
+static void encode_plain(tr_encoder *encoder, const char *text, int64_t length, bool first,
+                         tr_ids *out)
 {
     switch (encoder->t->kind) {
     case TR_TOKENIZER_BPE:
@@ -303,8 +310,8 @@ static const tr_added *find_added(const walk *w, int64_t from, int64_t end, bool
     return NULL;
 }
 
-/* Tokens that ask for the text as it is are taken out first, all others from what is left: the order in
- * which Hugging Face's library looks. */
+/* Tokens that ask for the text as it is are taken out first, all others from what is left: the
+ * order in which Hugging Face's library looks. */
 static void walk_range(const walk *w, int64_t from, int64_t end, bool normalized)
 {
     const tr_added *added = NULL;
@@ -314,8 +321,8 @@ static void walk_range(const walk *w, int64_t from, int64_t end, bool normalized
         added = any ? find_added(w, seek, end, normalized, &at) : NULL;
         if (added)
             seek = at + added->length;
-        /* Passed over: special ones when they are not wanted, and one that the token before has stripped
-         * whole. */
+        /* Passed over: special ones when they are not wanted, and one that the token before has
+         * stripped whole. */
         if (added && ((added->special && !w->allow_special) || seek <= plain))
             continue;
         int64_t stop = added ? at : end;
@@ -347,8 +354,8 @@ static void take_direct(void *context, span found)
         tr_push(d->out->items, d->out->count, d->out->room) = found.id;
 }
 
-void tr_tokenizer_encode(const tr_tokenizer *t, const char *text, int64_t length, bool allow_special,
-                         tr_ids *out)
+void tr_tokenizer_encode(const tr_tokenizer *t, const char *text, int64_t length,
+                         bool allow_special, tr_ids *out)
 {
     direct d = {.text = text, .out = out};
     tr_encoder_start(&d.encoder, t, length);
@@ -453,16 +460,18 @@ void tr_tokenizer_encode_parallel(const tr_tokenizer *t, const char *text, int64
 
 /* Decoding */
 
-tr_error *tr_tokenizer_decode(const tr_tokenizer *t, const int32_t *ids, int64_t count, tr_text *out)
+tr_error *tr_tokenizer_decode(const tr_tokenizer *t, const int32_t *ids, int64_t count,
+                              tr_text *out)
 {
     for (int64_t i = 0; i < count; i++) {
         int64_t length;
         const char *bytes = tr_tokenizer_token_bytes(t, ids[i], &length);
         if (!bytes)
-            return tr_error_new(TR_USER,
-                                "token id %d (at position %lld) is not in the vocabulary, whose highest "
-                                "is %d: was the text encoded with another tokenizer?",
-                                ids[i], (long long)i, t->vocab_size - 1);
+            return tr_error_new(
+                TR_USER,
+                "token id %d (at position %lld) is not in the vocabulary, whose highest "
+                "is %d: was the text encoded with another tokenizer?",
+                ids[i], (long long)i, t->vocab_size - 1);
         tr_text_add(out, bytes, (size_t)length);
     }
     return NULL;

@@ -1,17 +1,18 @@
 /* Tokenizers: text to token ids and back.
  *
  * Three kinds:
- *   bpe    byte-level byte pair encoding (GPT-2, GPT-3), token for token what Hugging Face's `tokenizers`
- *          gives for the same vocabulary
+ *   bpe    byte-level byte pair encoding (GPT-2, GPT-3), token for token what Hugging Face's
+ *          `tokenizers` gives for the same vocabulary
  *   bytes  token id = byte value; 256 is "<|endoftext|>"
  *   chars  one token a code point learnt from a text; anything else becomes the token U+FFFD
  *
- * bpe and bytes are lossless: decode(encode(x)) == x for any bytes, valid UTF-8 or not (unless the file
- * asks for a space before each text, or its vocabulary lacks bytes: see tr_tokenizer_lossless). A tokenizer
- * never changes after it was made; any number of threads may use it at once.
+ * bpe and bytes are lossless: decode(encode(x)) == x for any bytes, valid UTF-8 or not (unless the
+ * file asks for a space before each text, or its vocabulary lacks bytes: see
+ * tr_tokenizer_lossless). A tokenizer never changes after it was made; any number of threads may
+ * use it at once.
  *
- * A file's special tokens, such as "<|endoftext|>", are found in a text only when `allow_special` is set;
- * otherwise the text is encoded like any other.
+ * A file's special tokens, such as "<|endoftext|>", are found in a text only when `allow_special`
+ * is set; otherwise the text is encoded like any other.
  */
 #pragma once
 #include <stdbool.h>
@@ -35,11 +36,12 @@ typedef struct tr_ids {
 } tr_ids;
 void tr_ids_free(tr_ids *ids);
 
-/* `spec` is "bytes", a tokenizer.json, or a directory with tokenizer.json or else vocab.json + merges.txt
- * (or encoder.json + vocab.bpe, which are the same under OpenAI's names). */
+/* `spec` is "bytes", a tokenizer.json, or a directory with tokenizer.json or else vocab.json +
+ * merges.txt (or encoder.json + vocab.bpe, which are the same under OpenAI's names). */
 tr_error *tr_tokenizer_load(const char *spec, tr_tokenizer **out);
 /* The same from memory; `where` names the source in messages. The bytes may be anything. */
-tr_error *tr_tokenizer_parse(const char *json, int64_t length, const char *where, tr_tokenizer **out);
+tr_error *tr_tokenizer_parse(const char *json, int64_t length, const char *where,
+                             tr_tokenizer **out);
 tr_error *tr_tokenizer_parse_pair(const char *vocab, int64_t vocab_length, const char *merges,
                                   int64_t merges_length, const char *where, tr_tokenizer **out);
 tr_tokenizer *tr_tokenizer_bytes_new(void);
@@ -47,12 +49,12 @@ void tr_tokenizer_free(tr_tokenizer *tokenizer); /* NULL is fine */
 
 typedef struct tr_tokenizer_training {
     tr_tokenizer_kind kind; /* TR_TOKENIZER_BYTES learns nothing and ignores the texts */
-    int32_t vocab_size;     /* bpe: at most this many tokens, "<|endoftext|>" and 256 bytes included */
-    int64_t min_count;      /* bpe: no merge of a pair seen less often; 0 and 1 are the same */
+    int32_t vocab_size; /* bpe: at most this many tokens, "<|endoftext|>" and 256 bytes included */
+    int64_t min_count;  /* bpe: no merge of a pair seen less often; 0 and 1 are the same */
 } tr_tokenizer_training;
-/* The result does not depend on anything but the texts (for bpe: nor on their order) and the options. With the
- * same texts Hugging Face's BpeTrainer gives the same tokenizer (special_tokens=["<|endoftext|>"],
- * initial_alphabet=ByteLevel.alphabet()). */
+/* The result does not depend on anything but the texts (for bpe: nor on their order) and the
+ * options. With the same texts Hugging Face's BpeTrainer gives the same tokenizer
+ * (special_tokens=["<|endoftext|>"], initial_alphabet=ByteLevel.alphabet()). */
 tr_error *tr_tokenizer_train(const char *const *texts, const int64_t *lengths, int64_t count,
                              const tr_tokenizer_training *options, tr_tokenizer **out);
 tr_error *tr_tokenizer_train_files(const char *const *paths, int64_t count,
@@ -72,7 +74,8 @@ int64_t tr_tokenizer_merge_count(const tr_tokenizer *tokenizer);
 int32_t tr_tokenizer_end_of_text(const tr_tokenizer *tokenizer); /* -1 when there is none */
 bool tr_tokenizer_lossless(const tr_tokenizer *tokenizer);
 /* The bytes that a token stands for (not NUL-terminated); NULL when there is no such token. */
-const char *tr_tokenizer_token_bytes(const tr_tokenizer *tokenizer, int32_t id, int64_t *out_length);
+const char *tr_tokenizer_token_bytes(const tr_tokenizer *tokenizer, int32_t id,
+                                     int64_t *out_length);
 bool tr_tokenizer_is_special(const tr_tokenizer *tokenizer, int32_t id);
 
 /* Appends the ids of text[0..length) to *out. */
@@ -85,11 +88,13 @@ void tr_tokenizer_encode_parallel(const tr_tokenizer *tokenizer, const char *tex
 tr_error *tr_tokenizer_decode(const tr_tokenizer *tokenizer, const int32_t *ids, int64_t count,
                               tr_text *out);
 
-/* Decoding as tokens come: what is appended to `out` is valid UTF-8 at any time. A sequence that is not
- * complete yet is held back, and what can never become valid is replaced by U+FFFD. Start with {0}. */
+/* Decoding as tokens come: what is appended to `out` is valid UTF-8 at any time. A sequence that is
+ * not complete yet is held back, and what can never become valid is replaced by U+FFFD. Start with
+ * {0}. */
 typedef struct tr_detokenizer {
     char held[4];
     int32_t count;
 } tr_detokenizer;
-void tr_detokenizer_push(tr_detokenizer *state, const tr_tokenizer *tokenizer, int32_t id, tr_text *out);
+void tr_detokenizer_push(tr_detokenizer *state, const tr_tokenizer *tokenizer, int32_t id,
+                         tr_text *out);
 void tr_detokenizer_finish(tr_detokenizer *state, tr_text *out);

@@ -1,10 +1,12 @@
 /* The merge engine of byte-level BPE.
  *
- * A piece (pre-token) starts as one symbol a byte. Then, again and again, the adjacent pair with the lowest
- * rank is replaced by its result, the leftmost first among equals, until no adjacent pair has a rank.
+ * A piece (pre-token) starts as one symbol a byte. Then, again and again, the adjacent pair with
+ * the lowest rank is replaced by its result, the leftmost first among equals, until no adjacent
+ * pair has a rank.
  *
  * Three ways, cheapest first:
- *   1. Most pre-tokens of real text are one token: a map made at load, from bytes to token. One look-up.
+ *   1. Most pre-tokens of real text are one token: one look-up in a map from bytes to token, which
+ *      is made at load.
  *   2. Of the others, those of at most WORD_BYTES bytes are remembered for the length of a call.
  *   3. Merging: on two flat arrays for short pieces, O(n^2) with a tiny constant; with a heap and a
  *      linked list for long ones, O(n log n), so that a megabyte without a space is no trap.
@@ -12,7 +14,7 @@
 #include "data/tokenizer_internal.h"
 
 enum {
-    SHORT = 192,          /* longest piece that is merged on flat arrays */
+    SHORT = 192, /* longest piece that is merged on flat arrays */
     SPLIT_BATCH = 128,
     CACHE_FIRST = 1 << 12, /* slots of the cache at first, at most half of them used */
     CACHE_LAST = 1 << 16,
@@ -64,7 +66,8 @@ static void word_map_init(tr_word_map *map, int64_t slots)
 {
     int shift = shift_for(slots);
     slots = (int64_t)1 << (64 - shift);
-    *map = (tr_word_map){tr_alloc_zero((size_t)slots, sizeof *map->slots), (uint64_t)slots - 1, shift, 0};
+    *map = (tr_word_map){tr_alloc_zero((size_t)slots, sizeof *map->slots), (uint64_t)slots - 1,
+                         shift, 0};
 }
 
 static inline uint64_t word_hash(tr_word_key key)
@@ -85,9 +88,22 @@ static inline tr_word_slot *word_slot(const tr_word_map *map, tr_word_key key)
 
 #define ONES(n) (~(uint64_t)0 >> (64 - 8 * (n)))
 static const tr_word_key masks[WORD_BYTES + 1] = {
-    {0, 0}, {ONES(1), 0}, {ONES(2), 0}, {ONES(3), 0}, {ONES(4), 0}, {ONES(5), 0}, {ONES(6), 0},
-    {ONES(7), 0}, {ONES(8), 0}, {ONES(8), ONES(1)}, {ONES(8), ONES(2)}, {ONES(8), ONES(3)},
-    {ONES(8), ONES(4)}, {ONES(8), ONES(5)}, {ONES(8), ONES(6)}, {ONES(8), ONES(7)},
+    {0, 0},
+    {ONES(1), 0},
+    {ONES(2), 0},
+    {ONES(3), 0},
+    {ONES(4), 0},
+    {ONES(5), 0},
+    {ONES(6), 0},
+    {ONES(7), 0},
+    {ONES(8), 0},
+    {ONES(8), ONES(1)},
+    {ONES(8), ONES(2)},
+    {ONES(8), ONES(3)},
+    {ONES(8), ONES(4)},
+    {ONES(8), ONES(5)},
+    {ONES(8), ONES(6)},
+    {ONES(8), ONES(7)},
 };
 
 /* 1 <= n <= WORD_BYTES; up to `limit` may be read. Bytes count from the low end (little-endian). */
@@ -182,9 +198,9 @@ static void sift_up(candidate *heap, int64_t i)
     heap[i] = moved;
 }
 
-/* The same for any n. Symbol i is alive while ids[i] >= 0; a candidate is stale unless ranks[at] is still its
- * rank. The heap never holds more than 2 n candidates: n at first, and two more for each that is taken and
- * merged, of which there are fewer than n. */
+/* The same for any n. Symbol i is alive while ids[i] >= 0; a candidate is stale unless ranks[at] is
+ * still its rank. The heap never holds more than 2 n candidates: n at first, and two more for each
+ * that is taken and merged, of which there are fewer than n. */
 static int64_t merge_long(const tr_tokenizer *t, int32_t *ids, int64_t n)
 {
     int32_t *ranks = tr_realloc(NULL, (size_t)n, sizeof *ranks);
@@ -259,13 +275,15 @@ void tr_bpe_finish(tr_tokenizer *t)
 {
     tr_pair_map_init(&t->ranks, t->merge_count);
     for (int64_t i = 0; i < t->merge_count; i++) {
-        tr_pair_slot *slot = tr_pair_map_put(&t->ranks, PAIR_KEY(t->merges[i].left, t->merges[i].right));
+        tr_pair_slot *slot =
+            tr_pair_map_put(&t->ranks, PAIR_KEY(t->merges[i].left, t->merges[i].right));
         slot->rank = (int32_t)i;
         slot->id = t->merges[i].result;
     }
     memset(t->byte_id, -1, sizeof t->byte_id);
     for (int32_t id = 0; id < t->vocab_size; id++)
-        if ((t->flags[id] & (TOKEN_PRESENT | TOKEN_RAW | TOKEN_ADDED)) == TOKEN_PRESENT && t->length[id] == 1)
+        if ((t->flags[id] & (TOKEN_PRESENT | TOKEN_RAW | TOKEN_ADDED)) == TOKEN_PRESENT &&
+            t->length[id] == 1)
             t->byte_id[(uint8_t)t->pool.bytes[t->start[id]]] = id;
     word_map_init(&t->words, TR_MAX(2 * (int64_t)t->vocab_size, 64));
     for (int32_t id = 0; id < t->vocab_size; id++) {
@@ -286,7 +304,8 @@ void tr_bpe_finish(tr_tokenizer *t)
 
 void tr_encoder_start(tr_encoder *encoder, const tr_tokenizer *t, int64_t text_length)
 {
-    *encoder = (tr_encoder){.t = t, .cached = text_length >= CACHE_TEXT && t->kind == TR_TOKENIZER_BPE};
+    *encoder =
+        (tr_encoder){.t = t, .cached = text_length >= CACHE_TEXT && t->kind == TR_TOKENIZER_BPE};
     if (encoder->cached)
         word_map_init(&encoder->cache, CACHE_FIRST);
 }
@@ -298,8 +317,8 @@ void tr_encoder_end(tr_encoder *encoder)
     tr_text_free(&encoder->scratch);
 }
 
-/* Remembers that the word of `key`, whose place in the cache is `slot`, gives ids[0..n). A full cache grows;
- * at its last size it is emptied, which costs less than what it saved since. */
+/* Remembers that the word of `key`, whose place in the cache is `slot`, gives ids[0..n). A full
+ * cache grows; at its last size it is emptied, which costs less than what it saved since. */
 static void remember(tr_encoder *encoder, tr_word_slot *slot, tr_word_key key, const int32_t *ids,
                      int64_t n)
 {

@@ -1,9 +1,9 @@
-/* What the files of the tokenizer share; nobody else includes this.
+/* What the files and the test of the tokenizer share; everybody else includes tokenizer.h.
  *
  * Invariants of a finished tokenizer:
  *   1. start/length/flags have vocab_size entries; an id without TOKEN_PRESENT is a hole.
  *   2. merges[r] is the merge of rank r; no pair (left, right) appears twice; `ranks` finds it.
- *   3. byte_id[b] is the token of the single byte b, or -1 (then the byte is `unknown`, or dropped).
+ *   3. byte_id[b] is the token of the single byte b, or -1: the byte is `unknown`, or dropped.
  *   4. words holds exactly tokens of at most WORD_BYTES bytes whose bytes the merges bring back to
  *      that one token, so that a look-up in it is an encoding.
  *   5. added is sorted by content length, longest first.
@@ -38,7 +38,8 @@ typedef struct tr_pair_map {
 
 void tr_pair_map_init(tr_pair_map *map, int64_t expected);
 void tr_pair_map_free(tr_pair_map *map);
-/* Finds or makes the slot of `key`; a new slot has rank -1. The map must have been given room for it. */
+/* Finds or makes the slot of `key`; a new slot has rank -1. The map must have been given room for
+ * it. */
 tr_pair_slot *tr_pair_map_put(tr_pair_map *map, uint64_t key);
 
 static inline const tr_pair_slot *tr_pair_map_find(const tr_pair_map *map, uint64_t key)
@@ -52,7 +53,8 @@ static inline const tr_pair_slot *tr_pair_map_find(const tr_pair_map *map, uint6
     }
 }
 
-/* A pre-token of 1 to WORD_BYTES bytes as two words: its bytes, zeros, and its length in the last byte. */
+/* A pre-token of 1 to WORD_BYTES bytes as two words: its bytes, zeros, and its length in the last
+ * byte. */
 typedef struct tr_word_key {
     uint64_t low, high;
 } tr_word_key;
@@ -85,9 +87,9 @@ struct tr_tokenizer {
     tr_text pool; /* the bytes of all tokens */
     tr_added *added;
     int64_t added_count, added_room;
-    /* Added tokens are in two groups, 0 not normalized and 1 normalized. A bit a group: which groups have
-     * tokens, which groups have tokens that start with a byte; and the byte that all of a group start
-     * with, or -1. */
+    /* Added tokens are in two groups, 0 not normalized and 1 normalized. A bit a group: which
+     * groups have tokens, which groups have tokens that start with a byte; and the byte that all of
+     * a group start with, or -1. */
     uint8_t added_groups, added_first[256];
     int added_only[2];
     /* bpe */
@@ -107,8 +109,9 @@ void tr_tokenizer_put(tr_tokenizer *t, int32_t id, const char *bytes, int64_t le
 void tr_tokenizer_put_added(tr_tokenizer *t, const tr_added *added); /* copies the content */
 void tr_tokenizer_finish(tr_tokenizer *t);
 
-/* The pre-tokenizer (tokenizer_split.c): writes the ends of up to `room` pre-tokens of text [p, end) into
- * `ends` and returns how many (0 only when p == end). A pre-token is found from its start alone. */
+/* The pre-tokenizer (tokenizer_split.c): writes the ends of up to `room` pre-tokens of text [p,
+ * end) into `ends` and returns how many (0 only when p == end). A pre-token is found from its start
+ * alone. */
 int64_t tr_split(const char *p, const char *end, const char **ends, int64_t room);
 /* True when a pre-token must end before text[at], whatever the pre-tokens before it are: a white
  * space character that follows something else. */
@@ -117,7 +120,8 @@ bool tr_split_safe(const char *text, int64_t length, int64_t at);
 /* The merge engine (tokenizer_bpe.c). An encoder is one thread's workspace, made for one call. */
 typedef struct tr_encoder {
     const tr_tokenizer *t;
-    tr_word_map cache;   /* pre-tokens of several tokens: value = place in `stored`, count = how many */
+    tr_word_map
+        cache; /* pre-tokens of several tokens: value = place in `stored`, count = how many */
     bool cached;
     tr_ids stored;
     tr_text scratch;
@@ -137,7 +141,7 @@ static inline void tr_ids_reserve(tr_ids *ids, int64_t more)
     ids->room = room;
 }
 
-/* GPT-2's way to write bytes as printable characters (tokenizer_read.c): the code point of a byte, and the
- * byte of a code point, or -1. */
+/* GPT-2's way to write bytes as printable characters (tokenizer_read.c): the code point of a byte,
+ * and the byte of a code point, or -1. */
 uint32_t tr_byte_char(uint8_t byte);
 int tr_char_byte(uint32_t code);

@@ -1,11 +1,11 @@
 /* Reading tokenizers: Hugging Face's tokenizer.json, and vocab.json + merges.txt.
  *
  * What these files can say and we cannot do is refused, never ignored: another model, normalizer,
- * pre-tokenizer, decoder, dropout and so on would give other ids. Not looked at, because they do not change
- * the ids of a text: truncation and padding (set anew for each call by their users).
+ * pre-tokenizer, decoder, dropout and so on would give other ids. Not looked at, because they do
+ * not change the ids of a text: truncation and padding (set anew for each call by their users).
  *
- * The bytes may be anything. Ids are bounded by the number of tokens, so a small file cannot ask for much
- * memory. Cost: linear in the file.
+ * The bytes may be anything. Ids are bounded by the number of tokens, so a small file cannot ask
+ * for much memory. Cost: linear in the file.
  */
 #include <jansson.h>
 
@@ -80,8 +80,8 @@ static tr_error *parse(const char *text, int64_t length, const char *where, json
     json_error_t problem;
     *out = json_loadb(text, (size_t)length, JSON_ALLOW_NUL, &problem);
     if (!*out)
-        return tr_error_new(TR_USER, "%s: not valid JSON at line %d, column %d (%s)", where, problem.line,
-                            problem.column, problem.text);
+        return tr_error_new(TR_USER, "%s: not valid JSON at line %d, column %d (%s)", where,
+                            problem.line, problem.column, problem.text);
     if (json_is_object(*out))
         return NULL;
     json_decref(*out);
@@ -94,8 +94,9 @@ static tr_error *id_of(const json_t *value, int64_t limit, const char *where, co
 {
     json_int_t id = json_integer_value(value);
     if (!json_is_integer(value) || id < 0 || id >= limit)
-        return tr_error_new(TR_USER, "%s: token \"%s\" must have a whole number from 0 to %lld as its id", where,
-                            token, (long long)limit - 1);
+        return tr_error_new(TR_USER,
+                            "%s: token \"%s\" must have a whole number from 0 to %lld as its id",
+                            where, token, (long long)limit - 1);
     *out = (int32_t)id;
     return NULL;
 }
@@ -119,8 +120,9 @@ static tr_error *measure(json_t *vocab, json_t *added, const char *where, int32_
         if (!content)
             return tr_error_new(TR_USER, "%s: added token %zu has no \"content\"", where, i);
         if (!*content || strlen(content) != json_string_length(json_object_get(value, "content")))
-            return tr_error_new(TR_USER, "%s: the content of added token %zu is empty or has a zero byte in it",
-                                where, i);
+            return tr_error_new(
+                TR_USER, "%s: the content of added token %zu is empty or has a zero byte in it",
+                where, i);
         TR_TRY(id_of(json_object_get(value, "id"), limit, where, content, &id));
         size = TR_MAX(size, id + 1);
     }
@@ -140,7 +142,8 @@ static tr_error *read_vocab(tr_tokenizer *t, json_t *vocab, const char *where)
     {
         int32_t id = (int32_t)json_integer_value(value);
         if (t->flags[id]) {
-            error = tr_error_new(TR_USER, "%s: two tokens have the id %d, one of them \"%s\"", where, id, text);
+            error = tr_error_new(TR_USER, "%s: two tokens have the id %d, one of them \"%s\"",
+                                 where, id, text);
             break;
         }
         bool plain = true;
@@ -150,7 +153,8 @@ static tr_error *read_vocab(tr_tokenizer *t, json_t *vocab, const char *where)
             bytes.length = 0;
             tr_text_add(&bytes, text, strlen(text));
         }
-        tr_tokenizer_put(t, id, bytes.bytes ? bytes.bytes : "", (int64_t)bytes.length, plain ? 0 : TOKEN_RAW);
+        tr_tokenizer_put(t, id, bytes.bytes ? bytes.bytes : "", (int64_t)bytes.length,
+                         plain ? 0 : TOKEN_RAW);
     }
     tr_text_free(&bytes);
     return error;
@@ -182,12 +186,14 @@ static tr_error *read_added(tr_tokenizer *t, json_t *list, json_t *vocab, const 
         TR_TRY(read_flag(item, "rstrip", false, where, &added.right_strip));
         TR_TRY(read_flag(item, "single_word", false, where, &word));
         if (word)
-            return tr_error_new(TR_USER, "%s: added token \"%s\" has single_word, which is not supported", where,
-                                added.content);
+            return tr_error_new(TR_USER,
+                                "%s: added token \"%s\" has single_word, which is not supported",
+                                where, added.content);
         const json_t *known = json_object_get(vocab, added.content);
         if (known ? json_integer_value(known) != added.id : t->flags[added.id] != 0)
-            return tr_error_new(TR_USER, "%s: added token \"%s\" has the id %d, which %s", where, added.content,
-                                added.id, known ? "differs from the vocabulary's" : "another token has");
+            return tr_error_new(TR_USER, "%s: added token \"%s\" has the id %d, which %s", where,
+                                added.content, added.id,
+                                known ? "differs from the vocabulary's" : "another token has");
         tr_tokenizer_put_added(t, &added);
     }
     return NULL;
@@ -209,8 +215,8 @@ static tr_error *put_merge(tr_tokenizer *t, json_t *vocab, const char *left, con
             (tr_merge){(int32_t)json_integer_value(a), (int32_t)json_integer_value(b),
                        (int32_t)json_integer_value(result)};
     else
-        error = tr_error_new(TR_USER, "%s: merge %lld makes \"%s\", which is not in the vocabulary", where,
-                             (long long)rank + 1, whole);
+        error = tr_error_new(TR_USER, "%s: merge %lld makes \"%s\", which is not in the vocabulary",
+                             where, (long long)rank + 1, whole);
     free(whole);
     return error;
 }
@@ -220,8 +226,10 @@ static tr_error *read_merge_text(tr_tokenizer *t, json_t *vocab, const char *tex
                                  const char *where, int64_t rank)
 {
     const char *space = memchr(text, ' ', length);
-    if (!space || memchr(space + 1, ' ', (size_t)(text + length - space - 1)) || memchr(text, 0, length))
-        return tr_error_new(TR_USER, "%s: merge %lld must be two tokens with one space between them", where,
+    if (!space || memchr(space + 1, ' ', (size_t)(text + length - space - 1)) ||
+        memchr(text, 0, length))
+        return tr_error_new(TR_USER,
+                            "%s: merge %lld must be two tokens with one space between them", where,
                             (long long)rank + 1);
     char *left = tr_strndup(text, (size_t)(space - text));
     char *right = tr_strndup(space + 1, (size_t)(text + length - space - 1));
@@ -241,18 +249,20 @@ static tr_error *read_merges(tr_tokenizer *t, json_t *vocab, json_t *merges, con
     {
         const json_t *left = json_array_get(item, 0), *right = json_array_get(item, 1);
         if (json_is_string(item))
-            TR_TRY(read_merge_text(t, vocab, json_string_value(item), json_string_length(item), where,
-                                   (int64_t)i));
+            TR_TRY(read_merge_text(t, vocab, json_string_value(item), json_string_length(item),
+                                   where, (int64_t)i));
         else if (json_array_size(item) == 2 && json_is_string(left) && json_is_string(right))
-            TR_TRY(put_merge(t, vocab, json_string_value(left), json_string_value(right), where, (int64_t)i));
+            TR_TRY(put_merge(t, vocab, json_string_value(left), json_string_value(right), where,
+                             (int64_t)i));
         else
-            return tr_error_new(TR_USER, "%s: merge %zu is neither \"a b\" nor [\"a\", \"b\"]", where, i + 1);
+            return tr_error_new(TR_USER, "%s: merge %zu is neither \"a b\" nor [\"a\", \"b\"]",
+                                where, i + 1);
     }
     return NULL;
 }
 
-/* Of a pair that is listed twice only the last counts (as in Hugging Face's library); the others are dropped, which
- * leaves the order of the rest. */
+/* Of a pair that is listed twice only the last counts (as in Hugging Face's library); the others
+ * are dropped, which leaves the order of the rest. */
 static void drop_repeated(tr_tokenizer *t)
 {
     tr_pair_map last;
@@ -312,12 +322,14 @@ static tr_error *check_bpe_model(const json_t *model, const char *where)
     return NULL;
 }
 
-static tr_error *read_unknown(tr_tokenizer *t, const json_t *model, json_t *vocab, const char *where)
+static tr_error *read_unknown(tr_tokenizer *t, const json_t *model, json_t *vocab,
+                              const char *where)
 {
     const json_t *unknown = json_object_get(model, "unk_token");
     if (is_blank(unknown))
         return NULL;
-    const json_t *id = json_is_string(unknown) ? json_object_get(vocab, json_string_value(unknown)) : NULL;
+    const json_t *id =
+        json_is_string(unknown) ? json_object_get(vocab, json_string_value(unknown)) : NULL;
     if (!id)
         return tr_error_new(TR_USER, "%s: the unk_token is not in the vocabulary", where);
     t->unknown = (int32_t)json_integer_value(id);
@@ -328,17 +340,19 @@ static tr_error *read_bpe_rules(tr_tokenizer *t, const json_t *root, const char 
 {
     const json_t *before = json_object_get(root, "pre_tokenizer");
     if (is_absent(before))
-        return tr_error_new(TR_USER, "%s: BPE without a pre-tokenizer is not supported: only ByteLevel is",
-                            where);
+        return tr_error_new(
+            TR_USER, "%s: BPE without a pre-tokenizer is not supported: only ByteLevel is", where);
     if (strcmp(type_of(before), "ByteLevel") != 0)
         return tr_error_new(TR_USER,
-                            "%s: the pre-tokenizer \"%s\" is not supported with BPE: only ByteLevel is (as in GPT-2)",
+                            "%s: the pre-tokenizer \"%s\" is not supported with BPE: only "
+                            "ByteLevel is (as in GPT-2)",
                             where, type_of(before));
     TR_TRY(read_flag(before, "add_prefix_space", true, where, &t->prefix_space));
     TR_TRY(read_flag(before, "use_regex", true, where, &t->split));
     const json_t *decoder = json_object_get(root, "decoder");
     if (!is_absent(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0)
-        return tr_error_new(TR_USER, "%s: the decoder \"%s\" is not supported with BPE: only ByteLevel is",
+        return tr_error_new(TR_USER,
+                            "%s: the decoder \"%s\" is not supported with BPE: only ByteLevel is",
                             where, type_of(decoder));
     return NULL;
 }
@@ -350,12 +364,14 @@ static tr_error *read_chars_rules(const json_t *root, json_t *vocab, const char 
     const char *pattern =
         json_string_value(json_object_get(json_object_get(before, "pattern"), "Regex"));
     const char *behavior = json_string_value(json_object_get(before, "behavior"));
-    if (strcmp(type_of(before), "Split") != 0 || !pattern || strcmp(pattern, CHARS_PATTERN) != 0 || !behavior ||
-        strcmp(behavior, "Isolated") != 0 || json_is_true(json_object_get(before, "invert")))
-        return tr_error_new(TR_USER,
-                            "%s: a WordLevel model is supported only with the pre-tokenizer Split, pattern %s, "
-                            "behavior Isolated (a token a character)",
-                            where, CHARS_PATTERN);
+    if (strcmp(type_of(before), "Split") != 0 || !pattern || strcmp(pattern, CHARS_PATTERN) != 0 ||
+        !behavior || strcmp(behavior, "Isolated") != 0 ||
+        json_is_true(json_object_get(before, "invert")))
+        return tr_error_new(
+            TR_USER,
+            "%s: a WordLevel model is supported only with the pre-tokenizer Split, pattern %s, "
+            "behavior Isolated (a token a character)",
+            where, CHARS_PATTERN);
     const char *text;
     json_t *value;
     json_object_foreach(vocab, text, value)
@@ -390,17 +406,18 @@ static bool adds_nothing(const json_t *after)
 static tr_error *check_surroundings(const json_t *root, const char *where)
 {
     const json_t *normalizer = json_object_get(root, "normalizer");
-    if (!is_absent(normalizer) &&
-        (strcmp(type_of(normalizer), "Sequence") != 0 ||
-         json_array_size(json_object_get(normalizer, "normalizers")) > 0))
-        return tr_error_new(TR_USER, "%s: the normalizer \"%s\" is not supported: only texts taken as they are",
-                            where, type_of(normalizer));
+    if (!is_absent(normalizer) && (strcmp(type_of(normalizer), "Sequence") != 0 ||
+                                   json_array_size(json_object_get(normalizer, "normalizers")) > 0))
+        return tr_error_new(
+            TR_USER, "%s: the normalizer \"%s\" is not supported: only texts taken as they are",
+            where, type_of(normalizer));
     const json_t *after = json_object_get(root, "post_processor");
     if (!adds_nothing(after))
-        return tr_error_new(TR_USER,
-                            "%s: the post-processor \"%s\" is not supported: only such as add no tokens to a "
-                            "text are",
-                            where, type_of(after));
+        return tr_error_new(
+            TR_USER,
+            "%s: the post-processor \"%s\" is not supported: only such as add no tokens to a "
+            "text are",
+            where, type_of(after));
     const json_t *added = json_object_get(root, "added_tokens");
     if (!is_absent(added) && !json_is_array(added))
         return tr_error_new(TR_USER, "%s: \"added_tokens\" must be a list", where);
@@ -418,8 +435,9 @@ static tr_error *build(json_t *root, const char *where, tr_tokenizer **out)
         type = "BPE";
     bool chars = strcmp(type, "WordLevel") == 0;
     if (!chars && strcmp(type, "BPE") != 0)
-        return tr_error_new(TR_USER, "%s: the model \"%s\" is not supported: BPE is, and WordLevel of characters",
-                            where, type);
+        return tr_error_new(
+            TR_USER, "%s: the model \"%s\" is not supported: BPE is, and WordLevel of characters",
+            where, type);
     if (!json_is_object(vocab))
         return tr_error_new(TR_USER, "%s: the model has no \"vocab\" of tokens and ids", where);
     TR_TRY(check_surroundings(root, where));
@@ -445,7 +463,8 @@ done:
     return error;
 }
 
-tr_error *tr_tokenizer_parse(const char *json, int64_t length, const char *where, tr_tokenizer **out)
+tr_error *tr_tokenizer_parse(const char *json, int64_t length, const char *where,
+                             tr_tokenizer **out)
 {
     json_t *root = NULL;
     *out = NULL;
@@ -474,7 +493,8 @@ static tr_error *read_merge_lines(tr_tokenizer *t, json_t *vocab, const char *te
     return NULL;
 }
 
-/* `config` is tokenizer_config.json or NULL; what it says of the prefix space and of added tokens counts. */
+/* `config` is tokenizer_config.json or NULL; what it says of the prefix space and of added tokens
+ * counts. */
 static tr_error *build_pair(json_t *vocab, const char *merges, int64_t length, json_t *config,
                             const char *where, tr_tokenizer **out)
 {
@@ -487,8 +507,9 @@ static tr_error *build_pair(json_t *vocab, const char *merges, int64_t length, j
         char *rest;
         long long id = strtoll(key, &rest, 10);
         if (*rest || rest == key || !json_is_object(value)) {
-            error = tr_error_new(TR_USER, "%s: tokenizer_config.json: \"%s\" in added_tokens_decoder is no token id",
-                                 where, key);
+            error = tr_error_new(
+                TR_USER, "%s: tokenizer_config.json: \"%s\" in added_tokens_decoder is no token id",
+                where, key);
             goto done;
         }
         json_t *copy = json_copy(value);
@@ -598,10 +619,11 @@ static tr_error *load_directory(const char *directory, tr_tokenizer **out)
         return load_pair(directory, "vocab.json", "merges.txt", out);
     if (has(directory, "encoder.json") && has(directory, "vocab.bpe"))
         return load_pair(directory, "encoder.json", "vocab.bpe", out);
-    return tr_error_new(TR_USER,
-                        "%s: no tokenizer in this directory: it needs tokenizer.json, or vocab.json and "
-                        "merges.txt, or encoder.json and vocab.bpe",
-                        directory);
+    return tr_error_new(
+        TR_USER,
+        "%s: no tokenizer in this directory: it needs tokenizer.json, or vocab.json and "
+        "merges.txt, or encoder.json and vocab.bpe",
+        directory);
 }
 
 tr_error *tr_tokenizer_load(const char *spec, tr_tokenizer **out)
@@ -614,9 +636,10 @@ tr_error *tr_tokenizer_load(const char *spec, tr_tokenizer **out)
     if (tr_path_is_directory(spec))
         return load_directory(spec, out);
     if (!tr_path_exists(spec))
-        return tr_error_new(TR_USER,
-                            "no tokenizer '%s': give \"bytes\", a tokenizer.json, or a directory with one (or with "
-                            "vocab.json and merges.txt)",
-                            spec);
+        return tr_error_new(
+            TR_USER,
+            "no tokenizer '%s': give \"bytes\", a tokenizer.json, or a directory with one (or with "
+            "vocab.json and merges.txt)",
+            spec);
     return load_file(spec, out);
 }

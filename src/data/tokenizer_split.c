@@ -2,19 +2,27 @@
  *
  * It cuts a text into the leftmost matches of
  *     's | 't | 're | 've | 'm | 'll | 'd | " "? L+ | " "? N+ | " "? O+ | S+ (?!\S) | S+
- * where L is a letter, N a number, S white space and O anything else; a byte that is not part of valid UTF-8
- * is an O. Every byte belongs to exactly one pre-token, and the first alternative that matches wins, so the
- * next pre-token depends only on the text from its start on. The look-ahead means: of a run of white space
- * before something else, the last character is left for the next pre-token.
+ * where L is a letter, N a number, S white space and O anything else; a byte that is not part of
+ * valid UTF-8 is an O. Every byte belongs to exactly one pre-token, and the first alternative that
+ * matches wins, so the next pre-token depends only on the text from its start on. The look-ahead
+ * means: of a run of white space before something else, the last character is left for the next
+ * pre-token.
  *
  * Cost: one table look-up a byte for ASCII.
  */
 #include "data/tokenizer_internal.h"
 #include "data/unicode.h"
 
-enum { O = TR_UNICODE_OTHER, L = TR_UNICODE_LETTER, N = TR_UNICODE_NUMBER, S = TR_UNICODE_SPACE, M };
+enum {
+    O = TR_UNICODE_OTHER,
+    L = TR_UNICODE_LETTER,
+    N = TR_UNICODE_NUMBER,
+    S = TR_UNICODE_SPACE,
+    M
+};
 
 /* Classes of the bytes below 128; the others (M) need decoding. */
+/* clang-format off */
 static const uint8_t classes[256] = {
     O, O, O, O, O, O, O, O, O, S, S, S, S, S, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O,
     S, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, N, N, N, N, N, N, N, N, N, N, O, O, O, O, O, O,
@@ -25,6 +33,7 @@ static const uint8_t classes[256] = {
     M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M,
     M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M, M,
 };
+/* clang-format on */
 
 /* The class of the character at p < end, and its length. */
 static inline int class_at(const char *p, const char *end, int *length)
@@ -101,8 +110,8 @@ bool tr_split_safe(const char *text, int64_t length, int64_t at)
 {
     if (at <= 0 || at >= length || classes[(uint8_t)text[at]] != S)
         return false;
-    /* Back to the lead byte of the character before; a sequence that reaches exactly to `at` from a lead
-     * byte is how the pre-tokenizer decodes it too. */
+    /* Back to the lead byte of the character before; a sequence that reaches exactly to `at` from a
+     * lead byte is how the pre-tokenizer decodes it too. */
     int64_t lead = at - 1;
     while (lead > 0 && at - lead < 4 && ((uint8_t)text[lead] & 0xC0) == 0x80)
         lead--;

@@ -1,17 +1,21 @@
 /* Learning tokenizers from texts.
  *
- * Byte pair encoding. The texts are cut into pre-tokens as in encoding ("<|endoftext|>" in a text is a document's
- * end and not learnt from); equal ones are counted once. Then the most frequent adjacent pair of symbols, the
- * one with the smallest ids among equals, becomes a token and is replaced everywhere, until the vocabulary is
- * full. Ids: "<|endoftext|>", the 256 bytes in the order of GPT-2's characters for them, then one a merge.
+ * Byte pair encoding. The texts are cut into pre-tokens as in encoding ("<|endoftext|>" in a text
+ * is a document's end and not learnt from); equal ones are counted once. Then the most frequent
+ * adjacent pair of symbols, the one with the smallest ids among equals, becomes a token and is
+ * replaced everywhere, until the vocabulary is full. Ids: "<|endoftext|>", the 256 bytes in the
+ * order of GPT-2's characters for them, then one a merge.
  *
- * A pair's count is kept up to date as words change. The queue holds (count, pair, words that may have it);
- * an entry whose count is no longer true goes back with the true one, so the top that is true is the greatest.
- * A merge visits only the words of its entry. Cost about O(unique bytes + all visits x log pairs).
+ * A pair's count is kept up to date as words change. The queue holds (count, pair, words that may
+ * have it); an entry whose count is no longer true goes back with the true one, so the top that is
+ * true is the greatest. A merge visits only the words of its entry. Cost about O(unique bytes + all
+ * visits x log pairs).
  *
- * Two pairs can make the same token ("ab"+"c", "a"+"bc"); the second then adds a merge, but no token.
+ * Two pairs can make the same token ("ab"+"c", "a"+"bc"); the second then adds a merge, but no
+ * token.
  *
- * Characters: the code points of the texts in their order, after U+FFFD (unknown), before "<|endoftext|>".
+ * Characters: the code points of the texts in their order, after U+FFFD (unknown), before
+ * "<|endoftext|>".
  */
 #define _GNU_SOURCE
 #include "base/file.h"
@@ -69,7 +73,8 @@ static string_slot *string_put(string_map *map, const char *bytes, int64_t lengt
             map->count++;
             return slot;
         }
-        if (slot->hash == hash && slot->length == length && memcmp(slot->bytes, bytes, (size_t)length) == 0)
+        if (slot->hash == hash && slot->length == length &&
+            memcmp(slot->bytes, bytes, (size_t)length) == 0)
             return slot;
     }
 }
@@ -102,8 +107,8 @@ typedef struct entry {
 typedef struct trainer {
     word *words;
     int64_t word_count;
-    int32_t *symbols; /* what the words' symbols point into */
-    tr_pair_map index;  /* pair of ids to its place in `pairs`; grows with them */
+    int32_t *symbols;  /* what the words' symbols point into */
+    tr_pair_map index; /* pair of ids to its place in `pairs`; grows with them */
     pair_state *pairs;
     int64_t pair_count, pair_room;
     int64_t *changed; /* pairs that gained words in this round */
@@ -119,7 +124,8 @@ static pair_state *pair_of(trainer *r, int32_t left, int32_t right)
         tr_pair_map_free(&r->index);
         tr_pair_map_init(&r->index, TR_MAX(2 * r->pair_count, 1 << 14));
         for (int64_t i = 0; i < r->pair_count; i++)
-            tr_pair_map_put(&r->index, PAIR_KEY(r->pairs[i].left, r->pairs[i].right))->rank = (int32_t)i;
+            tr_pair_map_put(&r->index, PAIR_KEY(r->pairs[i].left, r->pairs[i].right))->rank =
+                (int32_t)i;
     }
     tr_pair_slot *slot = tr_pair_map_put(&r->index, PAIR_KEY(left, right));
     if (slot->rank < 0) {
@@ -228,7 +234,8 @@ static void merge_word(trainer *r, int64_t w, int32_t left, int32_t right, int32
 }
 
 /* The pre-tokens of the texts, counted; slot->value is the count. */
-static void count_words(const char *const *texts, const int64_t *lengths, int64_t count, string_map *map)
+static void count_words(const char *const *texts, const int64_t *lengths, int64_t count,
+                        string_map *map)
 {
     for (int64_t i = 0; i < count; i++) {
         const char *p = texts[i], *end = p + lengths[i];
@@ -295,11 +302,13 @@ static void order_bytes(uint8_t *order)
 
 static tr_added end_of_text(int32_t id)
 {
-    return (tr_added){.content = END_OF_TEXT, .length = sizeof END_OF_TEXT - 1, .id = id, .special = true};
+    return (tr_added){
+        .content = END_OF_TEXT, .length = sizeof END_OF_TEXT - 1, .id = id, .special = true};
 }
 
 /* Learns merges until there are `vocab_size` tokens. tokens[id] are the bytes of each. */
-static int32_t learn(trainer *r, const tr_tokenizer_training *options, tr_text *tokens, tr_tokenizer *t)
+static int32_t learn(trainer *r, const tr_tokenizer_training *options, tr_text *tokens,
+                     tr_tokenizer *t)
 {
     string_map known = {0};
     int32_t count = ALPHABET;
@@ -329,7 +338,8 @@ static int32_t learn(trainer *r, const tr_tokenizer_training *options, tr_text *
         } else {
             tr_text_free(&text);
         }
-        tr_push(t->merges, t->merge_count, t->merge_room) = (tr_merge){pair.left, pair.right, result};
+        tr_push(t->merges, t->merge_count, t->merge_room) =
+            (tr_merge){pair.left, pair.right, result};
         for (int64_t i = 0; i < top.where.count; i++)
             merge_word(r, top.where.items[i], pair.left, pair.right, result);
         free(top.where.items);

@@ -1,8 +1,8 @@
 /* Writing tokenizers in Hugging Face's layout.
  *
- * tokenizer.json holds everything; vocab.json and merges.txt repeat it for readers of the older layout, and
- * tokenizer_config.json tells `transformers` which class opens it. Tokens are written in the order of their ids, so
- * equal tokenizers give equal files.
+ * tokenizer.json holds everything; vocab.json and merges.txt repeat it for readers of the older
+ * layout, and tokenizer_config.json tells `transformers` which class opens it. Tokens are written
+ * in the order of their ids, so equal tokenizers give equal files.
  *
  *   bpe    model BPE, pre-tokenizer and decoder ByteLevel
  *   bytes  the same without merges
@@ -121,21 +121,23 @@ static void add_added_fields(const tr_added *added, tr_text *out)
     tr_text_format(out,
                    ", \"single_word\": false, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, "
                    "\"special\": %s}",
-                   boolean(added->left_strip), boolean(added->right_strip), boolean(added->normalized),
-                   boolean(added->special));
+                   boolean(added->left_strip), boolean(added->right_strip),
+                   boolean(added->normalized), boolean(added->special));
 }
 
 static void add_byte_level(const tr_tokenizer *t, const char *key, tr_text *out)
 {
-    tr_text_format(out,
-                   "  \"%s\": {\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": true, "
-                   "\"use_regex\": %s},\n",
-                   key, boolean(t->prefix_space), boolean(t->split || t->kind == TR_TOKENIZER_BYTES));
+    tr_text_format(
+        out,
+        "  \"%s\": {\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": true, "
+        "\"use_regex\": %s},\n",
+        key, boolean(t->prefix_space), boolean(t->split || t->kind == TR_TOKENIZER_BYTES));
 }
 
 static void tokenizer_json(const tr_tokenizer *t, tr_text *out)
 {
-    add(out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
+    add(out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  "
+             "\"added_tokens\": [");
     const tr_added **added = sorted_added(t);
     for (int64_t i = 0; i < t->added_count; i++) {
         tr_text_format(out, "%s\n    {\"id\": %d, ", i ? "," : "", added[i]->id);
@@ -147,13 +149,15 @@ static void tokenizer_json(const tr_tokenizer *t, tr_text *out)
     if (chars) {
         add(out, "  \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
         add_string(out, CHARS_PATTERN, sizeof CHARS_PATTERN - 1);
-        add(out, "}, \"behavior\": \"Isolated\", \"invert\": false},\n  \"post_processor\": null,\n"
-                 "  \"decoder\": {\"type\": \"Fuse\"},\n  \"model\": {\n    \"type\": \"WordLevel\",\n");
+        add(out,
+            "}, \"behavior\": \"Isolated\", \"invert\": false},\n  \"post_processor\": null,\n"
+            "  \"decoder\": {\"type\": \"Fuse\"},\n  \"model\": {\n    \"type\": \"WordLevel\",\n");
     } else {
         add_byte_level(t, "pre_tokenizer", out);
         add(out, "  \"post_processor\": null,\n");
         add_byte_level(t, "decoder", out);
-        add(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"continuing_subword_prefix\": "
+        add(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    "
+                 "\"continuing_subword_prefix\": "
                  "null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n    "
                  "\"byte_fallback\": false,\n    \"ignore_merges\": false,\n");
     }
@@ -180,7 +184,8 @@ static void config_json(const tr_tokenizer *t, tr_text *out)
 {
     bool chars = t->kind == TR_TOKENIZER_CHARS;
     /* 2^53 is exact in every reader and means: no limit. */
-    tr_text_format(out, "{\n  \"tokenizer_class\": \"%s\",\n  \"model_max_length\": 9007199254740992,\n",
+    tr_text_format(out,
+                   "{\n  \"tokenizer_class\": \"%s\",\n  \"model_max_length\": 9007199254740992,\n",
                    chars ? "PreTrainedTokenizerFast" : "GPT2Tokenizer");
     tr_text_format(out, "  \"add_prefix_space\": %s,\n  \"clean_up_tokenization_spaces\": false,\n",
                    boolean(t->prefix_space));

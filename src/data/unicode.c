@@ -1,4 +1,4 @@
-/* UTF-8 and code point classes; see unicode.h. The tables are written by tools/unicode_tables.py. */
+/* UTF-8 and code point classes; see unicode.h. tools/unicode_tables.py writes the tables. */
 #include "data/unicode.h"
 
 #include "data/unicode_tables.h"
@@ -16,8 +16,9 @@ tr_unicode_class tr_unicode_class_of(uint32_t code)
     return (tr_unicode_class)(block[(code & 127) >> 2] >> (2 * (code & 3)) & 3);
 }
 
-/* Length of the sequence that a lead byte announces, and the range of its second byte (which is where
- * overlong forms, surrogates and too large code points are told from valid ones). 0: no lead byte. */
+/* Length of the sequence that a lead byte announces, and the range of its second byte (which is
+ * where overlong forms, surrogates and too large code points are told from valid ones). 0: no lead
+ * byte. */
 static int lead_length(uint8_t lead, uint8_t *low, uint8_t *high)
 {
     *low = 0x80;

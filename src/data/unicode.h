@@ -1,7 +1,7 @@
 /* UTF-8 and the four classes of code points that the GPT-2 pre-tokenizer tells apart.
  *
- * Decoding is strict (no overlong forms, no surrogates, nothing above U+10FFFF) and never reads past
- * the end that it is given.
+ * Decoding is strict (no overlong forms, no surrogates, nothing above U+10FFFF) and never reads
+ * past the end that it is given.
  */
 #pragma once
 #include <stdint.h>
