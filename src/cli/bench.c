@@ -1,40 +1,291 @@
 /* `trireme bench`: what this machine reaches. */
 #include "cli/cli.h"
 
+#include <jansson.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
+#include "base/random.h"
 #include "base/suggest.h"
 #include "cli/options.h"
+#include "models/models.h"
+#include "plan/machine.h"
+#include "serve/generator.h"
+#include "train/trainer.h"
 
 typedef struct bench_options {
     const char *what; /* "gemm", "train", "generate" */
     char *const *overrides;
     int override_count;
-    const char *config, *isa;
-    int64_t threads;
-    double seconds;
-    bool json;
+    const char *isa;
+    int64_t steps, prompt_tokens, tokens;
+    bool json, profile;
 } bench_options;
+
+static double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* One JSON object, or its members a line each. Consumes the object. */
+static void print_take(json_t *object, bool json)
+{
+    const char *key;
+    json_t *value;
+    if (json) {
+        json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
+        putchar('\n');
+    } else {
+        json_object_foreach(object, key, value) {
+            char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+            printf("%-22s %s\n", key, text);
+            free(text);
+        }
+    }
+    json_decref(object);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *values, int64_t count)
+{
+    qsort(values, (size_t)count, sizeof *values, by_value);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+/* GPT-2 124M, 4 x 512 tokens, is what is measured when nothing else is said. */
+static tr_error *bench_config(const bench_options *options, tr_config **out)
+{
+    static char *const defaults[] = {"model.preset=gpt2", "train.batch=4", "train.seq=512", "out=bench"};
+    enum { DEFAULTS = sizeof defaults / sizeof *defaults };
+    char **all = tr_alloc_zero((size_t)(DEFAULTS + options->override_count + 1), sizeof *all);
+    char *isa = options->isa ? tr_format("isa=%s", options->isa) : NULL;
+    int count = 0;
+    for (int d = 0; d < DEFAULTS; d++) {
+        size_t key = strcspn(defaults[d], "=") + 1;
+        bool given = false;
+        for (int o = 0; o < options->override_count; o++)
+            given |= strncmp(defaults[d], options->overrides[o], key) == 0;
+        if (!given)
+            all[count++] = defaults[d];
+    }
+    for (int o = 0; o < options->override_count; o++)
+        all[count++] = options->overrides[o];
+    if (isa)
+        all[count++] = isa;
+    tr_error *error = tr_config_load(NULL, all, count, out);
+    free(all);
+    free(isa);
+    return error;
+}
+
+static tr_sizes bench_sizes(const tr_config *config)
+{
+    tr_sizes sizes = tr_config_sizes(config);
+    if (sizes.vocab == 0)
+        sizes.vocab = 50257;
+    return sizes;
+}
+
+/* Random tokens: the work does not depend on them. */
+static void fill_tokens(tr_program *p, int64_t count, int64_t seq, int64_t vocab, uint64_t seed)
+{
+    int32_t *ids = tr_program_find(p, "ids"), *positions = tr_program_find(p, "positions"),
+            *targets = tr_program_find(p, "targets");
+    for (int64_t i = 0; i < count; i++) {
+        ids[i] = (int32_t)(tr_random(seed, 0, 0, (uint64_t)i).word[0] % (uint64_t)vocab);
+        positions[i] = (int32_t)(i % seq);
+        targets[i] = (int32_t)(tr_random(seed, 0, 1, (uint64_t)i).word[0] % (uint64_t)vocab);
+    }
+}
+
+static tr_error *bench_train(const bench_options *options)
+{
+    tr_error *error = NULL;
+    tr_config *config = NULL;
+    tr_program *p = NULL;
+    json_t *list = json_array();
+    double *times = tr_alloc_zero((size_t)options->steps, sizeof *times);
+    TR_GO(bench_config(options, &config));
+    tr_sizes sizes = bench_sizes(config);
+    TR_GO(tr_trainer_plan(config, &sizes, tr_gpt, NULL, NULL, NULL, NULL, &p));
+    TR_GO(tr_program_allocate(p));
+    tr_program_init(p, 1);
+    int64_t rows = config->train.micro_batch, tokens = config->train.batch * config->train.seq;
+    *(float *)tr_program_find(p, "lr") = (float)config->optimizer.lr;
+    double peak = tr_machine_peak_flops(p->target.isa, config->train.precision, p->target.threads, 0.3);
+    for (int64_t s = -1; s < options->steps; s++) { /* the first is a warm-up */
+        double from = seconds_now();
+        *(int32_t *)tr_program_find(p, "step") = (int32_t)s + 2;
+        tr_program_run(p, TR_START, TR_START, 1, 0);
+        for (int64_t m = 0; m < p->micro_batches; m++) {
+            fill_tokens(p, rows * config->train.seq, config->train.seq, sizes.vocab, (uint64_t)(s + 2));
+            tr_program_run(p, TR_FORWARD, TR_BACKWARD, (uint32_t)s + 2, m);
+        }
+        tr_program_run(p, TR_UPDATE, TR_UPDATE, (uint32_t)s + 2, 0);
+        if (s >= 0) {
+            times[s] = seconds_now() - from;
+            json_array_append_new(list, json_real(times[s]));
+        }
+        p->profile = options->profile;
+    }
+    double step_s = median(times, options->steps), per_s = (double)tokens / step_s;
+    double flops = tr_flops_per_token(&sizes, tr_graph_parameters(p->graph), config->train.seq) * per_s;
+    print_take(json_pack("{s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s, s:o}", "tokens_per_s", per_s, "median_step_s", step_s,
+                         "gflops", flops / 1e9, "peak_gflops", peak / 1e9, "share_of_peak", flops / peak, "peak_bytes",
+                         (json_int_t)tr_process_peak_bytes(), "planned_peak_bytes",
+                         (json_int_t)tr_program_peak_bytes(p), "isa", tr_isa_name(p->target.isa), "step_s", list),
+               options->json);
+    list = NULL;
+    if (options->profile) {
+        char *text = tr_program_profile_text(p, peak);
+        fputs(text, stderr);
+        free(text);
+    }
+done:
+    json_decref(list);
+    free(times);
+    tr_program_free(p);
+    tr_config_free(config);
+    return error;
+}
+
+static tr_error *bench_generate(const bench_options *options)
+{
+    tr_error *error = NULL;
+    tr_config *config = NULL;
+    tr_generator *g = NULL;
+    tr_target target;
+    float *logits;
+    enum { ROUNDS = 3 };
+    double prefill[ROUNDS], decode[ROUNDS];
+    int32_t *prompt = NULL;
+    TR_GO(bench_config(options, &config));
+    tr_sizes sizes = bench_sizes(config);
+    int64_t n = options->prompt_tokens, bytes = 0;
+    if (n + options->tokens > sizes.context)
+        TR_GO(tr_error_new(TR_USER, "--prompt-tokens %lld and --tokens %lld do not fit in the context of %lld", (long long)n,
+                           (long long)options->tokens, (long long)sizes.context));
+    prompt = tr_alloc_zero((size_t)n, sizeof *prompt);
+    for (int64_t i = 0; i < n; i++)
+        prompt[i] = (int32_t)(tr_random(1, 0, 0, (uint64_t)i).word[0] % (uint64_t)sizes.vocab);
+    TR_GO(tr_config_target(config, &target));
+    TR_GO(tr_generator_random(&sizes, tr_gpt, &target, config->train.precision, &g));
+    for (int r = -1; r < ROUNDS; r++) {
+        tr_generator_reset(g);
+        double from = seconds_now();
+        TR_GO(tr_generator_append(g, prompt, n, &logits));
+        double middle = seconds_now();
+        bytes = 0;
+        for (int64_t i = 0; i < options->tokens; i++) {
+            int32_t token = (int32_t)(i % sizes.vocab);
+            TR_GO(tr_generator_append(g, &token, 1, &logits));
+            bytes += tr_generator_bytes_per_token(g);
+        }
+        if (r >= 0) {
+            prefill[r] = middle - from;
+            decode[r] = seconds_now() - middle;
+        }
+    }
+    double prefill_s = median(prefill, ROUNDS), decode_s = median(decode, ROUNDS);
+    double bandwidth = tr_machine_read_bandwidth(target.threads, INT64_C(1) << 29, 1.0);
+    print_take(json_pack("{s:f, s:f, s:f, s:f, s:f, s:s}", "tokens_per_s", (double)options->tokens / decode_s,
+                         "prefill_tokens_per_s", (double)n / prefill_s, "bytes_per_s", (double)bytes / decode_s,
+                         "read_bandwidth", bandwidth, "share_of_bandwidth", (double)bytes / decode_s / bandwidth, "isa",
+                         tr_isa_name(target.isa)),
+               options->json);
+done:
+    free(prompt);
+    tr_generator_free(g);
+    tr_config_free(config);
+    return error;
+}
+
+/* The product y = x w of one of GPT-2's shapes, by the kernel that training uses. */
+static tr_error *time_product(const tr_target *target, tr_dtype dtype, int64_t m, int64_t n, int64_t k, double *out_flops)
+{
+    tr_error *error = NULL;
+    tr_program *p = NULL;
+    enum { ROUNDS = 7 };
+    double times[ROUNDS];
+    tr_graph *g = tr_graph_new("gemm", dtype);
+    const char *xn[] = {"rows", "k"}, *wn[] = {"k", "n"};
+    tr_value x = tr_graph_leaf(g, TR_INPUT, "x", tr_shape_of(g, dtype, 2, xn, (int64_t[]){m, k}), tr_zeros());
+    tr_value w = tr_graph_leaf(g, TR_INPUT, "w", tr_shape_of(g, dtype, 2, wn, (int64_t[]){k, n}), tr_zeros());
+    tr_graph_output(g, "y", tr_linear(g, x, w, 0));
+    TR_GO(tr_program_build_take(g, target, 1, &p));
+    TR_GO(tr_program_allocate(p));
+    for (int r = -1; r < ROUNDS; r++) {
+        double from = seconds_now();
+        tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
+        if (r >= 0)
+            times[r] = seconds_now() - from;
+    }
+    *out_flops = 2.0 * (double)m * (double)n * (double)k / median(times, ROUNDS);
+done:
+    tr_program_free(p);
+    return error;
+}
+
+static tr_error *bench_gemm(const bench_options *options)
+{
+    static const int64_t shapes[][3] = {{2048, 2304, 768}, {2048, 768, 768}, {2048, 3072, 768}, {2048, 768, 3072}};
+    tr_config *config = NULL;
+    tr_target target;
+    TR_TRY(bench_config(options, &config));
+    tr_error *error = tr_config_target(config, &target);
+    tr_config_free(config);
+    TR_TRY(error);
+    json_t *object = json_object(), *list = json_array();
+    for (int d = 0; d < 2; d++) {
+        tr_dtype dtype = d ? TR_BF16 : TR_F32;
+        double peak = tr_machine_peak_flops(target.isa, dtype, target.threads, 0.5);
+        json_object_set_new(object, d ? "peak_gflops_bf16" : "peak_gflops_f32", json_real(peak / 1e9));
+        for (int s = 0; s < TR_COUNT(shapes) && !error; s++) {
+            double flops = 0;
+            error = time_product(&target, dtype, shapes[s][0], shapes[s][1], shapes[s][2], &flops);
+            json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:f, s:f}", "dtype", tr_dtype_name(dtype), "m",
+                                                  (json_int_t)shapes[s][0], "n", (json_int_t)shapes[s][1], "k",
+                                                  (json_int_t)shapes[s][2], "gflops", flops / 1e9, "share_of_peak",
+                                                  flops / peak));
+        }
+    }
+    json_object_set_new(object, "isa", json_string(tr_isa_name(target.isa)));
+    json_object_set_new(object, "read_bandwidth",
+                        json_real(tr_machine_read_bandwidth(target.threads, INT64_C(1) << 29, 0.5)));
+    json_object_set_new(object, "products", list);
+    print_take(object, options->json);
+    return error;
+}
 
 static tr_error *bench(const bench_options *options)
 {
-    (void)options;
-    return tr_error_new(TR_RUN, "bench is not implemented yet");
+    if (strcmp(options->what, "train") == 0)
+        return bench_train(options);
+    return strcmp(options->what, "generate") == 0 ? bench_generate(options) : bench_gemm(options);
 }
 
 tr_error *cmd_bench(int argc, char **argv)
 {
     static const char *const subjects[] = {"gemm", "train", "generate"};
-    bench_options with = {.seconds = 10};
+    bench_options with = {.steps = 5, .prompt_tokens = 512, .tokens = 128};
     const tr_option options[] = {
         {"json", 0, NULL, "print one JSON object", .flag = &with.json},
-        {"config", 'c', "FILE",
-         "for train and generate: the model and sizes; default GPT-2 124M, 4 x 512",
-         .text = &with.config},
-        {"seconds", 0, "X", "measure for about X seconds (10)", .real = &with.seconds, .least = 0.1,
-         .most = 86400},
-        {"threads", 0, "N", "threads; 0: all cores (0)", .integer = &with.threads, .most = 4096},
+        {"steps", 0, "N", "train: time N steps after one to warm up (5)", .integer = &with.steps, .least = 1,
+         .most = 1e6},
+        {"profile", 0, NULL, "train: print the time of each kind of op", .flag = &with.profile},
+        {"prompt-tokens", 0, "N", "generate: length of the prompt (512)", .integer = &with.prompt_tokens,
+         .least = 2, .most = 1e6},
+        {"tokens", 0, "N", "generate: tokens after the prompt (128)", .integer = &with.tokens, .least = 1,
+         .most = 1e6},
         {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16",
          .text = &with.isa},
     };

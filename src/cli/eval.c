@@ -1,8 +1,15 @@
 /* `trireme eval`: the loss of a model on a text, or its logits for given token ids. */
 #include "cli/cli.h"
 
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
 #include "base/memory.h"
 #include "cli/options.h"
+#include "models/models.h"
+#include "serve/score.h"
 
 typedef struct eval_options {
     const char *directory;
@@ -13,10 +20,35 @@ typedef struct eval_options {
     bool json;
 } eval_options;
 
+static tr_error *score(const eval_options *options, const tr_scoring *how)
+{
+    tr_score score;
+    TR_TRY(tr_score_text(options->directory, options->data, how, &score));
+    double perplexity = exp(score.loss), bits = score.bytes > 0 ? score.loss * (double)score.tokens / log(2) / (double)score.bytes : NAN;
+    if (options->json) {
+        json_t *object = json_pack("{s:f, s:f, s:o, s:I, s:I}", "loss", score.loss, "perplexity", perplexity,
+                                   "bits_per_byte", isfinite(bits) ? json_real(bits) : json_null(), "tokens",
+                                   (json_int_t)score.tokens, "bytes", (json_int_t)score.bytes);
+        json_dumpf(object, stdout, JSON_COMPACT);
+        putchar('\n');
+        json_decref(object);
+    } else {
+        printf("loss           %.4f nats a token\nperplexity     %.3f\n", score.loss, perplexity);
+        if (isfinite(bits))
+            printf("bits per byte  %.4f\n", bits);
+        printf("tokens         %lld\n", (long long)score.tokens);
+    }
+    return NULL;
+}
+
 static tr_error *eval(const eval_options *options)
 {
-    (void)options;
-    return tr_error_new(TR_RUN, "eval is not implemented yet");
+    tr_scoring how = {.model = tr_gpt, .seq = options->seq, .batch = options->batch,
+                      .target = {.threads = options->threads ? (int)options->threads : tr_cpu_cores()},
+                      .compute = options->precision && strcmp(options->precision, "bf16") == 0 ? TR_BF16 : TR_F32};
+    TR_TRY(tr_isa_parse(options->isa ? options->isa : "auto", &how.target.isa));
+    return options->logits ? tr_score_logits(options->directory, options->logits, options->out, &how)
+                           : score(options, &how);
 }
 
 tr_error *cmd_eval(int argc, char **argv)

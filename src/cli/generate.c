@@ -1,10 +1,16 @@
 /* `trireme generate`: continues a prompt with a trained model, writing the text as it comes. */
 #include "cli/cli.h"
 
-#include <math.h>
+#include <stdio.h>
 
+#include <jansson.h>
+
+#include "base/file.h"
 #include "base/memory.h"
 #include "cli/options.h"
+#include "models/huggingface.h"
+#include "models/models.h"
+#include "serve/generator.h"
 
 typedef struct generate_options {
     const char *directory;
@@ -16,10 +22,98 @@ typedef struct generate_options {
     bool greedy, json, quiet;
 } generate_options;
 
+static bool print_piece(void *context, const char *text, int64_t length)
+{
+    (void)context;
+    return fwrite(text, 1, (size_t)length, stdout) == (size_t)length && fflush(stdout) == 0;
+}
+
+static bool collect_piece(void *context, const char *text, int64_t length)
+{
+    tr_text_add(context, text, (size_t)length);
+    return true;
+}
+
+static tr_error *read_prompt(const generate_options *options, tr_text *out)
+{
+    tr_error *error = NULL;
+    tr_map map = {0};
+    char buffer[4096];
+    size_t n;
+    if (options->prompt) {
+        tr_text_add(out, options->prompt, strlen(options->prompt));
+    } else if (options->prompt_file) {
+        error = tr_map_open(options->prompt_file, &map);
+        if (!error)
+            tr_text_add(out, map.bytes, (size_t)map.size);
+        tr_map_close(&map);
+    } else {
+        tr_text_add(out, "", 0);
+        while ((n = fread(buffer, 1, sizeof buffer, stdin)) > 0)
+            tr_text_add(out, buffer, n);
+    }
+    return error;
+}
+
+static void print_json(const tr_text *text, const tr_generated *result)
+{
+    json_t *object = json_pack("{s:s%, s:I, s:I, s:f, s:f, s:s}", "text", text->bytes ? text->bytes : "",
+                               text->length, "tokens", (json_int_t)result->tokens, "prompt_tokens",
+                               (json_int_t)result->prompt_tokens, "tokens_per_s",
+                               result->decode_s > 0 ? (double)result->tokens / result->decode_s : 0.0, "prefill_s",
+                               result->prefill_s, "finish", result->finish);
+    json_dumpf(object, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(object);
+}
+
+static tr_error *one_text(const generate_options *options, tr_generator *generator, const tr_tokenizer *tokenizer,
+                          const tr_text *prompt, int64_t sample)
+{
+    tr_generated result;
+    tr_text text = {0};
+    tr_generate how = {.sampling = {.temperature = options->greedy ? 0 : options->temperature, .top_k = options->top_k,
+                                    .top_p = options->top_p, .repetition_penalty = options->repetition_penalty,
+                                    .seed = (uint64_t)(options->seed + sample)},
+                       .max_tokens = options->max_tokens,
+                       .stops = options->stop.items,
+                       .n_stops = options->stop.count,
+                       .stream = options->json ? collect_piece : print_piece,
+                       .context = &text};
+    if (!options->quiet)
+        how.stream(&text, prompt->bytes, (int64_t)prompt->length);
+    tr_error *error = tr_generator_run(generator, tokenizer, prompt->bytes, (int64_t)prompt->length, &how, &result);
+    if (!error && options->json)
+        print_json(&text, &result);
+    else if (!error)
+        putchar('\n');
+    tr_text_free(&text);
+    return error;
+}
+
 static tr_error *generate(const generate_options *options)
 {
-    (void)options;
-    return tr_error_new(TR_RUN, "generate is not implemented yet");
+    tr_error *error = NULL;
+    tr_target target = {.threads = options->threads ? (int)options->threads : tr_cpu_cores()};
+    tr_generator *generator = NULL;
+    tr_tokenizer *tokenizer = NULL;
+    tr_text prompt = {0};
+    tr_dtype compute = TR_F32;
+    TR_GO(tr_isa_parse(options->isa ? options->isa : "auto", &target.isa));
+    TR_GO(read_prompt(options, &prompt));
+    TR_GO(tr_tokenizer_load(options->directory, &tokenizer));
+    if (options->precision)
+        compute = strcmp(options->precision, "bf16") == 0 ? TR_BF16 : TR_F32;
+    else
+        TR_GO(tr_hf_dtype_read(options->directory, &compute));
+    TR_GO(tr_generator_open(options->directory, tr_gpt, &target, compute, &generator));
+    for (int64_t s = 0; s < options->samples; s++)
+        TR_GO(one_text(options, generator, tokenizer, &prompt, s));
+done:
+    tr_generator_free(generator);
+    tr_tokenizer_free(tokenizer);
+    tr_text_free(&prompt);
+    return error;
 }
 
 tr_error *cmd_generate(int argc, char **argv)

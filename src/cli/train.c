@@ -1,9 +1,13 @@
 /* `trireme train`: reads the config, or the one of the run that is resumed, and trains. */
 #include "cli/cli.h"
 
+#include <stdio.h>
+
 #include "base/log.h"
 #include "base/memory.h"
 #include "cli/options.h"
+#include "models/models.h"
+#include "train/run.h"
 
 typedef struct train_options {
     char *const *operands; /* CONFIG and overrides; overrides alone with --resume */
@@ -15,16 +19,32 @@ typedef struct train_options {
 static tr_error *train(const train_options *options)
 {
     tr_config *config = NULL;
+    tr_text dump = {0};
+    int signal = 0;
     tr_error *error = NULL;
-    if (options->resume)
-        TR_GO(tr_config_load_run(options->resume, options->operands, options->operand_count,
-                                 &config));
-    else
-        TR_GO(tr_cli_config(options->operands, options->operand_count, &config));
-    TR_GO(tr_config_check_run(config));
-    error = tr_error_new(TR_RUN, "train is not implemented yet");
+    char *isa = options->isa ? tr_format("isa=%s", options->isa) : NULL;
+    char **overrides = tr_alloc_zero((size_t)options->operand_count + 1, sizeof *overrides);
+    int first = options->resume ? 0 : 1, count = options->operand_count - first;
+    memcpy(overrides, options->operands + first, (size_t)count * sizeof *overrides);
+    if (isa)
+        overrides[count++] = isa;
+    TR_GO(options->resume ? tr_config_load_run(options->resume, overrides, count, &config)
+                          : tr_config_load(options->operands[0], overrides, count, &config));
+    TR_GO(tr_run(config,
+                 &(tr_run_options){.trainer = {.model = tr_gpt, .resume = options->resume,
+                                               .dump_after = options->dump_after, .dump = &dump},
+                                   .quiet = options->quiet, .profile = options->profile, .trace = options->trace},
+                 &signal));
+    if (dump.bytes)
+        fputs(dump.bytes, stdout);
+    if (signal)
+        error = tr_stopped_by(signal, "stopped by a signal after a clean save; go on with `trireme train --resume %s`",
+                              config->out);
 done:
+    tr_text_free(&dump);
     tr_config_free(config);
+    free(overrides);
+    free(isa);
     return error;
 }
 
@@ -36,7 +56,7 @@ tr_error *cmd_train(int argc, char **argv)
          .text = &train_with.resume},
         {"quiet", 'q', NULL, "print nothing but errors", .flag = &train_with.quiet},
         {"dump-after", 0, "PASS",
-         "print the graph as it is after PASS, and stop; `all` for every pass",
+         "print the graph as it is after PASS, and stop",
          .text = &train_with.dump_after},
         {"profile", 0, NULL,
          "print the time of each kind of op and its share of the machine's peak",

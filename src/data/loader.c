@@ -1,14 +1,15 @@
 /* Samples by number; see loader.h.
  *
- * sample i  -> (source, k): a chain of two-way splits. With f the share of source 0, the first i samples
- *              hold round(i f) of source 0; sample i is one of them if that count grows at i, and then its
- *              number within the source is the count. Otherwise i - round(i f) goes to the rest of the chain.
- * (source, k) -> epoch k / W and slot k % W, with W the windows of the source, equal in all epochs.
- * slot      -> window by a permutation keyed by (seed, source, epoch), then shard by binary search.
- * window w of a shard starts at jitter + w seq, jitter keyed by (seed, source, shard, epoch).
+ * sample i  -> (source, k): a chain of two-way splits. With f the share of source 0, the first i
+ * samples hold round(i f) of source 0; sample i is one of them if that count grows at i, and then
+ * its number within the source is the count. Otherwise i - round(i f) goes to the rest of the
+ * chain. (source, k) -> epoch k / W and slot k % W, with W the windows of the source, equal in all
+ * epochs. slot      -> window by a permutation keyed by (seed, source, epoch), then shard by binary
+ * search. window w of a shard starts at jitter + w seq, jitter keyed by (seed, source, shard,
+ * epoch).
  *
- * W leaves room for any jitter: of n tokens max(1, (n - seq) / seq) windows are used, and the jitter goes
- * up to what is left over, at most seq - 1.
+ * W leaves room for any jitter: of n tokens max(1, (n - seq) / seq) windows are used, and the
+ * jitter goes up to what is left over, at most seq - 1.
  *
  * Cost of a sample: O(sources + log shards) plus the copy.
  */
@@ -135,22 +136,23 @@ static const region *find_region(const region_list *list, int64_t window)
 
 static tr_error *outside(const tr_shard *shard, int64_t at, int32_t id, int64_t vocab)
 {
-    return tr_error_new(TR_USER,
-                        "token %lld of %s is %lld, but the model's vocabulary ends at %lld; was the file "
-                        "made with another tokenizer, or is it no token shard?",
-                        (long long)at, shard->path, (long long)(uint32_t)id, (long long)vocab - 1);
+    return tr_error_new(
+        TR_USER,
+        "token %lld of %s is %lld, but the model's vocabulary ends at %lld; was the file "
+        "made with another tokenizer, or is it no token shard?",
+        (long long)at, shard->path, (long long)(uint32_t)id, (long long)vocab - 1);
 }
 
-/* Our shards say their vocabulary; of foreign ones blocks are looked at now, so that a wrong file does
- * not stop a run after hours. tr_loader_sample checks every id in any case. */
+/* Our shards say their vocabulary; of foreign ones blocks are looked at now, so that a wrong file
+ * does not stop a run after hours. tr_loader_sample checks every id in any case. */
 static tr_error *check_vocab(const tr_shard *shard, int64_t vocab)
 {
     if (vocab && shard->vocab > vocab)
-        return tr_error_new(TR_USER,
-                            "%s was made with a vocabulary of %lld, the model has %lld; set model.vocab "
-                            "to at least %lld or take the tokenizer of the model",
-                            shard->path, (long long)shard->vocab, (long long)vocab,
-                            (long long)shard->vocab);
+        return tr_error_new(
+            TR_USER,
+            "%s was made with a vocabulary of %lld, the model has %lld; set model.vocab "
+            "to at least %lld or take the tokenizer of the model",
+            shard->path, (long long)shard->vocab, (long long)vocab, (long long)shard->vocab);
     if (!vocab || shard->vocab)
         return NULL;
     int32_t *ids = tr_alloc(SPOT_TOKENS * sizeof *ids);
@@ -183,10 +185,11 @@ static tr_error *add_train(tr_loader *loader, train_source *train)
     bool split = loader->options.val_split > 0 && loader->val_source_count == 0;
     int64_t tail = split ? (int64_t)((double)source->tokens * loader->options.val_split) : 0;
     if (split && tail < 2)
-        return tr_error_new(TR_USER,
-                            "data.val_split=%g of %s, which has %lld tokens, leaves nothing to validate on; "
-                            "raise it, set data.val, or set data.val_split=0",
-                            loader->options.val_split, source->name, (long long)source->tokens);
+        return tr_error_new(
+            TR_USER,
+            "data.val_split=%g of %s, which has %lld tokens, leaves nothing to validate on; "
+            "raise it, set data.val, or set data.val_split=0",
+            loader->options.val_split, source->name, (long long)source->tokens);
     int64_t train_tokens = source->tokens - tail;
     for (int64_t i = 0, seen = 0; i < source->shard_count; i++) {
         const tr_shard *shard = source->shards[i];
@@ -197,12 +200,12 @@ static tr_error *add_train(tr_loader *loader, train_source *train)
         train->fingerprint = tr_hash_word(train->fingerprint, shard->fingerprint);
     }
     if (train->regions.windows == 0)
-        return tr_error_new(TR_USER,
-                            "the data %s has %lld tokens to train on%s, too few for one sequence of train.seq=%lld "
-                            "(and one token to predict); give more text or lower train.seq%s",
-                            source->name, (long long)train_tokens,
-                            tail ? " besides its validation part" : "", (long long)seq,
-                            source->shard_count > 1 ? " (no sequence spans two shards)" : "");
+        return tr_error_new(
+            TR_USER,
+            "the data %s has %lld tokens to train on%s, too few for one sequence of train.seq=%lld "
+            "(and one token to predict); give more text or lower train.seq%s",
+            source->name, (long long)train_tokens, tail ? " besides its validation part" : "",
+            (long long)seq, source->shard_count > 1 ? " (no sequence spans two shards)" : "");
     return NULL;
 }
 
@@ -213,7 +216,8 @@ static tr_error *share_out(tr_loader *loader, const double *weights)
         train_source *train = &loader->sources[i];
         train->weight = weights ? weights[i] : (double)train->regions.windows;
         if (!(train->weight > 0) || !isfinite(train->weight))
-            return tr_error_new(TR_USER, "the weight of the data %s is %g; it must be a number above 0",
+            return tr_error_new(TR_USER,
+                                "the weight of the data %s is %g; it must be a number above 0",
                                 train->source->name, train->weight);
         left += train->weight;
     }
@@ -223,7 +227,8 @@ static tr_error *share_out(tr_loader *loader, const double *weights)
         train->fraction = (uint64_t)llround(share * ONE_AS_FRACTION);
         left -= train->weight;
         if (train->fraction == 0)
-            return tr_error_new(TR_USER, "the weight of the data %s is %g, too small beside the others'",
+            return tr_error_new(TR_USER,
+                                "the weight of the data %s is %g, too small beside the others'",
                                 train->source->name, train->weight);
     }
     return NULL;
@@ -249,7 +254,8 @@ tr_error *tr_loader_new_take(const tr_loader_options *options, tr_corpus **sourc
     if (count < 1 && val_count < 1)
         error = tr_error_new(TR_USER, "no training data is given; set data.train");
     else if (options->seq < 1)
-        error = tr_error_new(TR_USER, "train.seq is %lld; it must be at least 1", (long long)options->seq);
+        error = tr_error_new(TR_USER, "train.seq is %lld; it must be at least 1",
+                             (long long)options->seq);
     else if (!(options->val_split >= 0 && options->val_split < 1))
         error = tr_error_new(TR_USER, "data.val_split is %g; it must be at least 0 and below 1",
                              options->val_split);
@@ -265,8 +271,9 @@ tr_error *tr_loader_new_take(const tr_loader_options *options, tr_corpus **sourc
             add_val_region(&loader->val, source->shards[k], 0, source->shards[k]->tokens,
                            options->seq);
         if (source->tokens < 2) {
-            error = tr_error_new(TR_USER, "the validation data %s has %lld tokens; it needs at least 2",
-                                 source->name, (long long)source->tokens);
+            error =
+                tr_error_new(TR_USER, "the validation data %s has %lld tokens; it needs at least 2",
+                             source->name, (long long)source->tokens);
             goto done;
         }
     }
@@ -295,7 +302,8 @@ tr_error *tr_loader_open(const tr_loader_options *options, const tr_corpus_optio
     if (!error)
         error = open_sources(reading, val_paths, val_count, sources + count);
     if (!error) {
-        error = tr_loader_new_take(options, sources, weights, count, sources + count, val_count, out);
+        error =
+            tr_loader_new_take(options, sources, weights, count, sources + count, val_count, out);
     } else {
         for (int64_t i = 0; i < count + val_count; i++)
             tr_corpus_free(sources[i]);
@@ -375,16 +383,16 @@ static tr_error *fetch(const tr_loader *loader, const region *r, int64_t first, 
 tr_error *tr_loader_sample(const tr_loader *loader, int64_t global_index, int32_t *ids,
                            int32_t *targets)
 {
-    TR_CHECK(global_index >= 0 && global_index < INT64_MAX && loader->source_count > 0, "sample %lld",
-             (long long)global_index);
+    TR_CHECK(global_index >= 0 && global_index < INT64_MAX && loader->source_count > 0,
+             "sample %lld", (long long)global_index);
     int64_t number, s = pick_source(loader, global_index, &number);
     const region_list *list = &loader->sources[s].regions;
     int64_t epoch = number / list->windows, slot = number % list->windows;
     uint64_t key = draw(loader->options.seed, epoch, STREAM_SHUFFLE, s, 0);
     int64_t window = tr_permute(key, list->windows, slot);
     const region *r = find_region(list, window);
-    uint64_t jitter = draw(loader->options.seed, epoch, STREAM_JITTER, s, r - list->items) %
-                      (uint64_t)r->jitters;
+    uint64_t jitter =
+        draw(loader->options.seed, epoch, STREAM_JITTER, s, r - list->items) % (uint64_t)r->jitters;
     int64_t first = r->begin + (int64_t)jitter + (window - r->windows_before) * loader->options.seq;
     return fetch(loader, r, first, ids, targets);
 }
@@ -419,8 +427,8 @@ tr_loader_info tr_loader_describe(const tr_loader *loader)
                            .val_windows = loader->val.windows};
     for (int64_t i = 0; i < loader->source_count + loader->val_source_count; i++) {
         bool val = i >= loader->source_count;
-        const tr_corpus *source = val ? loader->val_sources[i - loader->source_count]
-                                      : loader->sources[i].source;
+        const tr_corpus *source =
+            val ? loader->val_sources[i - loader->source_count] : loader->sources[i].source;
         if (!val) {
             info.train_tokens += loader->sources[i].regions.tokens;
             info.train_windows += loader->sources[i].regions.windows;
@@ -448,18 +456,18 @@ char *tr_loader_state(const tr_loader *loader)
     for (int64_t i = 0; i < loader->source_count; i++) {
         const train_source *train = &loader->sources[i];
         json_t *name = json_string(train->source->name);
-        json_array_append_new(sources,
-                              json_pack("{s:o, s:I, s:o, s:f}", "name", name ? name : json_string("?"),
-                                        "tokens", (json_int_t)train->source->tokens, "fingerprint",
-                                        hex(train->fingerprint), "weight", train->weight));
+        json_array_append_new(sources, json_pack("{s:o, s:I, s:o, s:f}", "name",
+                                                 name ? name : json_string("?"), "tokens",
+                                                 (json_int_t)train->source->tokens, "fingerprint",
+                                                 hex(train->fingerprint), "weight", train->weight));
     }
     char seed[24];
     snprintf(seed, sizeof seed, "%" PRIu64, loader->options.seed);
-    json_t *state = json_pack("{s:i, s:I, s:s, s:f, s:b, s:b, s:o}", "version", (int)STATE_VERSION, "seq",
-                              (json_int_t)loader->options.seq, "seed", seed,
-                              "val_split", loader->options.val_split, "separate_val",
-                              loader->val_source_count > 0, "weighted", loader->weighted, "sources",
-                              sources);
+    json_t *state =
+        json_pack("{s:i, s:I, s:s, s:f, s:b, s:b, s:o}", "version", (int)STATE_VERSION, "seq",
+                  (json_int_t)loader->options.seq, "seed", seed, "val_split",
+                  loader->options.val_split, "separate_val", loader->val_source_count > 0,
+                  "weighted", loader->weighted, "sources", sources);
     char *text = json_dumps(state, JSON_COMPACT | JSON_REAL_PRECISION(17));
     json_decref(state);
     TR_CHECK(text, "the state of the data is no JSON");
@@ -468,18 +476,20 @@ char *tr_loader_state(const tr_loader *loader)
 
 static tr_error *changed(const char *what, const char *then, const char *now)
 {
-    return tr_error_new(TR_USER,
-                        "%s was %s when the checkpoint was saved and is %s now, so the run cannot go on "
-                        "where it stopped; put it back, or begin a new run from the saved weights",
-                        what, then, now);
+    return tr_error_new(
+        TR_USER,
+        "%s was %s when the checkpoint was saved and is %s now, so the run cannot go on "
+        "where it stopped; put it back, or begin a new run from the saved weights",
+        what, then, now);
 }
 
 static tr_error *compare_value(const json_t *then, const json_t *now, const char *key,
                                const char *what)
 {
     const json_t *a = json_object_get(then, key), *b = json_object_get(now, key);
-    if (a && b && (json_equal(a, b) || (json_is_number(a) && json_is_number(b) &&
-                                        json_number_value(a) == json_number_value(b))))
+    if (a && b &&
+        (json_equal(a, b) ||
+         (json_is_number(a) && json_is_number(b) && json_number_value(a) == json_number_value(b))))
         return NULL;
     char *a_text = a ? json_dumps(a, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6)) : NULL;
     char *b_text = b ? json_dumps(b, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6)) : NULL;
@@ -532,8 +542,9 @@ tr_error *tr_loader_check_state(const tr_loader *loader, const char *state)
     const json_t *sources = json_object_get(then, "sources");
     if (!json_is_object(then) || !json_is_array(sources) ||
         json_integer_value(json_object_get(then, "version")) != STATE_VERSION) {
-        error = tr_error_new(TR_USER, "the checkpoint's record of its data is damaged or of another version; "
-                                      "resume from another checkpoint");
+        error = tr_error_new(
+            TR_USER, "the checkpoint's record of its data is damaged or of another version; "
+                     "resume from another checkpoint");
         goto done;
     }
     if ((int64_t)json_array_size(sources) != loader->source_count) {
@@ -546,7 +557,8 @@ tr_error *tr_loader_check_state(const tr_loader *loader, const char *state)
     }
     TR_GO(compare_value(then, now, "seq", "train.seq"));
     TR_GO(compare_value(then, now, "seed", "the seed of the data's order"));
-    TR_GO(compare_value(then, now, "separate_val", "the use of separate validation data (data.val)"));
+    TR_GO(
+        compare_value(then, now, "separate_val", "the use of separate validation data (data.val)"));
     if (loader->val_source_count == 0)
         TR_GO(compare_value(then, now, "val_split", "data.val_split"));
     for (int64_t i = 0; i < loader->source_count; i++) /* last: weights follow from what is above */

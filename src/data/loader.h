@@ -1,22 +1,24 @@
 /* Training samples from token shards, by number.
  *
- * Sample i of a run is a pure function of (data, seed, seq, weights, i): no state is carried from one
- * sample to the next, so a checkpoint stores the number of samples used and nothing else, and every rank
- * fetches the rows of the global batch that it wants, whatever the layout.
+ * Sample i of a run is a pure function of (data, seed, seq, weights, i): no state is carried from
+ * one sample to the next, so a checkpoint stores the number of samples used and nothing else, and
+ * every rank fetches the rows of the global batch that it wants, whatever the layout.
  *
- * A sample is a window of seq + 1 tokens: ids are its first seq tokens, targets its last seq. Documents
- * are packed one after the other with their end-of-text tokens; a target of -1 means nothing to predict.
+ * A sample is a window of seq + 1 tokens: ids are its first seq tokens, targets its last seq.
+ * Documents are packed one after the other with their end-of-text tokens; a target of -1 means
+ * nothing to predict.
  *
- * Training windows do not overlap within an epoch; an epoch shows each window of a source once, in an
- * order of its own, cut at an offset of its own (0 to seq - 1), so that later epochs cut the text at other
- * places. A shard shorter than seq + 1 tokens beside longer ones gives no windows.
+ * Training windows do not overlap within an epoch; an epoch shows each window of a source once, in
+ * an order of its own, cut at an offset of its own (0 to seq - 1), so that later epochs cut the
+ * text at other places. A shard shorter than seq + 1 tokens beside longer ones gives no windows.
  *
- * Several sources are mixed by weight: after any number of samples each has had its share to within one
- * or two samples. Without weights the share is the size, so that all sources reach the end of an
- * epoch together.
+ * Several sources are mixed by weight: after any number of samples each has had its share to within
+ * one or two samples. Without weights the share is the size, so that all sources reach the end of
+ * an epoch together.
  *
- * Validation windows come in order and cover every token once as a target (but the first of each shard); the
- * last one of a shard is padded. They are the sources given for it, or the last `val_split` of each training source.
+ * Validation windows come in order and cover every token once as a target (but the first of each
+ * shard); the last one of a shard is padded. They are the sources given for it, or the last
+ * `val_split` of each training source.
  *
  * A loader never changes after it was made: any number of threads may fetch from it at once.
  */
@@ -69,7 +71,7 @@ char *tr_loader_state(const tr_loader *loader);
 /* An error that says what changed if the samples of this loader are not those of `state`. */
 tr_error *tr_loader_check_state(const tr_loader *loader, const char *state);
 
-/* The pseudo-random permutation behind the shuffle: a bijection on [0, count) chosen by `key`. A Feistel
- * network over the next power of two, walked until it lands inside: no table, fewer than 2 rounds
- * trips on average. */
+/* The pseudo-random permutation behind the shuffle: a bijection on [0, count) chosen by `key`. A
+ * Feistel network over the next power of two, walked until it lands inside: no table, fewer than 2
+ * rounds trips on average. */
 int64_t tr_permute(uint64_t key, int64_t count, int64_t index);

@@ -7,7 +7,8 @@
  *   starts   documents x u64: the first token of each document
  *   trailer  64 bytes: tokens i64, documents i64, bytes of text i64, zeros, CRC-32C of everything
  *            before the trailer u32, CRC-32C of the 52 bytes before u32, magic "TRTOKEND"
- * The counts stand at the end because the file is written in one pass, while they are not yet known.
+ * The counts stand at the end because the file is written in one pass, while they are not yet
+ * known.
  */
 #define _GNU_SOURCE
 #include "data/shard.h"
@@ -94,9 +95,9 @@ bool tr_shard_is_ours(const char *bytes, int64_t size)
 
 static tr_error *damaged(const tr_shard *shard, const char *what)
 {
-    return tr_error_new(TR_USER,
-                        "%s is damaged: %s; delete it and run again, it will be made anew from the text",
-                        shard->path, what);
+    return tr_error_new(
+        TR_USER, "%s is damaged: %s; delete it and run again, it will be made anew from the text",
+        shard->path, what);
 }
 
 /* The check sum of everything before the trailer. Pages of the map are given back on the way, or
@@ -125,7 +126,8 @@ static tr_error *parse_ours(tr_shard *shard)
     memcpy(&header, bytes, sizeof header);
     memcpy(&trailer, bytes + size - TRAILER_BYTES, sizeof trailer);
     if (header.version != SHARD_VERSION)
-        return tr_error_new(TR_USER, "%s is a token shard of version %u; this program reads version %d",
+        return tr_error_new(TR_USER,
+                            "%s is a token shard of version %u; this program reads version %d",
                             shard->path, header.version, SHARD_VERSION);
     if (header.crc != tr_crc32c(0, &header, HEADER_BYTES - 4))
         return damaged(shard, "its header does not match its check sum");
@@ -139,7 +141,8 @@ static tr_error *parse_ours(tr_shard *shard)
         return damaged(shard, "its header holds impossible values");
     int64_t room = size - HEADER_BYTES - TRAILER_BYTES;
     if (trailer.tokens < 0 || trailer.tokens > room / header.token_bytes || trailer.documents < 0 ||
-        trailer.documents > room / 8 || trailer.documents > trailer.tokens || trailer.text_bytes < 0)
+        trailer.documents > room / 8 || trailer.documents > trailer.tokens ||
+        trailer.text_bytes < 0)
         return damaged(shard, "its counts do not fit its size");
     int64_t id_bytes = (trailer.tokens * header.token_bytes + 7) / 8 * 8;
     if (id_bytes + trailer.documents * 8 != room)
@@ -157,13 +160,13 @@ static tr_error *parse_ours(tr_shard *shard)
     shard->crc = trailer.body_crc;
     shard->ids = bytes + HEADER_BYTES;
     shard->starts = shard->ids + id_bytes;
-    shard->fingerprint = tr_hash_word(tr_hash_word((uint64_t)trailer.tokens, trailer.body_crc),
-                                      header.tokenizer);
+    shard->fingerprint =
+        tr_hash_word(tr_hash_word((uint64_t)trailer.tokens, trailer.body_crc), header.tokenizer);
     return NULL;
 }
 
-/* Foreign files carry no check sum, and reading 17 GB for one would cost the instant start: the size
- * and 64 evenly spaced blocks stand for the content. */
+/* Foreign files carry no check sum, and reading 17 GB for one would cost the instant start: the
+ * size and 64 evenly spaced blocks stand for the content. */
 static uint64_t sampled_fingerprint(const char *bytes, int64_t size)
 {
     uint64_t hash = tr_hash_word(0, (uint64_t)size);
@@ -191,10 +194,11 @@ static tr_error *parse_llmc(tr_shard *shard, int32_t magic)
         return tr_error_new(TR_USER, "%s is an llm.c shard of version %d; version %d is read",
                             shard->path, header[1], llama ? 7 : 1);
     if (header[2] < 0 || shard->map.size != want)
-        return tr_error_new(TR_USER,
-                            "%s is damaged: its header promises %d tokens (%lld bytes), the file has %lld "
-                            "bytes; copy or make it again",
-                            shard->path, header[2], (long long)want, (long long)shard->map.size);
+        return tr_error_new(
+            TR_USER,
+            "%s is damaged: its header promises %d tokens (%lld bytes), the file has %lld "
+            "bytes; copy or make it again",
+            shard->path, header[2], (long long)want, (long long)shard->map.size);
     shard->ids = shard->map.bytes + LLMC_HEADER_BYTES;
     return NULL;
 }
@@ -202,10 +206,11 @@ static tr_error *parse_llmc(tr_shard *shard, int32_t magic)
 static tr_error *parse_nanogpt(tr_shard *shard)
 {
     if (shard->map.size % 2)
-        return tr_error_new(TR_USER,
-                            "%s is no token shard: it has neither Trireme's nor llm.c's header, and its odd "
-                            "size (%lld bytes) rules out nanoGPT's uint16 ids",
-                            shard->path, (long long)shard->map.size);
+        return tr_error_new(
+            TR_USER,
+            "%s is no token shard: it has neither Trireme's nor llm.c's header, and its odd "
+            "size (%lld bytes) rules out nanoGPT's uint16 ids",
+            shard->path, (long long)shard->map.size);
     shard->kind = TR_SHARD_NANOGPT;
     shard->token_bytes = 2;
     shard->tokens = shard->map.size / 2;
@@ -317,9 +322,9 @@ tr_error *tr_shard_verify(const tr_shard *shard)
         tr_shard_read(shard, i, count, ids);
         for (int64_t k = 0; k < count; k++)
             if (ids[k] < 0 || ids[k] >= shard->vocab)
-                return tr_error_new(TR_USER, "%s: token %lld is %lld, outside its vocabulary of %lld",
-                                    shard->path, (long long)(i + k), (long long)(uint32_t)ids[k],
-                                    (long long)shard->vocab);
+                return tr_error_new(
+                    TR_USER, "%s: token %lld is %lld, outside its vocabulary of %lld", shard->path,
+                    (long long)(i + k), (long long)(uint32_t)ids[k], (long long)shard->vocab);
     }
     return NULL;
 }
@@ -358,8 +363,8 @@ tr_error *tr_shard_writer_open(const char *path, const tr_shard_options *options
         return error;
     }
     tr_shard_writer *writer = tr_alloc_zero(1, sizeof *writer);
-    *writer = (tr_shard_writer){.file = file, .options = *options,
-                                .token_bytes = (int)header.token_bytes};
+    *writer = (tr_shard_writer){
+        .file = file, .options = *options, .token_bytes = (int)header.token_bytes};
     *out = writer;
     return NULL;
 }

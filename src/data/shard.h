@@ -1,8 +1,8 @@
 /* Token shards: files of token ids, memory-mapped.
  *
  * Three kinds are read, told apart by their first bytes: our own (docs/formats.md, "Token shards"),
- * llm.c's `.bin` (a header of 256 int32, magic 20240520 or 20240801) and nanoGPT's `.bin` (nothing but
- * uint16 ids). Only our own is written. All are little-endian.
+ * llm.c's `.bin` (a header of 256 int32, magic 20240520 or 20240801) and nanoGPT's `.bin` (nothing
+ * but uint16 ids). Only our own is written. All are little-endian.
  *
  * Invariants of an open shard:
  *   1. Everything it points to lies inside the map; a field that says otherwise was refused.
@@ -32,14 +32,14 @@ typedef struct tr_shard {
     tr_shard_kind kind;
     int token_bytes; /* 2 or 4 */
     int64_t tokens, documents;
-    int64_t text_bytes;     /* bytes of the text it was made from, 0 when unknown */
-    int64_t vocab;          /* 0 when unknown */
-    int64_t end_of_text;    /* -1 when unknown or none */
-    uint64_t tokenizer;     /* the tokenizer's fingerprint, 0 when unknown */
-    uint32_t crc;           /* of all bytes before the trailer; 0 for foreign kinds */
-    uint64_t fingerprint;   /* of the content: tells whether the data changed since a checkpoint */
-    const char *ids;        /* `tokens` ids of `token_bytes` each */
-    const char *starts;     /* `documents` uint64, the first token of each; NULL for foreign kinds */
+    int64_t text_bytes;   /* bytes of the text it was made from, 0 when unknown */
+    int64_t vocab;        /* 0 when unknown */
+    int64_t end_of_text;  /* -1 when unknown or none */
+    uint64_t tokenizer;   /* the tokenizer's fingerprint, 0 when unknown */
+    uint32_t crc;         /* of all bytes before the trailer; 0 for foreign kinds */
+    uint64_t fingerprint; /* of the content: tells whether the data changed since a checkpoint */
+    const char *ids;      /* `tokens` ids of `token_bytes` each */
+    const char *starts;   /* `documents` uint64, the first token of each; NULL for foreign kinds */
 } tr_shard;
 
 const char *tr_shard_kind_name(tr_shard_kind kind);
@@ -50,14 +50,16 @@ void tr_shard_free(tr_shard *shard); /* NULL is fine */
 /* Reads every byte: the check sum, the order of the documents, every id against `vocab`. */
 tr_error *tr_shard_verify(const tr_shard *shard);
 
-/* Copies ids [first, first + count), which must lie inside. An id over INT32_MAX comes out negative. */
+/* Copies ids [first, first + count), which must lie inside. An id over INT32_MAX comes out
+ * negative. */
 void tr_shard_read(const tr_shard *shard, int64_t first, int64_t count, int32_t *out);
 /* Where document `index` begins; at most `tokens`, whatever the file says. 0 for foreign kinds. */
 int64_t tr_shard_document(const tr_shard *shard, int64_t index);
 /* True when the first bytes are our own magic. */
 bool tr_shard_is_ours(const char *bytes, int64_t size);
 
-/* Writing: ids in any pieces, a call at the end of each document, commit. Memory: 8 bytes a document. */
+/* Writing: ids in any pieces, a call at the end of each document, commit. Memory: 8 bytes a
+ * document. */
 typedef struct tr_shard_options {
     int64_t vocab;       /* decides 2 or 4 bytes an id */
     int64_t end_of_text; /* -1: none */

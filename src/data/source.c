@@ -1,9 +1,9 @@
 /* Sources of training data; see source.h.
  *
  * Three steps: list the files, group them into shards, and for each group open the cached shard or
- * tokenise. Tokenising collects documents into batches of about BATCH_BYTES; the documents of a batch are
- * encoded in parallel, one thread a document, and written in order. A text longer than a batch is encoded
- * in pieces, each by all threads.
+ * tokenise. Tokenising collects documents into batches of about BATCH_BYTES; the documents of a
+ * batch are encoded in parallel, one thread a document, and written in order. A text longer than a
+ * batch is encoded in pieces, each by all threads.
  *
  * The maps of the files in a batch stay open until it is written.
  */
@@ -27,7 +27,8 @@
 #include "data/tokenizer_identity.h"
 
 enum {
-    CACHE_VERSION = 1, /* goes into the cache's names: raise it when the same text gives other tokens */
+    CACHE_VERSION =
+        1, /* goes into the cache's names: raise it when the same text gives other tokens */
     BATCH_BYTES = 8 << 20,
     BATCH_DOCUMENTS = 4096,
     SNIFF_BYTES = 8192,
@@ -74,14 +75,15 @@ static tr_error *sniff(const char *path, file_kind *out)
     return NULL;
 }
 
-/* Names that are trusted to be what they say: no need to open each of a million files to find out. */
+/* Names that are trusted to be what they say: no need to open each of a million files to find out.
+ */
 static bool kind_of_name(const char *path, file_kind *out)
 {
     static const struct {
         const char *ending;
         file_kind kind;
-    } known[] = {{".jsonl", FILE_JSONL}, {".ndjson", FILE_JSONL}, {".bin", FILE_SHARD},
-                 {".tokens", FILE_SHARD}, {".txt", FILE_TEXT},    {".md", FILE_TEXT}};
+    } known[] = {{".jsonl", FILE_JSONL},  {".ndjson", FILE_JSONL}, {".bin", FILE_SHARD},
+                 {".tokens", FILE_SHARD}, {".txt", FILE_TEXT},     {".md", FILE_TEXT}};
     for (int64_t i = 0; i < TR_COUNT(known); i++)
         if (ends_with(path, known[i].ending)) {
             *out = known[i].kind;
@@ -95,8 +97,9 @@ static tr_error *list(tr_corpus *source, const char *path, int depth, file_list 
 static tr_error *list_directory(tr_corpus *source, const char *path, int depth, file_list *files)
 {
     if (depth >= DEPTH_LIMIT)
-        return tr_error_new(TR_USER, "%s is more than %d directories deep; does a link lead back up?",
-                            path, DEPTH_LIMIT);
+        return tr_error_new(TR_USER,
+                            "%s is more than %d directories deep; does a link lead back up?", path,
+                            DEPTH_LIMIT);
     char **names;
     int64_t count;
     TR_TRY(tr_directory_list(path, &names, &count));
@@ -125,27 +128,30 @@ static tr_error *list(tr_corpus *source, const char *path, int depth, file_list 
     if (!S_ISREG(info.st_mode)) {
         if (depth > 0)
             return NULL;
-        return tr_error_new(TR_USER, "the data %s is a pipe or a device; write it to a file first", path);
+        return tr_error_new(TR_USER, "the data %s is a pipe or a device; write it to a file first",
+                            path);
     }
     file_kind kind;
     if (!kind_of_name(path, &kind))
         TR_TRY(sniff(path, &kind));
     if (kind == FILE_BINARY) {
         if (depth == 0)
-            return tr_error_new(TR_USER,
-                                "the data %s is neither text nor JSONL nor a token shard: it holds NUL "
-                                "bytes; if it is compressed, unpack it first",
-                                path);
+            return tr_error_new(
+                TR_USER,
+                "the data %s is neither text nor JSONL nor a token shard: it holds NUL "
+                "bytes; if it is compressed, unpack it first",
+                path);
         if (!source->first_skipped)
             source->first_skipped = tr_strdup(path);
         source->skipped++;
         return NULL;
     }
     if (depth == 0 && ends_with(path, ".json"))
-        return tr_error_new(TR_USER,
-                            "the data %s is JSON; write one object a line with a member \"text\" and name "
-                            "it .jsonl, or rename it to .txt to train on the JSON itself",
-                            path);
+        return tr_error_new(
+            TR_USER,
+            "the data %s is JSON; write one object a line with a member \"text\" and name "
+            "it .jsonl, or rename it to .txt to train on the JSON itself",
+            path);
     tr_push(files->items, files->count, files->room) =
         (input_file){tr_strdup(path), kind, info.st_size,
                      (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec};
@@ -197,10 +203,10 @@ static tr_error *field_missing(const document *d, const json_t *object, const ch
     tr_text names = {0};
     for (int64_t i = 0; i < TR_MIN(count, 8); i++)
         tr_text_format(&names, "%s\"%s\"", i ? ", " : "", keys[i]);
-    tr_error *error = tr_error_new(
-        TR_USER, "%s:%lld: the object has no member \"%s\"%s%s%s; it has %s", d->path,
-        (long long)d->line, field, near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "",
-        count ? names.bytes : "none");
+    tr_error *error =
+        tr_error_new(TR_USER, "%s:%lld: the object has no member \"%s\"%s%s%s; it has %s", d->path,
+                     (long long)d->line, field, near ? " (did you mean \"" : "", near ? near : "",
+                     near ? "\"?)" : "", count ? names.bytes : "none");
     tr_text_free(&names);
     return error;
 }
@@ -211,11 +217,12 @@ static void encode_json(const builder *b, document *d)
     json_t *object = json_loadb(d->bytes, (size_t)d->length, JSON_ALLOW_NUL, &where);
     const json_t *text = object ? json_object_get(object, b->field) : NULL;
     if (!object)
-        d->error = tr_error_new(TR_USER, "%s:%lld: the line is not a JSON object (column %d: %s)", d->path,
-                                (long long)d->line, where.column, where.text);
+        d->error = tr_error_new(TR_USER, "%s:%lld: the line is not a JSON object (column %d: %s)",
+                                d->path, (long long)d->line, where.column, where.text);
     else if (!json_is_object(object))
-        d->error = tr_error_new(TR_USER, "%s:%lld: the line is JSON, but not an object like {\"%s\": ...}",
-                                d->path, (long long)d->line, b->field);
+        d->error =
+            tr_error_new(TR_USER, "%s:%lld: the line is JSON, but not an object like {\"%s\": ...}",
+                         d->path, (long long)d->line, b->field);
     else if (!text)
         d->error = field_missing(d, object, b->field);
     else if (!json_is_string(text))
@@ -294,12 +301,14 @@ static tr_error *add_document(builder *b, document d)
     return NULL;
 }
 
-/* Gives the pages of bytes [*dropped, done) of a map back, or a large file would count as memory in use. */
+/* Gives the pages of bytes [*dropped, done) of a map back, or a large file would count as memory in
+ * use. */
 static void drop_pages(const tr_map *map, int64_t done, int64_t *dropped)
 {
     int64_t page = sysconf(_SC_PAGESIZE), end = done / page * page;
     if (end > *dropped)
-        madvise((void *)(uintptr_t)(map->bytes + *dropped), (size_t)(end - *dropped), MADV_DONTNEED);
+        madvise((void *)(uintptr_t)(map->bytes + *dropped), (size_t)(end - *dropped),
+                MADV_DONTNEED);
     *dropped = TR_MAX(*dropped, end);
 }
 
@@ -314,8 +323,8 @@ static tr_error *add_long_text(builder *b, const char *path, const tr_map *map)
                !tr_tokenizer_cut_ok(b->options->tokenizer, map->bytes + at, left, piece))
             piece++;
         ids.count = 0;
-        tr_tokenizer_encode_parallel(b->options->tokenizer, map->bytes + at, piece, false, b->threads,
-                                     &ids);
+        tr_tokenizer_encode_parallel(b->options->tokenizer, map->bytes + at, piece, false,
+                                     b->threads, &ids);
         TR_GO(tr_shard_writer_add(b->writer, ids.items, ids.count));
         total += ids.count;
         at += piece;
@@ -342,8 +351,8 @@ static tr_error *add_lines(builder *b, const char *path, const tr_map *map)
             blank = isspace((unsigned char)start[i]);
         line++;
         if (!blank)
-            TR_TRY(add_document(b, (document){.bytes = start, .length = length, .line = line,
-                                              .path = path}));
+            TR_TRY(add_document(
+                b, (document){.bytes = start, .length = length, .line = line, .path = path}));
         at += length + 1;
         if (b->document_count == 0)
             drop_pages(map, TR_MIN(at, map->size), &dropped);
@@ -359,7 +368,8 @@ static tr_error *add_file(builder *b, const input_file *file)
     if (file->kind == FILE_JSONL)
         return add_lines(b, file->path, &map);
     if (map.size < BATCH_BYTES / 2)
-        return add_document(b, (document){.bytes = map.bytes, .length = map.size, .path = file->path});
+        return add_document(b,
+                            (document){.bytes = map.bytes, .length = map.size, .path = file->path});
     TR_TRY(flush(b, true));
     return add_long_text(b, file->path, &map);
 }
@@ -477,9 +487,10 @@ tr_error *tr_corpus_open(const char *path, const tr_corpus_options *options, tr_
     tr_error *error = NULL;
     TR_GO(list(source, path, 0, &files));
     if (files.count == 0) {
-        error = tr_error_new(TR_USER, "the data directory %s holds no text, JSONL or token files%s%s", path,
-                             source->skipped ? "; binary files are not read, such as " : "",
-                             source->skipped ? source->first_skipped : "");
+        error =
+            tr_error_new(TR_USER, "the data directory %s holds no text, JSONL or token files%s%s",
+                         path, source->skipped ? "; binary files are not read, such as " : "",
+                         source->skipped ? source->first_skipped : "");
         goto done;
     }
     for (int64_t i = 0, next; i < files.count; i = next) {

@@ -1,15 +1,17 @@
-/* Sources of training data: what a user names, as token shards (a tr_corpus; the config's tr_source is
- * the name and its weight).
+/* Sources of training data: what a user names, as token shards (a tr_corpus; the config's tr_source
+ * is the name and its weight).
  *
  * A source is a text file, a JSONL file, a token shard, or a directory of these (with its
  * subdirectories, in the order of the names; hidden files are left out, files that look binary are
  * skipped and counted). Text becomes shards in a cache directory:
- *   - one text file is one document; each line of a JSONL file is one, its text the member `text_field`;
- *   - a document ends with the tokenizer's end-of-text token, if it has one; empty ones leave no trace;
+ *   - one text file is one document; each line of a JSONL file is one, its text the member
+ * `text_field`;
+ *   - a document ends with the tokenizer's end-of-text token, if it has one; empty ones leave no
+ * trace;
  *   - consecutive files share a shard, up to SHARD_TEXT_BYTES of text; a larger file has its own.
- * A shard's name in the cache is a hash of the paths, sizes and times of its files, of the tokenizer and
- * of what else decides its content, so a second run finds it and a changed file makes a new one. A damaged
- * cached shard is made again. Nothing ever deletes from the cache.
+ * A shard's name in the cache is a hash of the paths, sizes and times of its files, of the
+ * tokenizer and of what else decides its content, so a second run finds it and a changed file makes
+ * a new one. A damaged cached shard is made again. Nothing ever deletes from the cache.
  *
  * Large files are mapped and worked through in pieces: memory stays within a few tens of megabytes,
  * unless a text has no place where it may be cut (see tr_tokenizer_cut_ok).

@@ -12,8 +12,8 @@ uint64_t tr_tokenizer_fingerprint(const tr_tokenizer *t)
 {
     uint64_t hash = tr_hash_word(1, (uint64_t)t->kind);
     hash = tr_hash_word(hash, (uint64_t)t->vocab_size);
-    hash = tr_hash_word(hash, (uint64_t)(uint32_t)t->end_of_text << 2 | (unsigned)t->prefix_space << 1 |
-                                  (unsigned)t->split);
+    hash = tr_hash_word(hash, (uint64_t)(uint32_t)t->end_of_text << 2 |
+                                  (unsigned)t->prefix_space << 1 | (unsigned)t->split);
     for (int32_t id = 0; id < t->vocab_size; id++) {
         int64_t length = 0;
         const char *bytes = tr_tokenizer_token_bytes(t, id, &length);
@@ -23,9 +23,10 @@ uint64_t tr_tokenizer_fingerprint(const tr_tokenizer *t)
         hash = tr_hash_word(hash, PAIR_KEY(t->merges[i].left, t->merges[i].right));
     for (int64_t i = 0; i < t->added_count; i++) {
         const tr_added *added = &t->added[i];
-        hash = tr_hash_word(hash, (uint64_t)(uint32_t)added->id << 4 | (unsigned)added->special << 3 |
-                                      (unsigned)added->normalized << 2 |
-                                      (unsigned)added->left_strip << 1 | (unsigned)added->right_strip);
+        hash =
+            tr_hash_word(hash, (uint64_t)(uint32_t)added->id << 4 | (unsigned)added->special << 3 |
+                                   (unsigned)added->normalized << 2 |
+                                   (unsigned)added->left_strip << 1 | (unsigned)added->right_strip);
     }
     return hash ? hash : 1;
 }
@@ -40,8 +41,8 @@ bool tr_tokenizer_cut_ok(const tr_tokenizer *t, const char *text, int64_t length
      * could reach over the cut. */
     for (int64_t i = 0; i < t->added_count; i++) {
         const tr_added *added = &t->added[i];
-        if (!added->special && (added->left_strip || added->right_strip ||
-                                strpbrk(added->content, " \t\n\v\f\r")))
+        if (!added->special &&
+            (added->left_strip || added->right_strip || strpbrk(added->content, " \t\n\v\f\r")))
             return false;
     }
     if (t->kind == TR_TOKENIZER_CHARS)

@@ -87,12 +87,8 @@ int64_t tr_program_peak_bytes(const tr_program *p)
     return m->params_bytes + m->state_bytes + m->input_bytes + m->arena_bytes;
 }
 
-tr_error *tr_program_allocate(tr_program *p)
+static void bind(tr_program *p)
 {
-    const tr_memory *m = &p->memory;
-    TR_TRY(tr_pages_map((size_t)(m->params_bytes + m->state_bytes), (void **)&p->state));
-    TR_TRY(tr_pages_map((size_t)m->input_bytes, (void **)&p->inputs));
-    TR_TRY(tr_pages_map((size_t)m->arena_bytes, (void **)&p->arena));
     for (uint32_t i = 0; i < p->n_instructions; i++) {
         tr_instruction *at = &p->instructions[i];
         for (int k = 0; k < at->call.n_in; k++)
@@ -101,9 +97,58 @@ tr_error *tr_program_allocate(tr_program *p)
         for (int k = 0; k < at->call.n_out; k++)
             at->call.out[k].data = tr_program_data(p, tr_out(p->graph, at->node, k));
         if (at->call.scratch_bytes)
-            at->call.scratch = p->arena + m->scratch_offset[at->node];
+            at->call.scratch = p->arena + p->memory.scratch_offset[at->node];
     }
+}
+
+static bool is_kept(const tr_program *p, tr_value v)
+{
+    return p->graph->values[v].role == TR_PARAM || p->graph->values[v].role == TR_STATE;
+}
+
+/* Takes owner's place for what has the same name, dtype and size, and packs the rest anew. */
+static tr_error *borrow(tr_program *p, const tr_program *owner)
+{
+    tr_memory *m = &p->memory;
+    p->borrowed = tr_alloc_zero(p->graph->n_values, sizeof(void *));
+    m->params_bytes = m->state_bytes = 0;
+    for (tr_value v = 1; v < p->graph->n_values; v++) {
+        const tr_value_info *info = &p->graph->values[v];
+        if (!is_kept(p, v))
+            continue;
+        tr_value theirs = tr_graph_find(owner->graph, info->name);
+        if (theirs && is_kept(owner, theirs)) {
+            const tr_shape *s = tr_shape_at(owner->graph, theirs);
+            if (s->dtype != info->shape.dtype || tr_shape_elems(s) != tr_shape_elems(&info->shape))
+                return tr_error_new(TR_RUN, "%s has another shape in the program that owns it", info->name);
+            p->borrowed[v] = tr_program_data(owner, theirs);
+        } else {
+            m->offset[v] = m->params_bytes + m->state_bytes;
+            m->state_bytes += (tr_shape_bytes(&info->shape) + 63) / 64 * 64;
+        }
+    }
+    p->arena_borrowed = owner->memory.arena_bytes >= m->arena_bytes;
+    if (p->arena_borrowed)
+        p->arena = owner->arena;
     return NULL;
+}
+
+tr_error *tr_program_allocate_beside(tr_program *p, const tr_program *owner)
+{
+    const tr_memory *m = &p->memory;
+    if (owner)
+        TR_TRY(borrow(p, owner));
+    TR_TRY(tr_pages_map((size_t)(m->params_bytes + m->state_bytes), (void **)&p->state));
+    TR_TRY(tr_pages_map((size_t)m->input_bytes, (void **)&p->inputs));
+    if (!p->arena_borrowed)
+        TR_TRY(tr_pages_map((size_t)m->arena_bytes, (void **)&p->arena));
+    bind(p);
+    return NULL;
+}
+
+tr_error *tr_program_allocate(tr_program *p)
+{
+    return tr_program_allocate_beside(p, NULL);
 }
 
 void tr_program_free(tr_program *p)
@@ -118,7 +163,9 @@ void tr_program_free(tr_program *p)
     }
     tr_pages_unmap(p->state, (size_t)(p->memory.params_bytes + p->memory.state_bytes));
     tr_pages_unmap(p->inputs, (size_t)p->memory.input_bytes);
-    tr_pages_unmap(p->arena, (size_t)p->memory.arena_bytes);
+    if (!p->arena_borrowed)
+        tr_pages_unmap(p->arena, (size_t)p->memory.arena_bytes);
+    free(p->borrowed);
     tr_memory_free(&p->memory);
     tr_graph_free(p->graph);
     free(p->scratch_bytes);
@@ -130,6 +177,8 @@ void *tr_program_data(const tr_program *p, tr_value v)
 {
     tr_value root = tr_value_root(p->graph, v);
     int64_t offset = p->memory.offset[root];
+    if (p->borrowed && p->borrowed[root])
+        return p->borrowed[root];
     switch (p->graph->values[root].role) {
     case TR_INPUT:
         return p->inputs + offset;

@@ -34,6 +34,8 @@ typedef struct tr_program {
     tr_instruction *instructions;
     uint32_t n_instructions;
     char *state, *inputs, *arena; /* the three regions; NULL until allocated */
+    void **borrowed;              /* by value: where an owner has it, or NULL */
+    bool arena_borrowed;
     uint64_t seed;
     bool profile;
     FILE *trace; /* Chrome trace events are written here; NULL: none */
@@ -44,6 +46,10 @@ typedef struct tr_program {
 tr_error *tr_program_build_take(tr_graph *graph, const tr_target *target, int64_t micro_batches,
                                 tr_program **out);
 tr_error *tr_program_allocate(tr_program *program);
+/* The same, but parameters and state that `owner` has under the same name are owner's, and so is the
+ * arena when it is large enough: evaluation and generation beside training cost only what is their own.
+ * The owner must outlive the program, and the two must not run at the same time. */
+tr_error *tr_program_allocate_beside(tr_program *program, const tr_program *owner);
 void tr_program_free(tr_program *program);
 
 /* State and parameters + inputs + arena: what the process will hold at its peak, in bytes. */
@@ -60,8 +66,6 @@ void tr_program_init(tr_program *program, uint64_t seed);
 /* Runs the nodes of the phases first..last once. `step` and `micro` (0 <= micro < micro_batches) decide
  * what random ops draw. */
 void tr_program_run(tr_program *program, tr_phase first, tr_phase last, uint32_t step, int64_t micro);
-
-/* A whole training step without data: START, each microbatch, UPDATE is the trainer's loop. */
 
 /* Parameters as f32 whatever they are kept in (with the low half of a split master). */
 void tr_program_get_f32(const tr_program *program, tr_value param, float *out);

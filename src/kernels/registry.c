@@ -1,33 +1,32 @@
-/* Which kernels there are; see registry.h. The tables of an instruction set that this build does not
- * have are weak and absent. */
+/* Which kernels there are; see registry.h. What this file lists is what CMakeLists.txt compiles. */
 #include "kernels/registry.h"
 
-#define TABLE(isa, family) extern const tr_kernel tr_kernels_##isa##_##family[] __attribute__((weak));
-#define X(family) \
-    TABLE(portable, family) TABLE(avx2, family) TABLE(avx512, family) TABLE(avx512_bf16, family)
+#define TABLE(isa, family) extern const tr_kernel tr_kernels_##isa##_##family[];
+#define PORTABLE(family) tr_kernels_portable_##family,
+#define X(family) TABLE(portable, family)
 TR_KERNEL_FAMILIES(X)
 #undef X
-
-static const tr_kernel *const *fast_tables(tr_isa isa, int *out_count)
-{
-#define PORTABLE(family) tr_kernels_portable_##family,
+#ifdef __x86_64__
 #define AVX2(family) tr_kernels_avx2_##family,
 #define AVX512(family) tr_kernels_avx512_##family,
 #define AVX512_BF16(family) tr_kernels_avx512_bf16_##family,
-    enum { FAMILIES = 0
-#define X(family) +1
-        TR_KERNEL_FAMILIES(X)
+#define X(family) TABLE(avx2, family) TABLE(avx512, family) TABLE(avx512_bf16, family)
+TR_KERNEL_FAMILIES(X)
 #undef X
-    };
-    static const tr_kernel *const tables[TR_ISA_COUNT][FAMILIES] = {
-        [TR_ISA_PORTABLE] = {TR_KERNEL_FAMILIES(PORTABLE)},
-        [TR_ISA_AVX2] = {TR_KERNEL_FAMILIES(AVX2)},
-        [TR_ISA_AVX512] = {TR_KERNEL_FAMILIES(AVX512)},
-        [TR_ISA_AVX512_BF16] = {TR_KERNEL_FAMILIES(AVX512_BF16)},
-    };
-    *out_count = FAMILIES;
-    return tables[isa];
-}
+#endif
+
+#define X(family) +1
+enum { FAMILIES = TR_KERNEL_FAMILIES(X) };
+#undef X
+
+static const tr_kernel *const fast_tables[TR_ISA_COUNT][FAMILIES] = {
+    [TR_ISA_PORTABLE] = {TR_KERNEL_FAMILIES(PORTABLE)},
+#ifdef __x86_64__
+    [TR_ISA_AVX2] = {TR_KERNEL_FAMILIES(AVX2)},
+    [TR_ISA_AVX512] = {TR_KERNEL_FAMILIES(AVX512)},
+    [TR_ISA_AVX512_BF16] = {TR_KERNEL_FAMILIES(AVX512_BF16)},
+#endif
+};
 
 static const tr_kernel *const reference_tables[] = {
 #define X(family) tr_reference_##family,
@@ -46,10 +45,8 @@ const tr_kernel *tr_kernel_reference(tr_op op)
 
 const tr_kernel *tr_kernel_fast(tr_op op, tr_isa isa, int index)
 {
-    int count;
-    const tr_kernel *const *tables = fast_tables(isa, &count);
-    for (int t = 0; t < count; t++)
-        for (const tr_kernel *k = tables[t]; k && k->run; k++)
+    for (int f = 0; f < FAMILIES; f++)
+        for (const tr_kernel *k = fast_tables[isa][f]; k && k->run; k++)
             if (k->op == op && index-- == 0)
                 return k;
     return NULL;

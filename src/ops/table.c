@@ -61,7 +61,7 @@ tr_cost tr_node_cost(const tr_graph *g, tr_node n)
     return cost;
 }
 
-const char *tr_shape_text(const tr_graph *g, const tr_shape *s, char *buffer, size_t room)
+const char *tr_dims_text(const tr_graph *g, const tr_shape *s, char *buffer, size_t room)
 {
     size_t used = 0;
     buffer[0] = '\0';
@@ -81,5 +81,5 @@ tr_error *tr_dims_match(const tr_graph *g, const char *what, const tr_shape *a, 
     if (fits)
         return NULL;
     return tr_error_new(TR_USER, "%s: [%s] does not go with [%s]", what,
-                        tr_shape_text(g, a, ta, sizeof ta), tr_shape_text(g, b, tb, sizeof tb));
+                        tr_dims_text(g, a, ta, sizeof ta), tr_dims_text(g, b, tb, sizeof tb));
 }

@@ -110,7 +110,8 @@ tr_error *tr_metrics_open(const char *path, int64_t resume_step, tr_metrics **ou
         return tr_error_errno(TR_USER, errno, "cannot write the metrics to %s", path);
     tr_metrics *metrics = tr_alloc_zero(1, sizeof *metrics);
     off_t size = lseek(fd, 0, SEEK_END);
-    *metrics = (tr_metrics){.fd = fd, .path = tr_strdup(path), .begun = begun, .size = TR_MAX(size, 0)};
+    *metrics =
+        (tr_metrics){.fd = fd, .path = tr_strdup(path), .begun = begun, .size = TR_MAX(size, 0)};
     *out = metrics;
     return NULL;
 }
@@ -151,8 +152,9 @@ tr_error *tr_metrics_begin(tr_metrics *metrics, const tr_metrics_run *run)
     char *config = run->config ? json_dumps(run->config, JSON_ENCODE_ANY) : NULL;
     tr_text_format(&line, "{\"version\": ");
     tr_metrics_string(&line, run->version, (int64_t)strlen(run->version));
-    tr_text_format(&line, ", \"parameters\": %lld, \"planned_peak_bytes\": %lld, \"plan_hash\": "
-                          "\"%016llx\", \"config\": ",
+    tr_text_format(&line,
+                   ", \"parameters\": %lld, \"planned_peak_bytes\": %lld, \"plan_hash\": "
+                   "\"%016llx\", \"config\": ",
                    (long long)run->parameters, (long long)run->planned_peak_bytes,
                    (unsigned long long)run->plan_hash);
     tr_text_add(&line, config ? config : "null", strlen(config ? config : "null"));

@@ -1,11 +1,12 @@
 /* metrics.jsonl: what a run did, one JSON object a line (docs/formats.md, "metrics.jsonl").
  *
  * Invariants of the file:
- *   1. A line is written by one write(2) at the end of the file, so a killed run leaves whole lines, but
- *      for a power cut in the last one.
+ *   1. A line is written by one write(2) at the end of the file, so a killed run leaves whole
+ * lines, but for a power cut in the last one.
  *   2. A line that could not be written whole is taken back.
- *   3. Steps never decrease: a resume at step S removes what is beyond S, and a torn last line, first.
- * NaN and infinity are written as null. Numbers have the fewest digits that read back to the same double.
+ *   3. Steps never decrease: a resume at step S removes what is beyond S, and a torn last line,
+ * first. NaN and infinity are written as null. Numbers have the fewest digits that read back to the
+ * same double.
  */
 #pragma once
 #include <stdbool.h>
@@ -33,8 +34,8 @@ typedef struct tr_metrics_step {
     int64_t peak_bytes; /* of the process so far */
 } tr_metrics_step;
 
-/* A new file (resume_step < 0; one that is there is replaced), or the old one up to and including the lines
- * of resume_step; if there is none, a new one. */
+/* A new file (resume_step < 0; one that is there is replaced), or the old one up to and including
+ * the lines of resume_step; if there is none, a new one. */
 tr_error *tr_metrics_open(const char *path, int64_t resume_step, tr_metrics **out);
 /* The first line; does nothing when the file has one already. */
 tr_error *tr_metrics_begin(tr_metrics *metrics, const tr_metrics_run *run);

@@ -1,7 +1,8 @@
 /* The progress bar; see progress.h.
  *
- * The remaining time is the mean time of the steps so far times the steps to come. The mean is taken on the
- * clock, from the first step's end, so that validation and saving count and starting up does not.
+ * The remaining time is the mean time of the steps so far times the steps to come. The mean is
+ * taken on the clock, from the first step's end, so that validation and saving count and starting
+ * up does not.
  */
 #define _GNU_SOURCE
 #include "train/progress.h"
@@ -22,7 +23,8 @@ struct tr_progress {
     FILE *out;
     bool bar, drawn;
     int64_t first_step, steps, every;
-    int64_t clock_step, shown_step; /* the step at whose end the clock was started; the last shown */
+    int64_t clock_step,
+        shown_step; /* the step at whose end the clock was started; the last shown */
     double clock_s, shown_s;
     tr_progress_step last;
 };
@@ -138,7 +140,8 @@ static void print_line(tr_progress *p, double now)
 {
     tr_text words = {0};
     words_of(p, now, &words);
-    fprintf(p->out, "step %lld/%lld  %s\n", (long long)p->last.step, (long long)p->steps, words.bytes);
+    fprintf(p->out, "step %lld/%lld  %s\n", (long long)p->last.step, (long long)p->steps,
+            words.bytes);
     fflush(p->out);
     tr_text_free(&words);
 }
@@ -163,8 +166,8 @@ void tr_progress_show(tr_progress *p, const tr_progress_step *step)
         p->clock_step = step->step;
         p->clock_s = now;
     }
-    bool due = p->bar ? step->step >= p->steps || now - p->shown_s >= BAR_PAUSE_S
-                      : line_is_due(p, now);
+    bool due =
+        p->bar ? step->step >= p->steps || now - p->shown_s >= BAR_PAUSE_S : line_is_due(p, now);
     if (!due)
         return;
     if (p->bar)

@@ -1,5 +1,5 @@
-/* What a person sees while a model trains: a bar that is redrawn in place on a terminal, plain lines in
- * a pipe or a log. It writes to the FILE that the caller gives and to nothing else.
+/* What a person sees while a model trains: a bar that is redrawn in place on a terminal, plain
+ * lines in a pipe or a log. It writes to the FILE that the caller gives and to nothing else.
  */
 #pragma once
 #include <stdbool.h>
@@ -21,8 +21,9 @@ typedef struct tr_progress_step {
     double peak_share; /* of the machine's peak, 0 to 1; 0 or NaN: not known, not shown */
 } tr_progress_step;
 
-/* Steps first_step + 1 to `steps` will come. Lines come every `every` steps, or when `every` is 0 about a
- * hundred times a run, at most one a second and at least one in 30 seconds; the first and last step always. */
+/* Steps first_step + 1 to `steps` will come. Lines come every `every` steps, or when `every` is 0
+ * about a hundred times a run, at most one a second and at least one in 30 seconds; the first and
+ * last step always. */
 tr_progress *tr_progress_new(FILE *out, tr_progress_mode mode, int64_t first_step, int64_t steps,
                              int64_t every);
 void tr_progress_show(tr_progress *progress, const tr_progress_step *step);

@@ -1,11 +1,11 @@
 /* TensorBoard event files; see tensorboard.h.
  *
- * A file is a sequence of TFRecords: length u64, masked CRC-32C of the length u32, bytes, masked CRC-32C
- * of the bytes u32, little-endian. The bytes are a protocol buffer, an Event:
- *   1 wall_time double, 2 step int64, and one of 3 file_version string, 5 summary, 7 session_log
- * Summary: 1 value, repeated: 1 tag, and 2 simple_value float, or 8 tensor with 9 metadata.
- * A protocol buffer field is a varint (number << 3 | wire type), then its value: type 0 a varint, 1 eight
- * bytes, 2 a length and bytes, 5 four bytes.
+ * A file is a sequence of TFRecords: length u64, masked CRC-32C of the length u32, bytes, masked
+ * CRC-32C of the bytes u32, little-endian. The bytes are a protocol buffer, an Event: 1 wall_time
+ * double, 2 step int64, and one of 3 file_version string, 5 summary, 7 session_log Summary: 1
+ * value, repeated: 1 tag, and 2 simple_value float, or 8 tensor with 9 metadata. A protocol buffer
+ * field is a varint (number << 3 | wire type), then its value: type 0 a varint, 1 eight bytes, 2 a
+ * length and bytes, 5 four bytes.
  */
 #define _GNU_SOURCE
 #include "train/tensorboard.h"
@@ -157,7 +157,8 @@ tr_error *tr_tensorboard_open(const char *directory, int64_t resume_step, tr_ten
             break;
     }
     if (fd < 0) {
-        tr_error *error = tr_error_errno(TR_USER, errno, "cannot write the TensorBoard events to %s", path);
+        tr_error *error =
+            tr_error_errno(TR_USER, errno, "cannot write the TensorBoard events to %s", path);
         free(path);
         return error;
     }
@@ -194,7 +195,8 @@ tr_error *tr_tensorboard_scalars(tr_tensorboard *board, int64_t step, const tr_s
     return write_event(board, step, EVENT_SUMMARY, &summary);
 }
 
-tr_error *tr_tensorboard_text(tr_tensorboard *board, int64_t step, const char *tag, const char *text)
+tr_error *tr_tensorboard_text(tr_tensorboard *board, int64_t step, const char *tag,
+                              const char *text)
 {
     tr_text plugin = {0}, metadata = {0}, dim = {0}, shape = {0}, tensor = {0}, value = {0};
     tr_text summary = {0};

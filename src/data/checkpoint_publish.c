@@ -17,7 +17,7 @@
  * by hard links or copies, config.json comes last.
  */
 #define _GNU_SOURCE
-#include "train/checkpoint_publish.h"
+#include "data/checkpoint_publish.h"
 
 #include <errno.h>
 #include <limits.h>

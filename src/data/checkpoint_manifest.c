@@ -3,7 +3,7 @@
  * Its own checksum is over the compact text of the object without the member "crc32c", with sorted
  * keys: so it covers the values, and white space does not matter.
  */
-#include "train/checkpoint_manifest.h"
+#include "data/checkpoint_manifest.h"
 
 #include <stdio.h>
 

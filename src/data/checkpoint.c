@@ -10,7 +10,7 @@
  * save.
  */
 #define _GNU_SOURCE
-#include "train/checkpoint.h"
+#include "data/checkpoint.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +24,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "train/checkpoint_manifest.h"
-#include "train/checkpoint_publish.h"
+#include "data/checkpoint_manifest.h"
+#include "data/checkpoint_publish.h"
 
 static const int64_t DEFAULT_SHARD_BYTES = 5000000000;
 static const char INDEX_NAME[] = "model.safetensors.index.json";

@@ -4,12 +4,12 @@
  * is named in the warning with the file that is wrong. A run that saves meanwhile may delete a
  * checkpoint under our hands: then the list is read again.
  */
-#include "train/checkpoint.h"
+#include "data/checkpoint.h"
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "train/checkpoint_manifest.h"
+#include "data/checkpoint_manifest.h"
 
 struct tr_checkpoint {
     char *directory, *warning;

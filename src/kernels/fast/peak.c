@@ -1,0 +1,54 @@
+/* The peak loops of one instruction set: independent multiply-adds in registers, and a read of memory. */
+#include "kernels/peak.h"
+
+#include "kernels/fast/simd.h"
+#include "kernels/kernel.h"
+
+enum { CHAINS = 12 };
+
+tr_peak_loop TR_PASTE(tr_peak, TR_ISA, loop);
+tr_read_loop TR_PASTE(tr_read, TR_ISA, loop);
+
+double TR_PASTE(tr_peak, TR_ISA, loop)(int64_t rounds, bool bf16)
+{
+    vf a0 = vf_set1(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, a8 = a0, a9 = a0,
+       a10 = a0, a11 = a0;
+    vf x = vf_set1(0.5f), y = vf_set1(0.25f);
+#define ALL(STEP) \
+    STEP(a0) STEP(a1) STEP(a2) STEP(a3) STEP(a4) STEP(a5) STEP(a6) STEP(a7) STEP(a8) STEP(a9) STEP(a10) STEP(a11)
+    double per_vector = 2.0 * CHAINS * TR_VL;
+#ifdef __AVX512BF16__
+    if (bf16) {
+        for (int64_t r = 0; r < rounds; r++) {
+#define STEP(a) a = vf_dot_bf16(a, (vu)x, (vu)y);
+            ALL(STEP)
+#undef STEP
+        }
+        per_vector *= 2;
+    } else
+#endif
+    {
+        for (int64_t r = 0; r < rounds; r++) {
+#define STEP(a) a = vf_fma(a, x, y);
+            ALL(STEP)
+#undef STEP
+        }
+    }
+    (void)bf16;
+    /* The sums must be seen to be used. */
+    volatile float sink = vf_sum(((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)) + ((a8 + a9) + (a10 + a11)));
+    (void)sink;
+    return per_vector * (double)rounds;
+}
+
+uint64_t TR_PASTE(tr_read, TR_ISA, loop)(const uint64_t *words, int64_t n)
+{
+    uint64_t s[16] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++)
+            s[k] += words[i + k];
+    for (int k = 0; k < 16; k++)
+        sum += s[k];
+    return sum;
+}

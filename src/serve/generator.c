@@ -1,0 +1,273 @@
+/* Generation with cached keys and values; see generator.h. */
+#include "serve/generator.h"
+
+#include <time.h>
+
+#include "models/huggingface.h"
+#include "data/checkpoint.h"
+#include "data/weights.h"
+
+struct tr_generator {
+    tr_sizes sizes;
+    tr_model model;
+    void *user;
+    tr_target target;
+    tr_dtype compute;
+    const tr_program *owner; /* of the weights; own_owner when they are ours */
+    tr_program *step, *prompt;
+    int64_t prompt_length; /* what `prompt` is compiled for */
+    int64_t length;
+    float *logits; /* [vocab] */
+};
+
+static tr_compile how_for(const tr_generator *g, int64_t seq)
+{
+    return (tr_compile){.target = g->target, .compute = g->compute, .batch = 1, .seq = seq};
+}
+
+static tr_error *new_take(tr_generator *g, tr_generator **out)
+{
+    tr_compile how = how_for(g, 1);
+    *out = NULL;
+    g->logits = tr_alloc((size_t)g->sizes.vocab * sizeof(float));
+    tr_error *error = tr_compile_generation(g->model, &g->sizes, g->user, &how, g->sizes.context, &g->step);
+    if (!error)
+        error = tr_program_allocate_beside(g->step, g->owner);
+    if (error) {
+        tr_generator_free(g);
+        return error;
+    }
+    *out = g;
+    return NULL;
+}
+
+static tr_generator *make(const tr_sizes *sizes, tr_model model, void *user, const tr_target *target, tr_dtype compute)
+{
+    tr_generator *g = tr_alloc_zero(1, sizeof *g);
+    g->sizes = *sizes;
+    g->sizes.dropout = 0;
+    g->model = model;
+    g->user = user;
+    g->target = *target;
+    g->compute = compute;
+    return g;
+}
+
+tr_error *tr_generator_beside(const tr_program *owner, const tr_sizes *sizes, tr_model model, void *user,
+                              const tr_target *target, tr_generator **out)
+{
+    tr_generator *g = make(sizes, model, user, target, owner->graph->compute);
+    g->owner = owner;
+    return new_take(g, out);
+}
+
+tr_error *tr_generator_random(const tr_sizes *sizes, tr_model model, const tr_target *target, tr_dtype compute,
+                              tr_generator **out)
+{
+    TR_TRY(new_take(make(sizes, model, NULL, target, compute), out));
+    tr_program_init((*out)->step, 1);
+    return NULL;
+}
+
+tr_error *tr_generator_open(const char *directory, tr_model model, const tr_target *target, tr_dtype compute,
+                            tr_generator **out)
+{
+    tr_error *error = NULL;
+    tr_checkpoint *checkpoint = NULL;
+    tr_sizes sizes;
+    *out = NULL;
+    TR_GO(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
+    TR_GO(tr_hf_config_read(tr_checkpoint_directory(checkpoint), &sizes));
+    TR_GO(new_take(make(&sizes, model, NULL, target, compute), out));
+    TR_GO(tr_weights_load((*out)->step, tr_checkpoint_model(checkpoint)));
+done:
+    if (error) {
+        tr_generator_free(*out);
+        *out = NULL;
+    }
+    tr_checkpoint_close(checkpoint);
+    return error;
+}
+
+void tr_generator_free(tr_generator *g)
+{
+    if (!g)
+        return;
+    tr_program_free(g->prompt);
+    tr_program_free(g->step);
+    free(g->logits);
+    free(g);
+}
+
+const tr_sizes *tr_generator_sizes(const tr_generator *g)
+{
+    return &g->sizes;
+}
+
+int64_t tr_generator_length(const tr_generator *g)
+{
+    return g->length;
+}
+
+int64_t tr_generator_bytes_per_token(const tr_generator *g)
+{
+    const tr_graph *graph = g->step->graph;
+    int64_t bytes = 0;
+    for (tr_value v = 1; v < graph->n_values; v++) {
+        const tr_value_info *info = &graph->values[v];
+        bool table = info->name && strcmp(info->name, "transformer.wpe.weight") == 0;
+        if (info->role == TR_PARAM && !table)
+            bytes += tr_shape_bytes(&info->shape);
+        else if (info->role == TR_STATE)
+            bytes += tr_shape_bytes(&info->shape) / g->sizes.context * g->length;
+    }
+    return bytes;
+}
+
+void tr_generator_reset(tr_generator *g)
+{
+    g->length = 0;
+}
+
+static tr_error *prompt_program(tr_generator *g, int64_t count)
+{
+    if (g->prompt && g->prompt_length == count)
+        return NULL;
+    tr_program_free(g->prompt);
+    g->prompt = NULL;
+    tr_compile how = how_for(g, count);
+    TR_TRY(tr_compile_generation(g->model, &g->sizes, g->user, &how, g->sizes.context, &g->prompt));
+    g->prompt_length = count;
+    /* The cache, and the weights when they are ours, are the step program's. */
+    return tr_program_allocate_beside(g->prompt, g->step);
+}
+
+tr_error *tr_generator_append(tr_generator *g, const int32_t *tokens, int64_t count, float **out_logits)
+{
+    if (count < 1 || count > g->sizes.context - g->length)
+        return tr_error_new(TR_USER, "%lld tokens after %lld do not fit in the model's context of %lld",
+                            (long long)count, (long long)g->length, (long long)g->sizes.context);
+    if (count > 1)
+        TR_TRY(prompt_program(g, count));
+    tr_program *p = count > 1 ? g->prompt : g->step;
+    int32_t *ids = tr_program_find(p, "ids"), *positions = tr_program_find(p, "positions");
+    for (int64_t i = 0; i < count; i++) {
+        if (tokens[i] < 0 || tokens[i] >= g->sizes.vocab)
+            return tr_error_new(TR_USER, "token %d is not in the model's vocabulary of %lld; is this the tokenizer "
+                                         "that the model was trained with?",
+                                tokens[i], (long long)g->sizes.vocab);
+        ids[i] = tokens[i];
+        positions[i] = (int32_t)(g->length + i);
+    }
+    *(int32_t *)tr_program_find(p, "start") = (int32_t)g->length;
+    *(int32_t *)tr_program_find(p, "last") = (int32_t)(count - 1);
+    tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
+    g->length += count;
+    const void *logits = tr_program_find(p, "logits");
+    for (int64_t i = 0; i < g->sizes.vocab; i++)
+        g->logits[i] = g->compute == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)logits)[i])
+                                             : ((const float *)logits)[i];
+    *out_logits = g->logits;
+    return NULL;
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* How much of the text is certain: nothing from the first stop string on, and not an end that a stop
+ * string begins with. */
+static int64_t certain(const tr_text *text, int64_t from, const tr_generate *how, bool *out_stopped)
+{
+    int64_t safe = (int64_t)text->length;
+    *out_stopped = false;
+    for (int64_t s = 0; s < how->n_stops; s++) {
+        int64_t n = (int64_t)strlen(how->stops[s]);
+        if (n == 0)
+            continue;
+        int64_t look = TR_MAX(from - n + 1, 0);
+        const char *hit = text->length ? strstr(text->bytes + look, how->stops[s]) : NULL;
+        if (hit && (!*out_stopped || hit - text->bytes < safe)) {
+            safe = hit - text->bytes;
+            *out_stopped = true;
+        }
+        for (int64_t k = TR_MIN(n - 1, (int64_t)text->length); k > 0 && !*out_stopped; k--)
+            if (memcmp(text->bytes + text->length - k, how->stops[s], (size_t)k) == 0) {
+                safe = TR_MIN(safe, (int64_t)text->length - k);
+                break;
+            }
+    }
+    return safe;
+}
+
+tr_error *tr_generator_run(tr_generator *g, const tr_tokenizer *tokenizer, const char *prompt, int64_t prompt_length,
+                           const tr_generate *how, tr_generated *out)
+{
+    tr_error *error = NULL;
+    tr_ids ids = {0};
+    tr_text text = {0};
+    tr_detokenizer pieces = {0};
+    tr_sampler *sampler = tr_sampler_new(&how->sampling, g->sizes.vocab);
+    int32_t end = tr_tokenizer_end_of_text(tokenizer);
+    int64_t sent = 0;
+    bool cut = false; /* by a stop string or the caller: what is not sent yet is not wanted */
+    float *logits;
+    *out = (tr_generated){.finish = "length"};
+    tr_tokenizer_encode(tokenizer, prompt, prompt_length, true, &ids);
+    if (ids.count == 0 && end >= 0)
+        tr_push(ids.items, ids.count, ids.room) = end;
+    if (ids.count == 0)
+        TR_GO(tr_error_new(TR_USER, "the prompt is empty and the tokenizer has no end-of-text token to start from"));
+    if (ids.count >= g->sizes.context)
+        TR_GO(tr_error_new(TR_USER, "the prompt has %lld tokens and the model's context is %lld; shorten it to "
+                                    "leave room for an answer",
+                           (long long)ids.count, (long long)g->sizes.context));
+    out->prompt_tokens = ids.count;
+    tr_generator_reset(g);
+    double from = seconds();
+    TR_GO(tr_generator_append(g, ids.items, ids.count, &logits));
+    out->prefill_s = seconds() - from;
+    from = seconds();
+    for (int64_t i = 0; i < how->max_tokens; i++) {
+        int32_t token = tr_sampler_next(sampler, logits, ids.items, ids.count, i);
+        if (token == end && !how->ignore_end) {
+            out->finish = "stop";
+            break;
+        }
+        tr_push(ids.items, ids.count, ids.room) = token;
+        out->tokens++;
+        int64_t before = (int64_t)text.length;
+        tr_detokenizer_push(&pieces, tokenizer, token, &text);
+        int64_t safe = certain(&text, before, how, &cut);
+        if (safe > sent && how->stream && !how->stream(how->context, text.bytes + sent, safe - sent)) {
+            out->finish = "cancelled";
+            cut = true;
+            break;
+        }
+        sent = TR_MAX(sent, safe);
+        if (cut) {
+            out->finish = "stop";
+            break;
+        }
+        if (g->length >= g->sizes.context) {
+            out->finish = "context";
+            break;
+        }
+        if (i + 1 < how->max_tokens)
+            TR_GO(tr_generator_append(g, &token, 1, &logits));
+    }
+    out->decode_s = seconds() - from;
+    if (!cut) { /* what was held back, in case a stop string had begun, was none */
+        tr_detokenizer_finish(&pieces, &text);
+        if ((int64_t)text.length > sent && how->stream)
+            how->stream(how->context, text.bytes + sent, (int64_t)text.length - sent);
+    }
+done:
+    tr_sampler_free(sampler);
+    tr_ids_free(&ids);
+    tr_text_free(&text);
+    return error;
+}

@@ -1,0 +1,310 @@
+/* A training run; see run.h. */
+#include "train/run.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "base/log.h"
+#include "plan/machine.h"
+#include "serve/generator.h"
+#include "train/metrics.h"
+#include "train/progress.h"
+#include "train/tensorboard.h"
+
+/* A signal can only set a flag; the run looks at it between steps. */
+static volatile sig_atomic_t caught;
+
+static void catch_signal(int number)
+{
+    caught = number;
+}
+
+typedef struct run {
+    const tr_config *config;
+    const tr_run_options *options;
+    tr_trainer *trainer;
+    tr_metrics *metrics;
+    tr_tensorboard *board;
+    tr_progress *progress;
+    tr_generator *generator; /* for samples; made when first wanted */
+    int64_t tokens;          /* seen since the beginning of the run */
+    int64_t refused;         /* steps in a row that were not finite */
+    int64_t saved_step;
+    double peak_flops;
+} run;
+
+static tr_error *write_config(const tr_config *c)
+{
+    char *text = tr_config_text(c), *path = tr_path_join(c->out, TR_CONFIG_NAME);
+    tr_error *error = tr_file_write(path, text, (int64_t)strlen(text));
+    free(text);
+    free(path);
+    return error;
+}
+
+/* A directory that has a run is not written over. */
+static tr_error *prepare_directory(const tr_config *c, bool resume)
+{
+    char *path = tr_path_join(c->out, "checkpoints"), **names = NULL;
+    int64_t count = 0;
+    tr_error *error = NULL;
+    if (!resume && tr_path_is_directory(path)) {
+        error = tr_directory_list(path, &names, &count);
+        for (int64_t i = 0; i < count && !error; i++)
+            if (names[i][0] != '.')
+                error = tr_error_new(TR_USER, "%s already holds a run; go on with it by `trireme train --resume %s`, or "
+                                              "choose another out=DIR",
+                                     c->out, c->out);
+        tr_names_free(names, count);
+    }
+    free(path);
+    return error ? error : tr_checkpoint_prepare(c->out);
+}
+
+static tr_error *open_outputs(run *r, bool resume)
+{
+    const tr_config *c = r->config;
+    const tr_trainer *t = r->trainer;
+    tr_error *error = NULL;
+    int64_t from = resume ? t->step : -1;
+    char *metrics = tr_path_join(c->out, "metrics.jsonl"), *board = tr_path_join(c->out, "tensorboard"),
+         *tokenizer = tr_path_join(c->out, "tokenizer");
+    json_t *json = tr_config_json(c);
+    TR_GO(write_config(c));
+    if (!resume)
+        TR_GO(tr_tokenizer_save(t->tokenizer, tokenizer));
+    TR_GO(tr_metrics_open(metrics, from, &r->metrics));
+    TR_GO(tr_metrics_begin(r->metrics,
+                           &(tr_metrics_run){.config = json, .plan_hash = tr_graph_hash(t->program->graph),
+                                             .planned_peak_bytes = tr_program_peak_bytes(t->program),
+                                             .parameters = t->parameters, .version = TR_VERSION}));
+    TR_GO(tr_tensorboard_open(board, from, &r->board));
+    if (!r->options->quiet)
+        r->progress = tr_progress_new(stderr, TR_PROGRESS_AUTO, t->step, c->train.steps, c->train.log_every);
+done:
+    json_decref(json);
+    free(metrics);
+    free(board);
+    free(tokenizer);
+    return error;
+}
+
+static void announce(const run *r)
+{
+    const tr_trainer *t = r->trainer;
+    const tr_memory *m = &t->program->memory;
+    tr_loader_info data = tr_loader_describe(t->loader);
+    char parameters[16], tokens[16];
+    if (r->options->quiet)
+        return;
+    tr_progress_count((double)t->parameters, parameters);
+    tr_progress_count((double)data.train_tokens, tokens);
+    tr_log("%s parameters, %s training tokens, vocabulary %lld; %s, %s, %d thread%s", parameters, tokens,
+           (long long)t->sizes.vocab, tr_dtype_name(t->config->train.precision), tr_isa_name(t->target.isa),
+           t->target.threads, t->target.threads == 1 ? "" : "s");
+    tr_log("planned memory %.3f GB: weights and optimizer %.3f, step %.3f (gradients %.3f, activations %.3f, scratch "
+           "%.3f)",
+           (double)tr_program_peak_bytes(t->program) / 1e9, (double)(m->params_bytes + m->state_bytes) / 1e9,
+           (double)m->arena_bytes / 1e9, (double)m->grads_bytes / 1e9, (double)m->activations_bytes / 1e9,
+           (double)m->scratch_bytes / 1e9);
+    if (data.skipped)
+        tr_log("left out %lld files that are not text, such as %s", (long long)data.skipped, data.first_skipped);
+}
+
+static void note(run *r, const char *text)
+{
+    if (r->progress)
+        tr_progress_note(r->progress, "%s", text);
+}
+
+static tr_error *save(run *r, bool best)
+{
+    if (r->saved_step == r->trainer->step && !best)
+        return NULL;
+    TR_TRY(tr_trainer_save(r->trainer, best));
+    r->saved_step = r->trainer->step;
+    return NULL;
+}
+
+static tr_error *validate(run *r)
+{
+    tr_trainer *t = r->trainer;
+    double loss;
+    char text[128];
+    TR_TRY(tr_trainer_evaluate(t, r->config->train.eval_batches, &loss));
+    bool best = loss < t->best_val_loss;
+    if (best)
+        t->best_val_loss = loss;
+    TR_TRY(tr_metrics_val_add(r->metrics, t->step, loss));
+    TR_TRY(tr_tensorboard_scalars(r->board, t->step, &(tr_scalar){"loss/val", loss}, 1));
+    snprintf(text, sizeof text, "step %lld: validation loss %.4f%s", (long long)t->step, loss, best ? ", the best so far" : "");
+    note(r, text);
+    return best ? save(r, true) : NULL;
+}
+
+static bool collect_text(void *context, const char *text, int64_t length)
+{
+    tr_text_add(context, text, (size_t)length);
+    return true;
+}
+
+static tr_error *sample(run *r)
+{
+    const tr_config *c = r->config;
+    tr_trainer *t = r->trainer;
+    if (!r->generator)
+        TR_TRY(tr_generator_beside(t->program, &t->sizes, t->model, t->user, &t->target, &r->generator));
+    const char *prompt = c->train.sample_prompt ? c->train.sample_prompt : "";
+    /* bytes and chars can begin anywhere, but not with nothing */
+    if (!*prompt && tr_tokenizer_end_of_text(t->tokenizer) < 0)
+        prompt = "\n";
+    tr_text text = {0};
+    tr_generated result;
+    tr_generate how = {.sampling = {.temperature = 0.8, .top_p = 0.95, .repetition_penalty = 1, .seed = (uint64_t)c->seed},
+                       .max_tokens = TR_MIN(100, t->sizes.context - 1), .stream = collect_text, .context = &text};
+    tr_text_add(&text, prompt, strlen(prompt));
+    tr_error *error = tr_generator_run(r->generator, t->tokenizer, prompt, (int64_t)strlen(prompt), &how, &result);
+    if (!error) {
+        char *line = tr_format("step %lld: sample: %s", (long long)t->step, text.bytes);
+        note(r, line);
+        free(line);
+        error = tr_metrics_sample_add(r->metrics, t->step, text.bytes);
+    }
+    if (!error)
+        error = tr_tensorboard_text(r->board, t->step, "sample", text.bytes);
+    tr_text_free(&text);
+    return error;
+}
+
+/* A step whose gradient was not finite changes nothing; many in a row will not get better. */
+static tr_error *check_finite(run *r, const tr_step *s)
+{
+    enum { MOST_REFUSED = 10 };
+    r->refused = s->applied ? 0 : r->refused + 1;
+    if (s->applied)
+        return NULL;
+    char text[128];
+    snprintf(text, sizeof text, "step %lld: the gradient is not finite; the step was not applied", (long long)r->trainer->step);
+    note(r, text);
+    if (r->refused < MOST_REFUSED)
+        return NULL;
+    return tr_error_new(TR_RUN, "the gradient was not finite for %d steps in a row (step %lld); go on from the last "
+                                "checkpoint in %s with a smaller optimizer.lr, or look at the data",
+                        MOST_REFUSED, (long long)r->trainer->step, r->config->out);
+}
+
+static tr_error *record(run *r, const tr_step *s)
+{
+    tr_trainer *t = r->trainer;
+    r->tokens += r->config->train.batch * r->config->train.seq;
+    double per_s = (double)(r->config->train.batch * r->config->train.seq) / s->seconds;
+    TR_TRY(tr_metrics_step_add(r->metrics, &(tr_metrics_step){.step = t->step, .loss = s->loss, .lr = s->lr,
+                                                              .grad_norm = s->grad_norm, .tokens = r->tokens,
+                                                              .tokens_per_s = per_s, .step_s = s->seconds,
+                                                              .peak_bytes = tr_process_peak_bytes()}));
+    const tr_scalar scalars[] = {{"loss/train", s->loss}, {"lr", s->lr}, {"grad_norm", s->grad_norm}, {"tokens_per_s", per_s}};
+    TR_TRY(tr_tensorboard_scalars(r->board, t->step, scalars, TR_COUNT(scalars)));
+    if (r->progress) {
+        double flops = tr_flops_per_token(&t->sizes, t->parameters, r->config->train.seq) * per_s;
+        tr_progress_show(r->progress, &(tr_progress_step){.step = t->step, .loss = s->loss, .tokens_per_s = per_s,
+                                                          .step_s = s->seconds,
+                                                          .peak_share = r->peak_flops > 0 ? flops / r->peak_flops : 0});
+    }
+    return check_finite(r, s);
+}
+
+static bool due(int64_t every, int64_t step)
+{
+    return every > 0 && step % every == 0;
+}
+
+static tr_error *one_step(run *r)
+{
+    const tr_config *c = r->config;
+    tr_trainer *t = r->trainer;
+    tr_step s;
+    bool trace = r->options->trace && r->saved_step + 1 == t->step;
+    if (trace && !(t->program->trace = fopen(r->options->trace, "w")))
+        return tr_error_new(TR_USER, "%s cannot be written; give --trace another path", r->options->trace);
+    tr_error *error = tr_trainer_step(t, &s);
+    if (trace) {
+        fprintf(t->program->trace, "\n]\n");
+        fclose(t->program->trace);
+        t->program->trace = NULL;
+    }
+    TR_TRY(error);
+    TR_TRY(record(r, &s));
+    bool last = t->step >= c->train.steps;
+    if (due(c->train.eval_every, t->step) || (last && c->train.eval_every > 0))
+        TR_TRY(validate(r));
+    if (due(c->train.sample_every, t->step) || (last && c->train.sample_every > 0))
+        TR_TRY(sample(r));
+    return due(c->train.save_every, t->step) ? save(r, false) : NULL;
+}
+
+static tr_error *steps(run *r)
+{
+    tr_trainer *t = r->trainer;
+    while (t->step < r->config->train.steps && !caught)
+        TR_TRY(one_step(r));
+    return save(r, false);
+}
+
+tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *out_signal)
+{
+    tr_error *error = NULL;
+    bool resume = options->trainer.resume != NULL;
+    char *warning = NULL;
+    run r = {.config = config, .options = options};
+    struct sigaction catching = {.sa_handler = catch_signal}, old_int, old_term;
+    *out_signal = 0;
+    caught = 0;
+    sigaction(SIGINT, &catching, &old_int);
+    sigaction(SIGTERM, &catching, &old_term);
+    TR_GO(tr_config_check_run(config));
+    TR_GO(prepare_directory(config, resume));
+    TR_GO(tr_trainer_new(config, &options->trainer, &warning, &r.trainer));
+    if (warning)
+        tr_log("warning: %s", warning);
+    r.saved_step = resume ? r.trainer->step : 0;
+    r.tokens = r.trainer->step * config->train.batch * config->train.seq;
+    r.trainer->program->profile = options->profile;
+    if (options->trainer.dump_after)
+        goto done;
+    if (resume && r.trainer->step >= config->train.steps)
+        TR_GO(tr_error_new(TR_USER, "%s has done its %lld steps; give train.steps=N a larger number to go on",
+                           config->out, (long long)config->train.steps));
+    if (!options->quiet || options->profile)
+        r.peak_flops = tr_machine_peak_flops(r.trainer->target.isa, config->train.precision, r.trainer->target.threads, 0.05);
+    TR_GO(open_outputs(&r, resume));
+    announce(&r);
+    error = steps(&r);
+    if (!error && options->profile) {
+        char *text = tr_program_profile_text(r.trainer->program, r.peak_flops);
+        tr_log("%s", text);
+        free(text);
+    }
+    *out_signal = error ? 0 : caught;
+done:
+    sigaction(SIGINT, &old_int, NULL);
+    sigaction(SIGTERM, &old_term, NULL);
+    tr_progress_free(r.progress);
+    tr_generator_free(r.generator);
+    tr_metrics_close(r.metrics);
+    tr_tensorboard_close(r.board);
+    tr_trainer_free(r.trainer);
+    free(warning);
+    return error;
+}
+
+tr_error *tr_train(const char *config_path, const char *const *overrides, int n_overrides, tr_model model, void *user)
+{
+    tr_config *config;
+    int signal = 0;
+    TR_TRY(tr_config_load(config_path, (char *const *)(uintptr_t)overrides, n_overrides, &config));
+    tr_run_options options = {.trainer = {.model = model, .user = user}};
+    tr_error *error = tr_run(config, &options, &signal);
+    tr_config_free(config);
+    return error;
+}

@@ -1,0 +1,403 @@
+/* A trainer; see trainer.h. */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "base/cpu.h"
+#include "base/json.h"
+#include "models/huggingface.h"
+#include "train/schedule.h"
+#include "data/weights.h"
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+int64_t tr_process_peak_bytes(void)
+{
+    FILE *status = fopen("/proc/self/status", "r");
+    char line[256];
+    long long kib = 0;
+    while (status && fgets(line, sizeof line, status))
+        if (sscanf(line, "VmHWM: %lld", &kib) == 1)
+            break;
+    if (status)
+        fclose(status);
+    return kib * 1024;
+}
+
+double tr_flops_per_token(const tr_sizes *s, int64_t parameters, int64_t seq)
+{
+    return 6.0 * (double)parameters + 12.0 * (double)s->layers * (double)s->embed * (double)seq;
+}
+
+tr_error *tr_config_target(const tr_config *c, tr_target *out)
+{
+    *out = (tr_target){.threads = c->threads ? (int)c->threads : tr_cpu_cores()};
+    return tr_isa_parse(c->isa, &out->isa);
+}
+
+/* Making ------------------------------------------------------------------------------------------ */
+
+/* The files under a path, for learning a tokenizer. */
+static tr_error *add_files(const char *path, char ***paths, int64_t *count, int64_t *room)
+{
+    if (!tr_path_is_directory(path)) {
+        tr_push(*paths, *count, *room) = tr_strdup(path);
+        return NULL;
+    }
+    char **names;
+    int64_t n;
+    tr_error *error = NULL;
+    TR_TRY(tr_directory_list(path, &names, &n));
+    for (int64_t i = 0; i < n && !error; i++) {
+        char *full = tr_path_join(path, names[i]);
+        if (names[i][0] != '.')
+            error = add_files(full, paths, count, room);
+        free(full);
+    }
+    tr_names_free(names, n);
+    return error;
+}
+
+tr_error *tr_config_tokenizer(const tr_config *c, tr_tokenizer **out)
+{
+    if (strcmp(c->data.tokenizer, "chars") != 0)
+        return tr_tokenizer_load(c->data.tokenizer, out);
+    tr_error *error = NULL;
+    char **paths = NULL;
+    int64_t count = 0, room = 0;
+    for (int64_t i = 0; i < c->data.train.count && !error; i++)
+        error = add_files(c->data.train.items[i].path, &paths, &count, &room);
+    if (!error)
+        error = tr_tokenizer_train_files((const char *const *)paths, count,
+                                         &(tr_tokenizer_training){.kind = TR_TOKENIZER_CHARS}, out);
+    tr_names_free(paths, count);
+    return error;
+}
+
+static tr_error *open_data(tr_trainer *t)
+{
+    const tr_config *c = t->config;
+    int64_t n = c->data.train.count, n_val = c->data.val.count;
+    const char **paths = tr_alloc_zero((size_t)(n + n_val), sizeof *paths), **val_paths = paths + n;
+    double *weights = tr_alloc_zero((size_t)n, sizeof *weights);
+    bool weighted = false;
+    for (int64_t i = 0; i < n; i++) {
+        paths[i] = c->data.train.items[i].path;
+        weights[i] = c->data.train.items[i].weight;
+        weighted |= weights[i] != c->data.train.items[0].weight;
+    }
+    for (int64_t i = 0; i < n_val; i++)
+        val_paths[i] = c->data.val.items[i].path;
+    char *cache = c->data.cache ? tr_strdup(c->data.cache) : tr_path_join(c->out, "shards");
+    tr_corpus_options reading = {.tokenizer = t->tokenizer, .cache = cache, .threads = t->target.threads};
+    tr_loader_options options = {.seq = c->train.seq, .seed = (uint64_t)c->seed, .vocab = t->sizes.vocab,
+                                 .val_split = c->data.val_split};
+    tr_error *error =
+        tr_loader_open(&options, &reading, paths, weighted ? weights : NULL, n, val_paths, n_val, &t->loader);
+    free(cache);
+    free(weights);
+    free(paths);
+    return error;
+}
+
+static tr_compile compile_options(const tr_config *c, const tr_target *target)
+{
+    return (tr_compile){.target = *target,
+                        .compute = c->train.precision,
+                        .batch = c->train.micro_batch,
+                        .seq = c->train.seq,
+                        .recompute = c->train.recompute,
+                        .update = {.optimizer = c->optimizer.name, .beta1 = c->optimizer.beta1,
+                                   .beta2 = c->optimizer.beta2, .eps = c->optimizer.eps,
+                                   .weight_decay = c->optimizer.weight_decay,
+                                   .momentum = c->optimizer.momentum, .clip = c->train.clip,
+                                   .micro_batches = c->train.batch / c->train.micro_batch}};
+}
+
+tr_error *tr_trainer_plan(const tr_config *c, const tr_sizes *sizes, tr_model model, void *user,
+                          const char *dump_after, tr_text *dump, tr_pass_log *log, tr_program **out)
+{
+    tr_target target;
+    TR_TRY(tr_config_target(c, &target));
+    tr_compile how = compile_options(c, &target);
+    how.dump_after = dump_after;
+    how.dump = dump;
+    how.log = log;
+    return tr_compile_training(model, sizes, user, &how, out);
+}
+
+/* What will not fit is refused before it is touched, with what would make it fit. */
+static tr_error *check_fits(const tr_trainer *t)
+{
+    tr_memory_facts facts = tr_cpu_memory();
+    int64_t need = tr_program_peak_bytes(t->program);
+    const tr_config *c = t->config;
+    if (facts.available_bytes == 0 || need < facts.available_bytes)
+        return NULL;
+    const tr_memory *m = &t->program->memory;
+    return tr_error_new(TR_USER, "the plan needs %.2f GB (%.2f for weights and optimizer, %.2f for a step) and "
+                                 "%.2f GB are available; try train.micro_batch=%lld, train.recompute=full, "
+                                 "train.precision=bf16, or a smaller model",
+                        (double)need / 1e9, (double)(m->params_bytes + m->state_bytes) / 1e9,
+                        (double)m->arena_bytes / 1e9, (double)facts.available_bytes / 1e9,
+                        (long long)TR_MAX(1, c->train.micro_batch / 2));
+}
+
+static tr_error *restore(tr_trainer *t, const char *directory, char **out_warning)
+{
+    tr_error *error = NULL;
+    tr_checkpoint *checkpoint = NULL;
+    const char *loader = NULL;
+    TR_GO(tr_checkpoint_open(directory, TR_CHECKPOINT_ALL, &checkpoint));
+    if (tr_checkpoint_warning(checkpoint))
+        *out_warning = tr_strdup(tr_checkpoint_warning(checkpoint));
+    const json_t *state = tr_checkpoint_trainer(checkpoint);
+    t->step = tr_checkpoint_step(checkpoint);
+    TR_GO(tr_json_real(state, "trainer.json", "best_val_loss", TR_OPTIONAL, &t->best_val_loss));
+    TR_GO(tr_json_string(state, "trainer.json", "data", TR_REQUIRED, &loader));
+    TR_GO(tr_loader_check_state(t->loader, loader));
+    TR_GO(tr_weights_load_state(t->program, tr_checkpoint_model(checkpoint), tr_checkpoint_optimizer(checkpoint)));
+done:
+    tr_checkpoint_close(checkpoint);
+    return error;
+}
+
+static tr_error *load_from(tr_trainer *t, const char *directory)
+{
+    tr_checkpoint *checkpoint = NULL;
+    TR_TRY(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
+    tr_error *error = tr_weights_load(t->program, tr_checkpoint_model(checkpoint));
+    tr_checkpoint_close(checkpoint);
+    return error;
+}
+
+static tr_error *fill(tr_trainer *t, const tr_trainer_options *options)
+{
+    const tr_config *c = t->config;
+    /* On --resume the run's own tokenizer is the one that its model was trained with. */
+    char *saved = tr_path_join(c->out, "tokenizer");
+    tr_error *error = options->resume && tr_path_exists(saved) ? tr_tokenizer_load(saved, &t->tokenizer)
+                                                               : tr_config_tokenizer(c, &t->tokenizer);
+    free(saved);
+    TR_TRY(error);
+    t->sizes = tr_config_sizes(c);
+    int32_t vocab = tr_tokenizer_vocab_size(t->tokenizer);
+    if (t->sizes.vocab == 0)
+        t->sizes.vocab = vocab;
+    if (t->sizes.vocab < vocab)
+        return tr_config_error(c, "model.vocab", "the tokenizer has %d tokens and model.vocab is %lld; it must be at "
+                                                 "least as large",
+                               vocab, (long long)t->sizes.vocab);
+    TR_TRY(tr_config_target(c, &t->target));
+    tr_compile how = compile_options(c, &t->target);
+    how.log = &t->passes;
+    how.dump_after = options->dump_after;
+    how.dump = options->dump;
+    TR_TRY(tr_compile_training(t->model, &t->sizes, t->user, &how, &t->program));
+    t->parameters = tr_graph_parameters(t->program->graph);
+    TR_TRY(check_fits(t));
+    TR_TRY(open_data(t));
+    return tr_program_allocate(t->program);
+}
+
+tr_error *tr_trainer_new(const tr_config *config, const tr_trainer_options *options, char **out_warning,
+                         tr_trainer **out)
+{
+    tr_error *error = NULL;
+    tr_trainer *t = tr_alloc_zero(1, sizeof *t);
+    t->config = config;
+    t->model = options->model;
+    t->user = options->user;
+    t->best_val_loss = INFINITY;
+    *out = NULL;
+    *out_warning = NULL;
+    TR_GO(fill(t, options));
+    if (options->resume) {
+        t->program->seed = (uint64_t)config->seed;
+        TR_GO(restore(t, options->resume, out_warning));
+    } else if (config->model.from) {
+        t->program->seed = (uint64_t)config->seed;
+        TR_GO(load_from(t, config->model.from));
+    } else {
+        tr_program_init(t->program, (uint64_t)config->seed);
+    }
+    *out = t;
+    t = NULL;
+done:
+    tr_trainer_free(t);
+    return error;
+}
+
+void tr_trainer_free(tr_trainer *t)
+{
+    if (!t)
+        return;
+    tr_program_free(t->evaluation);
+    tr_program_free(t->program);
+    tr_loader_free(t->loader);
+    tr_tokenizer_free(t->tokenizer);
+    free(t);
+}
+
+/* Stepping ---------------------------------------------------------------------------------------- */
+
+static void set_positions(tr_program *p, int64_t batch, int64_t seq)
+{
+    int32_t *positions = tr_program_find(p, "positions");
+    for (int64_t i = 0; i < batch * seq; i++)
+        positions[i] = (int32_t)(i % seq);
+}
+
+tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
+{
+    const tr_config *c = t->config;
+    tr_program *p = t->program;
+    int64_t rows = c->train.micro_batch, seq = c->train.seq, first = t->step * c->train.batch;
+    double from = seconds();
+    int32_t *ids = tr_program_find(p, "ids"), *targets = tr_program_find(p, "targets");
+    uint32_t step = (uint32_t)(t->step + 1);
+    set_positions(p, rows, seq);
+    out->lr = tr_schedule_lr(c, t->step + 1);
+    *(float *)tr_program_find(p, "lr") = (float)out->lr;
+    *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
+    if (p->micro_batches > 1)
+        tr_program_run(p, TR_START, TR_START, step, 0);
+    for (int64_t micro = 0; micro < p->micro_batches; micro++) {
+        for (int64_t r = 0; r < rows; r++)
+            TR_TRY(tr_loader_sample(t->loader, first + micro * rows + r, ids + r * seq, targets + r * seq));
+        tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START, TR_BACKWARD, step, micro);
+    }
+    tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
+    double count = *(float *)tr_program_find(p, "count");
+    out->loss = *(float *)tr_program_find(p, "loss") / count;
+    out->grad_norm = *(float *)tr_program_find(p, "grad_norm");
+    out->applied = *(float *)tr_program_find(p, "scale") >= 0;
+    out->tokens = (int64_t)count;
+    out->seconds = seconds() - from;
+    t->step++;
+    return NULL;
+}
+
+static tr_error *make_evaluation(tr_trainer *t)
+{
+    tr_sizes sizes = t->sizes;
+    tr_compile how = compile_options(t->config, &t->target);
+    sizes.dropout = 0;
+    if (t->evaluation)
+        return NULL;
+    TR_TRY(tr_compile_evaluation(t->model, &sizes, t->user, &how, &t->evaluation));
+    return tr_program_allocate_beside(t->evaluation, t->program);
+}
+
+tr_error *tr_trainer_evaluate(tr_trainer *t, int64_t batches, double *out_loss)
+{
+    int64_t rows = t->config->train.micro_batch, seq = t->config->train.seq;
+    int64_t windows = tr_loader_val_count(t->loader);
+    double sum = 0, count = 0;
+    if (batches > 0)
+        windows = TR_MIN(windows, batches * rows);
+    TR_TRY(make_evaluation(t));
+    tr_program *p = t->evaluation;
+    int32_t *ids = tr_program_find(p, "ids"), *targets = tr_program_find(p, "targets");
+    set_positions(p, rows, seq);
+    for (int64_t first = 0; first < windows; first += rows) {
+        for (int64_t r = 0; r < rows; r++) {
+            if (first + r < windows) {
+                TR_TRY(tr_loader_val_sample(t->loader, first + r, ids + r * seq, targets + r * seq));
+                continue;
+            }
+            for (int64_t i = 0; i < seq; i++) { /* the last batch is not full */
+                ids[r * seq + i] = 0;
+                targets[r * seq + i] = -1;
+            }
+        }
+        tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
+        sum += *(float *)tr_program_find(p, "loss");
+        count += *(float *)tr_program_find(p, "count");
+    }
+    *out_loss = count > 0 ? sum / count : NAN;
+    return NULL;
+}
+
+/* Saving ------------------------------------------------------------------------------------------ */
+
+/* config.json and the tokenizer's files, which the run wrote to OUT/tokenizer at its start. */
+static tr_error *collect_files(const tr_trainer *t, tr_checkpoint_file **out, int64_t *out_count)
+{
+    tr_checkpoint_file *files = NULL;
+    int64_t count = 0, room = 0, n = 0;
+    char **names = NULL;
+    int32_t end = tr_tokenizer_end_of_text(t->tokenizer);
+    char *text = tr_hf_config_text(&t->sizes, t->config->train.precision, end);
+    tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("config.json"), text, (int64_t)strlen(text)};
+    text = tr_hf_generation_text(end);
+    tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("generation_config.json"), text, (int64_t)strlen(text)};
+    char *directory = tr_path_join(t->config->out, "tokenizer");
+    tr_error *error = tr_directory_list(directory, &names, &n);
+    for (int64_t i = 0; i < n && !error; i++) {
+        tr_map map;
+        if (names[i][0] == '.') /* what a killed writer left */
+            continue;
+        char *path = tr_path_join(directory, names[i]);
+        error = tr_map_open(path, &map);
+        if (!error) {
+            tr_push(files, count, room) =
+                (tr_checkpoint_file){tr_strdup(names[i]), tr_strndup(map.bytes, (size_t)map.size), map.size};
+            tr_map_close(&map);
+        }
+        free(path);
+    }
+    tr_names_free(names, n);
+    free(directory);
+    *out = files;
+    *out_count = count;
+    return error;
+}
+
+static json_t *trainer_state(const tr_trainer *t)
+{
+    char *data = tr_loader_state(t->loader);
+    json_t *state = json_pack("{s:I, s:I, s:s, s:I, s:s, s:o}", "step", (json_int_t)t->step, "samples",
+                              (json_int_t)(t->step * t->config->train.batch), "data", data, "seed",
+                              (json_int_t)t->config->seed, "version", TR_VERSION, "config",
+                              tr_config_json(t->config));
+    TR_CHECK(state, "trainer.json could not be packed");
+    if (isfinite(t->best_val_loss))
+        json_object_set_new(state, "best_val_loss", json_real(t->best_val_loss));
+    free(data);
+    return state;
+}
+
+tr_error *tr_trainer_save(tr_trainer *t, bool best)
+{
+    tr_checkpoint_file *files = NULL;
+    int64_t n_files = 0, n_model, n_state;
+    bool complete;
+    tr_saved *model = tr_weights_saved(t->program, TR_PARAM, &n_model);
+    tr_saved *state = tr_weights_saved(t->program, TR_STATE, &n_state);
+    json_t *trainer = trainer_state(t);
+    tr_error *error = collect_files(t, &files, &n_files);
+    if (!error)
+        error = tr_checkpoint_save(t->config->out,
+                                   &(tr_checkpoint_contents){.step = t->step, .model = model, .model_count = n_model,
+                                                             .optimizer = state, .optimizer_count = n_state,
+                                                             .trainer = trainer, .files = files,
+                                                             .file_count = n_files, .best = best},
+                                   t->config->train.keep, &complete);
+    for (int64_t i = 0; i < n_files; i++) {
+        free((char *)(uintptr_t)files[i].name);
+        free((void *)(uintptr_t)files[i].bytes);
+    }
+    free(files);
+    json_decref(trainer);
+    tr_weights_saved_free(model, n_model);
+    tr_weights_saved_free(state, n_state);
+    return error;
+}
