@@ -302,6 +302,27 @@ static void test_merges_by_definition(void)
     tr_tokenizer_free(t);
 }
 
+/* More different words than an encoder remembers, each twice, against one call a word. */
+static void test_many_different_words(void)
+{
+    enum { WORDS = 40000, WIDTH = 9 };
+    tr_tokenizer *t = load(HF);
+    char *text = random_bytes(5, 2 * WORDS * WIDTH, "abcdefghijklmnopqrstuvwxyz");
+    for (int64_t i = 0; i < 2 * WORDS; i++) {
+        if (i % 2)
+            memcpy(text + i * WIDTH, text + (i - 1) * WIDTH, WIDTH);
+        text[i * WIDTH] = ' ';
+    }
+    tr_ids got = encode(t, text, 2 * WORDS * WIDTH, true), want = {0};
+    for (int64_t i = 0; i < 2 * WORDS; i++)
+        tr_tokenizer_encode(t, text + i * WIDTH, WIDTH, true, &want);
+    CHECK(same_ids(&got, &want));
+    tr_ids_free(&got);
+    tr_ids_free(&want);
+    free(text);
+    tr_tokenizer_free(t);
+}
+
 static void test_a_long_word_is_no_trap(void)
 {
     tr_tokenizer *t = load(HF);
@@ -655,6 +676,7 @@ int main(void)
     TEST(test_unicode_classes_as_hugging_face);
     TEST(test_any_bytes_are_kept);
     TEST(test_merges_by_definition);
+    TEST(test_many_different_words);
     TEST(test_a_long_word_is_no_trap);
     TEST(test_threads_change_nothing);
     TEST(test_ids_are_appended);
