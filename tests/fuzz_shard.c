@@ -26,8 +26,8 @@ static void look_at(const char *bytes, int64_t size)
     tr_shard_free(shard);
 }
 
-/* The bytes as they are, and once more with both check sums made right, or no mutation would get past
- * them. */
+/* The bytes as they are, and once more with both check sums made right, or no mutation would get
+ * past them. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     look_at((const char *)data, (int64_t)size);

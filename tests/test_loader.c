@@ -57,7 +57,8 @@ static void test_permute(void)
             CHECK(moved > count / 2);
     }
     CHECK(tr_permute(1, INT64_MAX, INT64_MAX - 1) >= 0);
-    /* The first element goes everywhere alike: 64 cells, 6400 keys, chi squared below its 0.999 quantile. */
+    /* The first element goes everywhere alike: 64 cells, 6400 keys, chi squared below its 0.999
+     * quantile. */
     int64_t cells[64] = {0};
     for (uint64_t key = 0; key < 6400; key++)
         cells[tr_permute(tr_hash_word(5, key), 64, 0)]++;
@@ -67,7 +68,8 @@ static void test_permute(void)
     CHECK_NEAR(chi, 63, 40);
 }
 
-/* An epoch: windows that do not overlap, in another order and at another offset than the next one's. */
+/* An epoch: windows that do not overlap, in another order and at another offset than the next
+ * one's. */
 static void test_epochs(void)
 {
     enum { SEQ = 8, TOKENS = 1000 };
@@ -171,7 +173,8 @@ static void test_mixing(void)
     tr_loader_free(loader);
     tr_corpus *bad[] = {source_of("m0", 0, 400, 1), source_of("m1", 10000, 400, 1)};
     tr_loader_options options = {.seq = SEQ};
-    CHECK_ERROR(tr_loader_new_take(&options, bad, (double[]){1, 0}, 2, NULL, 0, &loader), "above 0");
+    CHECK_ERROR(tr_loader_new_take(&options, bad, (double[]){1, 0}, 2, NULL, 0, &loader),
+                "above 0");
 }
 
 /* The split: training never sees the tail, validation sees each of its tokens once, in order. */
@@ -242,8 +245,8 @@ static void test_refusals(void)
     CHECK_ERROR(tr_loader_new_take(&(tr_loader_options){.seq = 8}, NULL, NULL, 0, NULL, 0, &loader),
                 "no training data");
     source = source_of("vocab", 0, 100, 1);
-    CHECK_ERROR(tr_loader_new_take(&(tr_loader_options){.seq = 8, .vocab = 300}, &source, NULL, 1, NULL, 0,
-                                   &loader),
+    CHECK_ERROR(tr_loader_new_take(&(tr_loader_options){.seq = 8, .vocab = 300}, &source, NULL, 1,
+                                   NULL, 0, &loader),
                 "vocabulary of 100000, the model has 300");
 }
 
@@ -258,8 +261,9 @@ static void test_ids_outside(void)
     tr_loader *loader = NULL;
     tr_loader_options options = {.seq = 8, .vocab = 50257};
     tr_corpus_options reading = {.cache = folder};
-    CHECK_ERROR(tr_loader_open(&options, &reading, (const char *[]){path}, NULL, 1, NULL, 0, &loader),
-                "token 700 of");
+    CHECK_ERROR(
+        tr_loader_open(&options, &reading, (const char *[]){path}, NULL, 1, NULL, 0, &loader),
+        "token 700 of");
     options.vocab = 65536;
     CHECK_OK(tr_loader_open(&options, &reading, (const char *[]){path}, NULL, 1, NULL, 0, &loader));
     tr_loader_free(loader);

@@ -43,8 +43,13 @@ static json_t *value_of(const json_t *lines, size_t line, const char *key)
 static void add_steps(tr_metrics *metrics, int64_t first, int64_t last)
 {
     for (int64_t step = first; step <= last; step++) {
-        tr_metrics_step s = {.step = step, .loss = 10.0 / (double)step, .lr = 3e-4, .grad_norm = 0.1,
-                             .tokens = step * 512, .tokens_per_s = 1000.25, .step_s = 0.512,
+        tr_metrics_step s = {.step = step,
+                             .loss = 10.0 / (double)step,
+                             .lr = 3e-4,
+                             .grad_norm = 0.1,
+                             .tokens = step * 512,
+                             .tokens_per_s = 1000.25,
+                             .step_s = 0.512,
                              .peak_bytes = 123456789012};
         CHECK_OK(tr_metrics_step_add(metrics, &s));
         if (step % 4 == 0)
@@ -62,8 +67,10 @@ static void test_metrics(void)
     CHECK_OK(tr_metrics_begin(metrics, &run));
     CHECK_OK(tr_metrics_begin(metrics, &run)); /* once only */
     add_steps(metrics, 1, 10);
-    CHECK_OK(tr_metrics_sample_add(metrics, 10, "a \"quote\"\n\ttab \\ \x01 na\xC3\xAFve \xFF\xC3"));
-    CHECK_OK(tr_metrics_step_add(metrics, &(tr_metrics_step){.step = 11, .loss = NAN, .grad_norm = INFINITY}));
+    CHECK_OK(
+        tr_metrics_sample_add(metrics, 10, "a \"quote\"\n\ttab \\ \x01 na\xC3\xAFve \xFF\xC3"));
+    CHECK_OK(tr_metrics_step_add(
+        metrics, &(tr_metrics_step){.step = 11, .loss = NAN, .grad_norm = INFINITY}));
     tr_metrics_close(metrics);
     json_t *lines = lines_of(path);
     CHECK_INT(json_array_size(lines), 15);
@@ -82,7 +89,8 @@ static void test_metrics(void)
     CHECK(json_number_value(value_of(lines, 5, "val_loss")) == 0.5);
     CHECK_STRING(json_string_value(value_of(lines, 13, "sample")),
                  "a \"quote\"\n\ttab \\ \x01 na\xC3\xAFve \xEF\xBF\xBD\xEF\xBF\xBD");
-    CHECK(json_is_null(value_of(lines, 14, "loss")) && json_is_null(value_of(lines, 14, "grad_norm")));
+    CHECK(json_is_null(value_of(lines, 14, "loss")) &&
+          json_is_null(value_of(lines, 14, "grad_norm")));
     json_decref(lines);
     free(path);
 }
@@ -90,7 +98,8 @@ static void test_metrics(void)
 /* After a kill in step 11 and a resume at 8 the file is what a straight run would have written. */
 static void test_resume(void)
 {
-    char *path = tr_path_join(folder, "resumed.jsonl"), *straight = tr_path_join(folder, "straight.jsonl");
+    char *path = tr_path_join(folder, "resumed.jsonl"),
+         *straight = tr_path_join(folder, "straight.jsonl");
     tr_metrics_run run = {NULL, 1, 2, 3, "0.1.0"};
     tr_metrics *metrics = NULL;
     CHECK_OK(tr_metrics_open(straight, -1, &metrics));
@@ -120,13 +129,15 @@ static void test_resume(void)
     CHECK_INT(json_array_size(lines), 1);
     json_decref(lines);
     CHECK(unlink(path) == 0);
-    CHECK_OK(tr_metrics_open(path, 8, &metrics)); /* no file to go on with: a new one, with a first line */
+    CHECK_OK(tr_metrics_open(path, 8,
+                             &metrics)); /* no file to go on with: a new one, with a first line */
     CHECK_OK(tr_metrics_begin(metrics, &run));
     tr_metrics_close(metrics);
     lines = lines_of(path);
     CHECK_INT(json_array_size(lines), 1);
     json_decref(lines);
-    CHECK_ERROR(tr_metrics_open("/nowhere/metrics.jsonl", -1, &metrics), "cannot write the metrics");
+    CHECK_ERROR(tr_metrics_open("/nowhere/metrics.jsonl", -1, &metrics),
+                "cannot write the metrics");
     free(path);
     free(straight);
 }
@@ -169,11 +180,18 @@ static void test_tensorboard(void)
         const char *bytes;
         int64_t length;
     } want[] = {
-        {"\x10\x00\x1A\x0D" "brain.Event:2", 17},
+        {"\x10\x00\x1A\x0D"
+         "brain.Event:2",
+         17},
         {"\x10\xAC\x02\x3A\x02\x08\x01", 7},
-        {"\x10\xAC\x02\x2A\x14" "\x0A\x08\x0A\x01" "a\x15\x00\x00\xC0\x3F" "\x0A\x08\x0A\x01" "b\x15\x00\x00\x00\xC0",
+        {"\x10\xAC\x02\x2A\x14"
+         "\x0A\x08\x0A\x01"
+         "a\x15\x00\x00\xC0\x3F"
+         "\x0A\x08\x0A\x01"
+         "b\x15\x00\x00\x00\xC0",
          25},
-        {"\x10\xAC\x02\x2A\x1D\x0A\x1B\x0A\x01t\x4A\x08\x0A\x06\x0A\x04text\x42\x0C\x08\x07\x12\x04\x12\x02\x08\x01"
+        {"\x10\xAC\x02\x2A\x1D\x0A\x1B\x0A\x01t\x4A\x08\x0A\x06\x0A\x04text\x42\x0C\x08\x07\x12\x04"
+         "\x12\x02\x08\x01"
          "\x42\x02hi",
          34},
     };
@@ -191,7 +209,8 @@ static void test_tensorboard(void)
         CHECK_INT(crc, masked(event, (int64_t)length));
         CHECK_INT(event[0], 0x09);
         CHECK_INT(length, want[i].length + 9);
-        if ((int64_t)length == want[i].length + 9 && memcmp(event + 9, want[i].bytes, length - 9) != 0)
+        if ((int64_t)length == want[i].length + 9 &&
+            memcmp(event + 9, want[i].bytes, length - 9) != 0)
             FAIL("event %lld has other bytes", (long long)i);
         at += 16 + (int64_t)length;
     }
@@ -208,9 +227,15 @@ static void test_words(void)
         double value;
         const char *count, *time;
     } rows[] = {
-        {0, "0", "0s"},          {12.34, "12", "12s"},        {999.4, "999", "16m39s"},
-        {999.6, "1.00k", "16m40s"}, {12345, "12.3k", "3h25m"}, {99960, "100k", "1d03h"},
-        {4.56e6, "4.56M", "52d18h"}, {NAN, "?", "?"},         {-1, "-1", "?"},
+        {0, "0", "0s"},
+        {12.34, "12", "12s"},
+        {999.4, "999", "16m39s"},
+        {999.6, "1.00k", "16m40s"},
+        {12345, "12.3k", "3h25m"},
+        {99960, "100k", "1d03h"},
+        {4.56e6, "4.56M", "52d18h"},
+        {NAN, "?", "?"},
+        {-1, "-1", "?"},
         {1e17, "100000T", "?"},
     };
     for (int64_t i = 0; i < TR_COUNT(rows); i++) {
@@ -229,7 +254,8 @@ static char *progress_of(tr_progress_mode mode, int64_t every)
     FILE *out = open_memstream(&text, &size);
     tr_progress *progress = tr_progress_new(out, mode, 0, 20, every);
     for (int64_t step = 1; step <= 20; step++) {
-        tr_progress_show(progress, &(tr_progress_step){step, 2.5, 12345, 0.1, step > 1 ? 0.61 : NAN});
+        tr_progress_show(progress,
+                         &(tr_progress_step){step, 2.5, 12345, 0.1, step > 1 ? 0.61 : NAN});
         if (step == 10)
             tr_progress_note(progress, "step 10: validation loss %.3f", 2.25);
     }

@@ -1,4 +1,5 @@
-/* Token shards and sources: round trips, foreign formats, every damaged byte, the cache, streaming. */
+/* Token shards and sources: round trips, foreign formats, every damaged byte, the cache, streaming.
+ */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -187,7 +188,8 @@ static void test_source_directory(void)
     put_text("corpus/.hidden.txt", "never");
     put_text("corpus/sub/c", "no ending");
     put("corpus/sub/picture", "\x89PNG\0\0", 6);
-    put_text("corpus/sub/d.jsonl", "{\"text\": \"one\", \"n\": 1}\n\n  \n{\"text\":\"tw\\u00f6\"}\n{\"text\":\"\"}");
+    put_text("corpus/sub/d.jsonl",
+             "{\"text\": \"one\", \"n\": 1}\n\n  \n{\"text\":\"tw\\u00f6\"}\n{\"text\":\"\"}");
     tr_corpus_options options = {.tokenizer = tokenizer, .cache = cache, .threads = 2};
     const char *want = "first|second|no ending|one|tw\xC3\xB6|";
     tr_corpus *source = open_source("corpus", &options);
@@ -240,7 +242,8 @@ static void refuse(const char *name, const char *text, const char *field, const 
 static void test_bad_sources(void)
 {
     refuse("nowhere.txt", NULL, NULL, "cannot read the data");
-    refuse("x.jsonl", "{\"text\": \"a\"}\n{\"text\": 3}", NULL, "x.jsonl:2: the member \"text\" is not a text");
+    refuse("x.jsonl", "{\"text\": \"a\"}\n{\"text\": 3}", NULL,
+           "x.jsonl:2: the member \"text\" is not a text");
     refuse("x.jsonl", "{\"txt\": \"a\"}", NULL, "did you mean \"txt\"");
     refuse("x.jsonl", "{\"body\": \"a\"}", NULL, "it has \"body\"");
     refuse("x.jsonl", "\n\n{\"text\": \"a\"", NULL, "x.jsonl:3: the line is not a JSON object");
@@ -257,7 +260,8 @@ static void test_bad_sources(void)
     put_text("self.txt", "x");
     tr_corpus *source = NULL;
     path = in_folder("self.txt");
-    CHECK_ERROR(tr_corpus_open(path, &(tr_corpus_options){.cache = folder}, &source), "no tokenizer");
+    CHECK_ERROR(tr_corpus_open(path, &(tr_corpus_options){.cache = folder}, &source),
+                "no tokenizer");
     free(path);
     path = in_folder("loop");
     CHECK_OK(tr_directory_make(path));
@@ -287,7 +291,8 @@ static void test_shard_of_other_tokenizer(void)
 /* A text of several pieces gives the ids of the whole. */
 static void test_streaming(void)
 {
-    const char *words[] = {"ship", " of", " the", "  line", "\n\n", ",", " oars", " 12", " na\xC3\xAFve", "\xFF", "'s"};
+    const char *words[] = {"ship",  " of", " the",          "  line", "\n\n", ",",
+                           " oars", " 12", " na\xC3\xAFve", "\xFF",   "'s"};
     tr_text text = {0};
     for (uint32_t i = 0, state = 1; text.length < 20u << 20; i++) {
         state = state * 1664525u + 1013904223u;
@@ -301,7 +306,8 @@ static void test_streaming(void)
                                 &(tr_tokenizer_training){TR_TOKENIZER_BPE, 320, 0}, &tokenizer));
     put("long.txt", text.bytes, (int64_t)text.length);
     char *cache = in_folder("cache");
-    tr_corpus *source = open_source("long.txt", &(tr_corpus_options){.tokenizer = tokenizer, .cache = cache});
+    tr_corpus *source =
+        open_source("long.txt", &(tr_corpus_options){.tokenizer = tokenizer, .cache = cache});
     tr_ids ids = {0};
     tr_tokenizer_encode_parallel(tokenizer, text.bytes, (int64_t)text.length, false, 0, &ids);
     CHECK_INT(source->tokens, ids.count + 1);
@@ -323,7 +329,8 @@ static void test_streaming(void)
 /* The fingerprint is of the tokenizer, not of its file. */
 static void test_tokenizer_fingerprint(void)
 {
-    const char *texts[] = {"the cat sat on the mat the cat sat", "oars and masts and oars and masts"};
+    const char *texts[] = {"the cat sat on the mat the cat sat",
+                           "oars and masts and oars and masts"};
     int64_t lengths[] = {(int64_t)strlen(texts[0]), (int64_t)strlen(texts[1])};
     tr_tokenizer *a = NULL, *b = NULL, *again = NULL, *bytes = tr_tokenizer_bytes_new();
     tr_tokenizer_training training = {TR_TOKENIZER_BPE, 265, 0};

@@ -1,8 +1,8 @@
 /* trireme report DIR [--out FILE]: one HTML page about a run, from its metrics.jsonl.
  *
- * The page needs nothing but itself: no script, no font, no picture from elsewhere. It follows the reader's
- * light or dark setting. Lines of metrics.jsonl that cannot be read (the torn last line of a run that is
- * still going, or was killed) are left out and counted.
+ * The page needs nothing but itself: no script, no font, no picture from elsewhere. It follows the
+ * reader's light or dark setting. Lines of metrics.jsonl that cannot be read (the torn last line of
+ * a run that is still going, or was killed) are left out and counted.
  */
 #include <inttypes.h>
 #include <jansson.h>
@@ -39,8 +39,8 @@ typedef struct run_data {
 static void free_data(run_data *data)
 {
     json_decref(data->first);
-    report_points *const all[] = {&data->loss, &data->smooth, &data->val, &data->lr,
-                                  &data->norm, &data->rate, &data->memory, &data->planned};
+    report_points *const all[] = {&data->loss, &data->smooth, &data->val,    &data->lr,
+                                  &data->norm, &data->rate,   &data->memory, &data->planned};
     for (int64_t i = 0; i < TR_COUNT(all); i++)
         report_points_free(all[i]);
     for (int64_t i = 0; i < data->sample_count; i++)
@@ -52,7 +52,8 @@ static double number(const json_t *line, const char *key)
 {
     const json_t *value = json_object_get(line, key);
     double real = json_is_number(value) ? json_number_value(value) : NAN;
-    return fabs(real) < 1e30 ? real : NAN; /* nothing sensible is beyond, and no chart could draw it */
+    return fabs(real) < 1e30 ? real
+                             : NAN; /* nothing sensible is beyond, and no chart could draw it */
 }
 
 static void read_line(run_data *data, json_t *line)
@@ -87,8 +88,8 @@ static void read_line(run_data *data, json_t *line)
     data->seconds += isfinite(seconds) ? seconds : 0;
 }
 
-/* A loss is noisy: the line to read is its mean over about 3 % of the run around each step. At the beginning,
- * where the loss is steep, the stretch is kept symmetric. */
+/* A loss is noisy: the line to read is its mean over about 3 % of the run around each step. At the
+ * beginning, where the loss is steep, the stretch is kept symmetric. */
 static void smooth_loss(run_data *data)
 {
     const report_points *loss = &data->loss;
@@ -129,7 +130,8 @@ static tr_error *read_data(const char *path, run_data *data)
     }
     tr_map_close(&map);
     if (data->loss.count == 0 && data->val.count == 0)
-        return tr_error_new(TR_USER, "%s records no step yet; wait for the first one and try again", path);
+        return tr_error_new(TR_USER, "%s records no step yet; wait for the first one and try again",
+                            path);
     smooth_loss(data);
     double planned = number(data->first, "planned_peak_bytes");
     if (planned > 0 && data->memory.count) {
@@ -142,33 +144,46 @@ static tr_error *read_data(const char *path, run_data *data)
 /* The page. */
 
 static const char STYLE[] =
-    ":root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--page:#fff;--panel:#f6f8fa;--rule:#d8dee4;"
+    ":root{color-scheme:light "
+    "dark;--ink:#1b1f24;--soft:#57606a;--page:#fff;--panel:#f6f8fa;--rule:#d8dee4;"
     "--train:#0b63c4;--val:#b93a00;--limit:#6e4bb8}\n"
-    "@media(prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#9aa4af;--page:#101418;--panel:#181e24;"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#9aa4af;--page:#101418;--panel:#"
+    "181e24;"
     "--rule:#303840;--train:#6fb3ff;--val:#ff9d66;--limit:#bda2ff}}\n"
     "*{box-sizing:border-box}\n"
     "body{margin:0 auto;max-width:72rem;padding:1rem;background:var(--page);color:var(--ink);"
     "font:16px/1.45 system-ui,sans-serif}\n"
-    "h1{font-size:1.5rem;margin:.2rem 0;overflow-wrap:anywhere}h2{font-size:1.05rem;margin:0 0 .3rem}\n"
-    "p{margin:.3rem 0}.soft{color:var(--soft)}.warn{border-left:4px solid var(--val);padding-left:.6rem}\n"
-    "dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.6rem;margin:1rem 0}\n"
-    "dl div,figure,.sample,details{background:var(--panel);border:1px solid var(--rule);border-radius:8px;"
+    "h1{font-size:1.5rem;margin:.2rem 0;overflow-wrap:anywhere}h2{font-size:1.05rem;margin:0 0 "
+    ".3rem}\n"
+    "p{margin:.3rem 0}.soft{color:var(--soft)}.warn{border-left:4px solid "
+    "var(--val);padding-left:.6rem}\n"
+    "dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.6rem;margin:"
+    "1rem 0}\n"
+    "dl div,figure,.sample,details{background:var(--panel);border:1px solid "
+    "var(--rule);border-radius:8px;"
     "padding:.7rem}\n"
     "dt{color:var(--soft);font-size:.85rem}dd{margin:0;font-size:1.15rem;overflow-wrap:anywhere}\n"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:.8rem}\n"
+    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:."
+    "8rem}\n"
     "figure{margin:0}svg.chart{width:100%;height:auto;display:block}\n"
-    ".grid{stroke:var(--rule)}.axis{stroke:var(--soft)}.tick{fill:var(--soft);font:12px system-ui,sans-serif}\n"
+    ".grid{stroke:var(--rule)}.axis{stroke:var(--soft)}.tick{fill:var(--soft);font:12px "
+    "system-ui,sans-serif}\n"
     ".line{fill:none;stroke-width:2;stroke-linejoin:round;stroke:var(--train)}\n"
     ".line.faint{opacity:.35;stroke-width:1}.line.val{stroke:var(--val);stroke-dasharray:5 3}\n"
-    ".line.limit{stroke:var(--limit);stroke-dasharray:2 3}.mark{fill:var(--train)}.mark.val{fill:var(--val)}\n"
+    ".line.limit{stroke:var(--limit);stroke-dasharray:2 "
+    "3}.mark{fill:var(--train)}.mark.val{fill:var(--val)}\n"
     ".hit{fill:transparent}.hit:hover{fill:var(--soft);opacity:.5}\n"
-    ".legend{font-size:.85rem;color:var(--soft)}.legend span{margin-right:1rem;white-space:nowrap}\n"
+    ".legend{font-size:.85rem;color:var(--soft)}.legend "
+    "span{margin-right:1rem;white-space:nowrap}\n"
     "section{margin:1.2rem 0}.sample{margin:.6rem 0}\n"
-    ".sample pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0 0;font:.9rem/1.4 ui-monospace,"
+    ".sample pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0 0;font:.9rem/1.4 "
+    "ui-monospace,"
     "monospace}\n"
     "details{margin:.6rem 0}summary{cursor:pointer;font-weight:600}.wide{overflow-x:auto}\n"
-    "table{border-collapse:collapse;font-size:.9rem;margin-top:.5rem}th,td{text-align:right;padding:.2rem .7rem;"
-    "border-bottom:1px solid var(--rule);white-space:nowrap}.keys td{text-align:left;white-space:normal;"
+    "table{border-collapse:collapse;font-size:.9rem;margin-top:.5rem}th,td{text-align:right;"
+    "padding:.2rem .7rem;"
+    "border-bottom:1px solid var(--rule);white-space:nowrap}.keys "
+    "td{text-align:left;white-space:normal;"
     "overflow-wrap:anywhere}\n";
 
 static void fact(tr_text *out, const char *name, const char *format, ...) TR_PRINTF(3, 4);
@@ -209,10 +224,12 @@ static void write_facts(tr_text *out, const run_data *data)
     report_format_count(data->tokens, text);
     fact(out, "Tokens seen", "%s", text);
     if (data->loss.count)
-        fact(out, "Loss at the end", "%.4f", last_of(data->smooth.count ? &data->smooth : &data->loss));
+        fact(out, "Loss at the end", "%.4f",
+             last_of(data->smooth.count ? &data->smooth : &data->loss));
     int64_t best = least_of(&data->val);
     if (best >= 0)
-        fact(out, "Best validation loss", "%.4f at step %.0f", data->val.y[best], data->val.x[best]);
+        fact(out, "Best validation loss", "%.4f at step %.0f", data->val.y[best],
+             data->val.x[best]);
     if (data->seconds > 0) {
         tr_progress_count(data->tokens / data->seconds, text);
         tr_progress_time(data->seconds, time);
@@ -250,12 +267,15 @@ static void summarise(tr_text *out, const char *name, const report_points *p, re
         }
     if (first < 0)
         return;
-    char a[REPORT_NUMBER_BYTES], b[REPORT_NUMBER_BYTES], c[REPORT_NUMBER_BYTES], d[REPORT_NUMBER_BYTES];
+    char a[REPORT_NUMBER_BYTES], b[REPORT_NUMBER_BYTES], c[REPORT_NUMBER_BYTES],
+        d[REPORT_NUMBER_BYTES];
     format(p->y[first], a);
     format(p->y[last], b);
     format(p->y[low], c);
     format(p->y[high], d);
-    tr_text_format(out, "%s: from %s at step %.0f to %s at step %.0f; lowest %s at step %.0f, highest %s at step %.0f. ",
+    tr_text_format(out,
+                   "%s: from %s at step %.0f to %s at step %.0f; lowest %s at step %.0f, highest "
+                   "%s at step %.0f. ",
                    name, a, p->x[first], b, p->x[last], c, p->x[low], d, p->x[high]);
 }
 
@@ -303,8 +323,8 @@ static void write_charts(tr_text *out, const run_data *data)
                                     .from_zero = true, .logarithmic = spans_decades(&data->norm)});
     write_chart(out, (report_chart){"rate", "Tokens per second", NULL, rate, 1, report_format_count,
                                     .from_zero = true});
-    write_chart(out, (report_chart){"memory", "Memory of the process", NULL, memory, TR_COUNT(memory),
-                                    report_format_bytes, .from_zero = true});
+    write_chart(out, (report_chart){"memory", "Memory of the process", NULL, memory,
+                                    TR_COUNT(memory), report_format_bytes, .from_zero = true});
     tr_text_format(out, "</div>\n");
 }
 
@@ -312,7 +332,8 @@ static void write_samples(tr_text *out, const run_data *data)
 {
     if (!data->sample_count)
         return;
-    tr_text_format(out, "<section aria-labelledby=samples>\n<h2 id=samples>Samples, newest first</h2>\n");
+    tr_text_format(
+        out, "<section aria-labelledby=samples>\n<h2 id=samples>Samples, newest first</h2>\n");
     for (int64_t i = data->sample_count - 1; i >= 0; i--) {
         tr_text_format(out, "<div class=sample><span class=soft>step %lld</span><pre>",
                        (long long)data->samples[i].step);
@@ -336,9 +357,10 @@ static void write_table(tr_text *out, const run_data *data)
     int64_t count = data->loss.count, rows = TR_MIN(count, (int64_t)TABLE_ROWS), val = 0;
     if (!rows)
         return;
-    tr_text_format(out, "<details><summary>Numbers</summary><div class=wide tabindex=0><table>\n<tr>");
-    static const char *const names[] = {"step", "loss", "val. loss", "learning rate", "grad. norm",
-                                        "tokens/s", "memory"};
+    tr_text_format(out,
+                   "<details><summary>Numbers</summary><div class=wide tabindex=0><table>\n<tr>");
+    static const char *const names[] = {"step",       "loss",     "val. loss", "learning rate",
+                                        "grad. norm", "tokens/s", "memory"};
     for (int64_t i = 0; i < TR_COUNT(names); i++)
         tr_text_format(out, "<th scope=col>%s</th>", names[i]);
     tr_text_format(out, "</tr>\n");
@@ -371,8 +393,9 @@ static void write_config(tr_text *out, const char *prefix, const json_t *config)
         if (json_is_object(value)) {
             write_config(out, name, value);
         } else {
-            char *text = json_is_string(value) ? tr_strdup(json_string_value(value))
-                                               : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+            char *text = json_is_string(value)
+                             ? tr_strdup(json_string_value(value))
+                             : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
             tr_text_format(out, "<tr><td>");
             report_escape(out, name);
             tr_text_format(out, "</td><td>");
@@ -386,10 +409,12 @@ static void write_config(tr_text *out, const char *prefix, const json_t *config)
 
 static void write_page(tr_text *out, const char *name, const run_data *data)
 {
-    tr_text_format(out, "<!DOCTYPE html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n"
-                        "<meta name=viewport content=\"width=device-width, initial-scale=1\">\n<title>");
+    tr_text_format(out,
+                   "<!DOCTYPE html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n"
+                   "<meta name=viewport content=\"width=device-width, initial-scale=1\">\n<title>");
     report_escape(out, name);
-    tr_text_format(out, " - Trireme</title>\n<style>\n%s</style>\n</head>\n<body>\n<header><h1>", STYLE);
+    tr_text_format(out, " - Trireme</title>\n<style>\n%s</style>\n</head>\n<body>\n<header><h1>",
+                   STYLE);
     report_escape(out, name);
     tr_text_format(out, "</h1><p class=soft>A training run of Trireme</p></header>\n<main>\n");
     if (data->not_finite)
@@ -417,9 +442,14 @@ tr_error *cmd_report(int argc, char **argv)
     const char *out = NULL;
     const tr_option options[] = {
         {"out", 'o', "FILE", "where the page goes (default: report.html in DIR)", .text = &out}};
-    const tr_usage usage = {"report", "DIR", "one HTML page about a run: losses, speed, memory, samples", options,
-                            TR_COUNT(options), .examples = "trireme report runs/gpt2-small --out page.html",
-                            .min = 1, .max = 1};
+    const tr_usage usage = {"report",
+                            "DIR",
+                            "one HTML page about a run: losses, speed, memory, samples",
+                            options,
+                            TR_COUNT(options),
+                            .examples = "trireme report runs/gpt2-small --out page.html",
+                            .min = 1,
+                            .max = 1};
     tr_operands operands;
     TR_TRY(tr_options_parse(&usage, argc, argv, &operands));
     if (operands.help)
@@ -434,12 +464,13 @@ tr_error *cmd_report(int argc, char **argv)
     tr_text text = {0};
     tr_error *error = NULL;
     if (!tr_path_is_directory(directory))
-        error = tr_error_new(TR_USER, "%s is not a directory; give the directory of a run, its config's `out`",
-                             directory);
+        error = tr_error_new(
+            TR_USER, "%s is not a directory; give the directory of a run, its config's `out`",
+            directory);
     else if (!tr_path_exists(metrics))
-        error = tr_error_new(TR_USER,
-                             "%s holds no metrics.jsonl; give the directory of a run, its config's `out`",
-                             directory);
+        error = tr_error_new(
+            TR_USER, "%s holds no metrics.jsonl; give the directory of a run, its config's `out`",
+            directory);
     if (error)
         goto done;
     TR_GO(read_data(metrics, &data));

@@ -1,7 +1,8 @@
 /* Line charts as inline SVG; see report_chart.h.
  *
- * A long series is thinned for drawing: of each stretch of points its least and greatest value stay, so that
- * no spike is lost. Up to HIT_COUNT invisible circles carry a <title>, which browsers show on hovering.
+ * A long series is thinned for drawing: of each stretch of points its least and greatest value
+ * stay, so that no spike is lost. Up to HIT_COUNT invisible circles carry a <title>, which browsers
+ * show on hovering.
  */
 #include "cli/report_chart.h"
 
@@ -35,8 +36,11 @@ void report_points_free(report_points *points)
 void report_escape(tr_text *out, const char *text)
 {
     for (; *text; text++) {
-        const char *code = *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;"
-                           : *text == '"' ? "&quot;" : NULL;
+        const char *code = *text == '&'   ? "&amp;"
+                           : *text == '<' ? "&lt;"
+                           : *text == '>' ? "&gt;"
+                           : *text == '"' ? "&quot;"
+                                          : NULL;
         if (code)
             tr_text_add(out, code, strlen(code));
         else
@@ -88,7 +92,8 @@ static double place_x(const frame *f, double x)
 
 static double place_y(const frame *f, double y)
 {
-    return HEIGHT - BOTTOM - (scaled(f, y) - f->y_low) / (f->y_high - f->y_low) * (HEIGHT - TOP - BOTTOM);
+    return HEIGHT - BOTTOM -
+           (scaled(f, y) - f->y_low) / (f->y_high - f->y_low) * (HEIGHT - TOP - BOTTOM);
 }
 
 /* 1, 2 or 5 times a power of ten: about `count` of it fill the span. */
@@ -180,16 +185,19 @@ static void write_axes(tr_text *out, const report_chart *chart, const frame *f)
     tr_text_format(out,
                    "<line class=axis x1=%d x2=%d y1=%d y2=%d /><text class=tick x=%d y=%d "
                    "text-anchor=end>step</text>\n",
-                   LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - 4);
+                   LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, HEIGHT - BOTTOM, WIDTH - RIGHT,
+                   HEIGHT - 4);
 }
 
-static void add_vertex(tr_text *path, const frame *f, const report_points *p, int64_t i, bool *pen_down)
+static void add_vertex(tr_text *path, const frame *f, const report_points *p, int64_t i,
+                       bool *pen_down)
 {
     if (!isfinite(p->y[i])) {
         *pen_down = false;
         return;
     }
-    tr_text_format(path, "%c%.1f %.1f", *pen_down ? 'L' : 'M', place_x(f, p->x[i]), place_y(f, p->y[i]));
+    tr_text_format(path, "%c%.1f %.1f", *pen_down ? 'L' : 'M', place_x(f, p->x[i]),
+                   place_y(f, p->y[i]));
     *pen_down = true;
 }
 
@@ -222,7 +230,8 @@ static void write_line(tr_text *out, const report_series *s, const frame *f)
                            place_x(f, p->x[i]), place_y(f, p->y[i]));
 }
 
-static void write_hits(tr_text *out, const report_chart *chart, const report_series *s, const frame *f)
+static void write_hits(tr_text *out, const report_chart *chart, const report_series *s,
+                       const frame *f)
 {
     const report_points *p = s->points;
     int64_t stride = TR_MAX((p->count + HIT_COUNT - 1) / HIT_COUNT, 1);
@@ -231,8 +240,9 @@ static void write_hits(tr_text *out, const report_chart *chart, const report_ser
         if (!isfinite(p->y[i]))
             continue;
         chart->format(p->y[i], value);
-        tr_text_format(out, "<circle class=hit cx=%.1f cy=%.1f r=7><title>step %.0f: %s %s</title></circle>\n",
-                       place_x(f, p->x[i]), place_y(f, p->y[i]), p->x[i], s->name, value);
+        tr_text_format(
+            out, "<circle class=hit cx=%.1f cy=%.1f r=7><title>step %.0f: %s %s</title></circle>\n",
+            place_x(f, p->x[i]), place_y(f, p->y[i]), p->x[i], s->name, value);
     }
 }
 
@@ -247,7 +257,8 @@ static void write_legend(tr_text *out, const report_chart *chart)
     for (int64_t s = 0; s < chart->count; s++)
         if (!chart->series[s].silent && chart->series[s].points->count > 0)
             tr_text_format(out,
-                           "<span><svg width=22 height=8 aria-hidden=true><path class=\"line %s\" d=\"M0 4H22\" "
+                           "<span><svg width=22 height=8 aria-hidden=true><path class=\"line %s\" "
+                           "d=\"M0 4H22\" "
                            "/></svg> %s</span> ",
                            chart->series[s].style, chart->series[s].name);
     tr_text_format(out, "</p>\n");
@@ -262,10 +273,11 @@ void report_chart_write(tr_text *out, const report_chart *chart)
         return;
     }
     write_legend(out, chart);
-    tr_text_format(out,
-                   "<svg class=chart viewBox=\"0 0 %d %d\" role=img aria-labelledby=\"%s %s-said\">\n"
-                   "<desc id=%s-said>",
-                   WIDTH, HEIGHT, chart->id, chart->id, chart->id);
+    tr_text_format(
+        out,
+        "<svg class=chart viewBox=\"0 0 %d %d\" role=img aria-labelledby=\"%s %s-said\">\n"
+        "<desc id=%s-said>",
+        WIDTH, HEIGHT, chart->id, chart->id, chart->id);
     report_escape(out, chart->summary);
     tr_text_format(out, "</desc>\n");
     write_axes(out, chart, &f);

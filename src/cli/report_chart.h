@@ -1,7 +1,9 @@
-/* A line chart as inline SVG: no script, colours from the page's style sheet, readable by a screen reader.
+/* A line chart as inline SVG: no script, colours from the page's style sheet, readable by a screen
+ * reader.
  *
- * The drawing is 400 units wide, about a phone's width, and the page sets charts side by side where there is
- * room, so that its text is never scaled to nothing. Values that are not finite leave a gap.
+ * The drawing is 400 units wide, about a phone's width, and the page sets charts side by side where
+ * there is room, so that its text is never scaled to nothing. Values that are not finite leave a
+ * gap.
  */
 #pragma once
 #include <stdbool.h>
@@ -23,7 +25,7 @@ typedef struct report_series {
     const char *name;
     const char *style; /* a class of the style sheet: "train", "val", "faint", "limit" */
     const report_points *points;
-    bool marks; /* a dot at each point */
+    bool marks;  /* a dot at each point */
     bool silent; /* not in the legend, no values on hovering */
 } report_series;
 
@@ -32,7 +34,7 @@ typedef struct report_chart {
     const char *summary; /* what a reader who sees no picture is told */
     const report_series *series;
     int64_t count;
-    report_format *format; /* of the values; steps are formatted by the chart */
+    report_format *format;       /* of the values; steps are formatted by the chart */
     bool from_zero, logarithmic; /* logarithmic only if all values are above 0 */
 } report_chart;
 
