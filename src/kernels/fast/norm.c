@@ -3,8 +3,9 @@
  * A row is read from memory once; its mean, its variance (of the differences from the mean, so that a
  * large mean does no harm) and its result are then three walks over what is in the first-level cache.
  *
- * The gradient takes GROUP rows at a time: one walk makes the two row sums that dx needs and adds to a
- * chunk's row of dw and db, a second one writes dx. Chunks of rows are a function of the shape; their dw
+ * The gradient walks a row twice: the first walk makes the two sums that dx needs and adds to a chunk's
+ * row of dw and db, the second one writes dx. (Four rows at a time, to save traffic of dw and db within the
+ * cache, measured slower.) Chunks of rows are a function of the shape; their dw
  * and db are in scratch and added in order, so that results do not depend on the thread count.
  * Scratch: chunks * 2 d floats, and room for weights in float where they are bf16. */
 #include "kernels/fast/simd.h"
@@ -12,7 +13,7 @@
 
 #include <omp.h>
 
-enum { GROUP = 4, CHUNK_ROWS = 16, MAX_CHUNKS = 64, SMALL = 8 * 1024 };
+enum { CHUNK_ROWS = 16, MAX_CHUNKS = 64, SMALL = 8 * 1024 };
 
 /* What all walks need. Statistics and weights are f32. */
 typedef struct norm_facts {
@@ -148,7 +149,7 @@ static void add_norm_rows_bf16(const norm_facts *f, int64_t first, int64_t last)
     norm_rows(f, first, last, true, true);
 }
 
-/* Inputs [first_param - 1 or less: x (, r)], w, b; outputs (s,) y, mean, rstd. */
+/* Inputs x, (r,) w, b; outputs (s,) y, mean, rstd. */
 static bool accepts_forward(const tr_call *call)
 {
     int adds = call->op == TR_OP_add_layer_norm;
@@ -197,22 +198,16 @@ static int64_t chunks_of(int64_t rows)
     return chunks < 1 ? 1 : chunks > MAX_CHUNKS ? MAX_CHUNKS : chunks;
 }
 
-/* Adds `part` lanes at column c of n rows to the sums: of g and g h by row, of dy h and dy by column. */
-TR_INLINE void grad_sums(const norm_facts *f, int64_t row, int n, int64_t c, int part, vf *mean, vf *rstd,
-                         vf *sum_g, vf *sum_gh, float *dw, float *db, bool bf16)
+/* Adds `part` lanes at column c of the row at `at`: g and g h to the sums, dy h and dy to dw and db. */
+TR_INLINE void grad_sums(const norm_facts *f, int64_t at, int64_t c, int part, vf mean, vf rstd, vf *sum_g,
+                         vf *sum_gh, float *dw, float *db, bool bf16)
 {
-    vf w = load(f->w, c, part, false), dw_c = load(dw, c, part, false), db_c = load(db, c, part, false);
-    for (int k = 0; k < n; k++) {
-        int64_t i = (row + k) * f->d + c;
-        vf dy = load(f->other, i, part, bf16), h = (load(f->x, i, part, bf16) - mean[k]) * rstd[k];
-        vf g = dy * w;
-        sum_g[k] += g;
-        sum_gh[k] = vf_fma(g, h, sum_gh[k]);
-        dw_c = vf_fma(dy, h, dw_c);
-        db_c += dy;
-    }
-    store(dw, c, dw_c, part, false);
-    store(db, c, db_c, part, false);
+    vf dy = load(f->other, at + c, part, bf16), h = (load(f->x, at + c, part, bf16) - mean) * rstd;
+    vf g = dy * load(f->w, c, part, false);
+    *sum_g += g;
+    *sum_gh = vf_fma(g, h, *sum_gh);
+    store(dw, c, vf_fma(dy, h, load(dw, c, part, false)), part, false);
+    store(db, c, load(db, c, part, false) + dy, part, false);
 }
 
 /* dx = acc + rstd (g - mean(g) - h mean(gh)) = acc + rstd g - (x - mean) a - b. */
@@ -226,30 +221,28 @@ TR_INLINE void grad_dx(const norm_facts *f, int64_t i, int64_t c, int part, vf m
     store(f->y, i, dx, part, bf16);
 }
 
-TR_INLINE void grad_group(const norm_facts *f, int64_t row, int n, float *dw, float *db, bool acc, bool bf16)
+TR_INLINE void grad_row(const norm_facts *f, int64_t row, float *dw, float *db, bool acc, bool bf16)
 {
-    const int64_t d = f->d, whole = d / TR_VL * TR_VL;
+    const int64_t d = f->d, whole = d / TR_VL * TR_VL, at = row * d;
     const int rest = (int)(d - whole);
-    vf mean[GROUP], rstd[GROUP], sum_g[GROUP], sum_gh[GROUP];
-    for (int k = 0; k < n; k++) {
-        mean[k] = vf_set1(f->mean[row + k]);
-        rstd[k] = vf_set1(f->rstd[row + k]);
-        sum_g[k] = sum_gh[k] = vf_zero();
-    }
-    for (int64_t c = 0; c < whole; c += TR_VL)
-        grad_sums(f, row, n, c, TR_VL, mean, rstd, sum_g, sum_gh, dw, db, bf16);
+    vf mean = vf_set1(f->mean[row]), rstd = vf_set1(f->rstd[row]);
+    vf sum_g[2] = {vf_zero(), vf_zero()}, sum_gh[2] = {vf_zero(), vf_zero()};
+    int64_t c = 0;
+    for (; c + 2 * TR_VL <= whole; c += 2 * TR_VL)
+        for (int k = 0; k < 2; k++)
+            grad_sums(f, at, c + k * TR_VL, TR_VL, mean, rstd, &sum_g[k], &sum_gh[k], dw, db, bf16);
+    if (c < whole)
+        grad_sums(f, at, c, TR_VL, mean, rstd, &sum_g[0], &sum_gh[0], dw, db, bf16);
     if (rest)
-        grad_sums(f, row, n, whole, rest, mean, rstd, sum_g, sum_gh, dw, db, bf16);
-    for (int k = 0; k < n; k++) {
-        float scale = f->rstd[row + k], mean_g = vf_sum(sum_g[k]) / (float)d,
-              mean_gh = vf_sum(sum_gh[k]) / (float)d;
-        vf a = vf_set1(scale * scale * mean_gh), b = vf_set1(scale * mean_g);
-        int64_t at = (row + k) * d;
-        for (int64_t c = 0; c < whole; c += TR_VL)
-            grad_dx(f, at + c, c, TR_VL, mean[k], rstd[k], a, b, acc, bf16);
-        if (rest)
-            grad_dx(f, at + whole, whole, rest, mean[k], rstd[k], a, b, acc, bf16);
-    }
+        grad_sums(f, at, whole, rest, mean, rstd, &sum_g[1], &sum_gh[1], dw, db, bf16);
+
+    float scale = f->rstd[row], mean_g = vf_sum(sum_g[0] + sum_g[1]) / (float)d,
+          mean_gh = vf_sum(sum_gh[0] + sum_gh[1]) / (float)d;
+    vf a = vf_set1(scale * scale * mean_gh), b = vf_set1(scale * mean_g);
+    for (c = 0; c < whole; c += TR_VL)
+        grad_dx(f, at + c, c, TR_VL, mean, rstd, a, b, acc, bf16);
+    if (rest)
+        grad_dx(f, at + whole, whole, rest, mean, rstd, a, b, acc, bf16);
 }
 
 TR_INLINE void grad_chunk(const norm_facts *f, int64_t first, int64_t last, float *dw, float *db, bool acc,
@@ -257,11 +250,8 @@ TR_INLINE void grad_chunk(const norm_facts *f, int64_t first, int64_t last, floa
 {
     memset(dw, 0, (size_t)f->d * sizeof *dw);
     memset(db, 0, (size_t)f->d * sizeof *db);
-    int64_t r = first;
-    for (; r + GROUP <= last; r += GROUP)
-        grad_group(f, r, GROUP, dw, db, acc, bf16);
-    for (; r < last; r++)
-        grad_group(f, r, 1, dw, db, acc, bf16);
+    for (int64_t r = first; r < last; r++)
+        grad_row(f, r, dw, db, acc, bf16);
 }
 
 typedef void (*chunk_fn)(const norm_facts *f, int64_t first, int64_t last, float *dw, float *db);

@@ -5,14 +5,17 @@
  * cache; the rows of sums, in scratch, are then added in order. Few rows need one chunk and no scratch.
  * Scratch: chunks * columns floats, at most MAX_CHUNKS rows and never more than a 32nd of the input.
  *
- * global_norm: sums of squares of blocks of BLOCK elements, in float; over the blocks, in double.
+ * global_norm: sums of squares in float over PART elements, in double over the parts of a block of BLOCK
+ * and over the blocks, in order.
  * Scratch: a double for each block.
  *
  * All cuts depend on shapes alone, so that results do not depend on the thread count either. */
 #include "kernels/fast/simd.h"
 #include "kernels/kernel.h"
 
-enum { ROWS = 8, MAX_CHUNKS = 64, CHUNK_ROWS = 32, COLUMNS = 4096, BLOCK = 32 * 1024, SMALL = 16 * 1024 };
+enum { ROWS = 8, MAX_CHUNKS = 64, CHUNK_ROWS = 32, COLUMNS = 4096 };
+enum { BLOCK = 32 * 1024, PART = 2048 };
+enum { SMALL = 16 * 1024 };
 
 static bool is_float(const tr_tensor *t)
 {
@@ -149,7 +152,7 @@ static tr_error *prepare_norm(tr_call *call)
     return NULL;
 }
 
-TR_INLINE double squares(const void *x, int64_t i, int64_t last, bool bf16)
+TR_INLINE float squares_in_float(const void *x, int64_t i, int64_t last, bool bf16)
 {
     vf sum[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
     for (; i + 4 * TR_VL <= last; i += 4 * TR_VL)
@@ -161,7 +164,15 @@ TR_INLINE double squares(const void *x, int64_t i, int64_t last, bool bf16)
         vf v = vf_load_as_n(x, i, last - i < TR_VL ? (int)(last - i) : TR_VL, bf16);
         sum[0] = vf_fma(v, v, sum[0]);
     }
-    return (double)vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+TR_INLINE double squares(const void *x, int64_t first, int64_t last, bool bf16)
+{
+    double sum = 0;
+    for (int64_t i = first; i < last; i += PART)
+        sum += (double)squares_in_float(x, i, i + PART < last ? i + PART : last, bf16);
+    return sum;
 }
 
 static double squares_f32(const void *x, int64_t first, int64_t last)

@@ -36,8 +36,11 @@ static void run_embedding_grad(const tr_call *call)
     const int32_t *ids = call->in[0].data;
     int64_t n = tr_tensor_elems(&call->in[0]), rows = dtable->dims[0], d = dtable->dims[1];
     float *out = dtable->data;
-    if (!tr_has(call, 2))
-        memset(out, 0, (size_t)(rows * d) * sizeof *out);
+    size_t bytes = (size_t)(rows * d) * sizeof *out;
+    if (tr_has(call, 2))
+        memmove(out, call->in[2].data, bytes);
+    else
+        memset(out, 0, bytes);
     for (int64_t i = 0; i < n; i++) {
         bool seen = false;
         for (int64_t j = 0; j < i && !seen; j++)
