@@ -68,7 +68,7 @@ def median(values):
 
 
 def table(rows, head):
-    """Prints rows (lists of text) under a head; the first column to the left, the others to the right."""
+    """Prints rows (lists of text) under a head; the first column left-aligned, the others right."""
     rows = [head] + rows
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     for index, row in enumerate(rows):

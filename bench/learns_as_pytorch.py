@@ -37,6 +37,8 @@ from peer_gpt import GPT, Shape, load_hugging_face
 
 def split_text(options, folder):
     """Writes train.txt and val.txt; returns their texts and the sorted characters of the first."""
+    if not os.path.isfile(options.text):
+        sys.exit(f"there is no file {options.text}; --text takes a text in UTF-8")
     with open(options.text, encoding="utf-8", newline="") as file:
         text = file.read(options.characters)
     cut = len(text) * 9 // 10
@@ -188,7 +190,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--eval-windows", type=int, default=512)
+    parser.add_argument("--eval-windows", type=int, default=4000)
     parser.add_argument("--set", nargs="*", default=[], help="more key=value for trireme train")
     parser.add_argument(
         "--only-pytorch", action="store_true", help="try the script out without trireme"

@@ -34,14 +34,12 @@ def run_ours(precision, options):
             options.trireme,
             "bench",
             "train",
-            "--preset",
-            "gpt2",
-            "--batch",
-            str(options.batch),
-            "--seq",
-            str(options.seq),
-            "--precision",
-            precision,
+            "model.preset=gpt2",
+            f"train.batch={options.batch}",
+            f"train.seq={options.seq}",
+            f"train.precision={precision}",
+            f"threads={options.threads}",
+            *options.set,
             "--steps",
             str(options.steps),
             "--json",
@@ -157,6 +155,7 @@ def main():
     parser = argparse.ArgumentParser(description="Trireme against PyTorch, training GPT-2 124M")
     peer_train.add_arguments(parser)
     parser.add_argument("--trireme", default=f"{ROOT}/build/trireme")
+    parser.add_argument("--set", nargs="+", default=[], help="more key=value for trireme bench")
     parser.add_argument(
         "--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"]
     )
