@@ -1,8 +1,9 @@
-/* Kernels against their reference: a test fills a kernel_case and calls kernel_check, which runs every
- * fast kernel of every instruction set this machine has, with one thread and with two, and checks
- *   - outputs against the reference kernel's, within  relative * |value| + absolute * largest |value| + 1e-30
+/* Kernels against their reference: a test fills a kernel_case and calls kernel_check, which runs
+ * every fast kernel of every instruction set this machine has, with one thread and with two, and
+ * checks
+ *   - outputs against the reference's: relative * |value| + absolute * largest |value| + 1e-30
  *   - that one and two threads give the same bits (all kernels tested with this promise that),
- *   - that nothing is written past an output or the scratch, and no input but those written in place.
+ *   - that nothing is written past an output or the scratch, nor to any input but in place.
  * kernel_bench prints the speed of the best kernel and of a plain copy for comparison. */
 #pragma once
 #include <omp.h>
@@ -17,8 +18,8 @@ typedef struct kernel_case {
     tr_op op;
     int n_in, n_out;
     tr_tensor in[KC_MAX], out[KC_MAX]; /* data of inputs: from kc_*; data of outputs: unused */
-    int over[KC_MAX];                  /* 1 + the input that output k may be written over; 0: none */
-    bool accumulates;                  /* and it must be */
+    int over[KC_MAX]; /* 1 + the input that output k may be written over; 0: none */
+    bool accumulates; /* and it must be */
     double relative[KC_MAX], absolute[KC_MAX];
     tr_attr attrs[TR_MAX_ATTRS];
     uint64_t seed;
@@ -54,7 +55,11 @@ static inline tr_tensor kc_shape(tr_dtype dtype, int rank, const int64_t *dims)
         t.dims[d] = dims[d];
     return t;
 }
-#define KC_DIMS(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]){__VA_ARGS__}
+#define KC_DIMS(...)                                                             \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) \
+    {                                                                            \
+        __VA_ARGS__                                                              \
+    }
 
 static inline void kc_set(const tr_tensor *t, int64_t i, double value)
 {
@@ -74,7 +79,8 @@ static inline double kc_get(const tr_tensor *t, int64_t i)
 }
 
 /* offset + scale * uniform in [-1, 1). */
-static inline tr_tensor kc_uniform(tr_dtype dtype, int rank, const int64_t *dims, double offset, double scale)
+static inline tr_tensor kc_uniform(tr_dtype dtype, int rank, const int64_t *dims, double offset,
+                                   double scale)
 {
     tr_tensor t = kc_shape(dtype, rank, dims);
     t.data = kc_room(kc_bytes(&t));
@@ -107,11 +113,18 @@ static inline bool kc_guard_whole(const void *data, int64_t bytes)
 }
 
 /* Runs `kernel` on copies; fills out (to be freed by kc_drop). False when the kernel declines. */
-static inline bool kc_run(const kernel_case *c, const tr_kernel *kernel, bool in_place, int threads, tr_tensor *out)
+static inline bool kc_run(const kernel_case *c, const tr_kernel *kernel, bool in_place, int threads,
+                          tr_tensor *out)
 {
     tr_tensor in[KC_MAX];
-    tr_call call = {.op = c->op, .n_in = c->n_in, .n_out = c->n_out, .in = in, .out = out, .attrs = c->attrs,
-                    .seed = c->seed, .step = c->step};
+    tr_call call = {.op = c->op,
+                    .n_in = c->n_in,
+                    .n_out = c->n_out,
+                    .in = in,
+                    .out = out,
+                    .attrs = c->attrs,
+                    .seed = c->seed,
+                    .step = c->step};
     memcpy(call.origin, c->origin, sizeof call.origin);
     memcpy(call.extent, c->extent, sizeof call.extent);
     for (int k = 0; k < c->n_in; k++) {
@@ -159,7 +172,8 @@ static inline void kc_drop(const kernel_case *c, tr_tensor *out)
         free(out[k].data);
 }
 
-static inline void kc_compare(const kernel_case *c, const char *what, const tr_tensor *got, const tr_tensor *want)
+static inline void kc_compare(const kernel_case *c, const char *what, const tr_tensor *got,
+                              const tr_tensor *want)
 {
     for (int k = 0; k < c->n_out; k++) {
         int64_t n = tr_tensor_elems(&want[k]);
@@ -169,11 +183,13 @@ static inline void kc_compare(const kernel_case *c, const char *what, const tr_t
                 largest = fmax(largest, fabs(kc_get(&want[k], i)));
         for (int64_t i = 0; i < n; i++) {
             double g = kc_get(&got[k], i), w = kc_get(&want[k], i);
-            bool same = isnan(w) ? isnan(g) : isinf(w) ? g == w
-                      : fabs(g - w) <= c->relative[k] * fabs(w) + c->absolute[k] * largest + 1e-30;
+            bool same = isnan(w)   ? isnan(g)
+                        : isinf(w) ? g == w
+                                   : fabs(g - w) <= c->relative[k] * fabs(w) +
+                                                        c->absolute[k] * largest + 1e-30;
             if (!same) {
-                FAIL("%s, output %d, element %lld of %lld: %.9g, expected %.9g", what, k, (long long)i,
-                     (long long)n, g, w);
+                FAIL("%s, output %d, element %lld of %lld: %.9g, expected %.9g", what, k,
+                     (long long)i, (long long)n, g, w);
                 break;
             }
         }
@@ -231,8 +247,14 @@ static inline double kc_seconds(void)
 static inline void kernel_bench(const char *name, kernel_case *c, double bytes)
 {
     tr_tensor out[KC_MAX];
-    tr_call call = {.op = c->op, .n_in = c->n_in, .n_out = c->n_out, .in = c->in, .out = out, .attrs = c->attrs,
-                    .seed = c->seed, .step = c->step};
+    tr_call call = {.op = c->op,
+                    .n_in = c->n_in,
+                    .n_out = c->n_out,
+                    .in = c->in,
+                    .out = out,
+                    .attrs = c->attrs,
+                    .seed = c->seed,
+                    .step = c->step};
     memcpy(call.origin, c->origin, sizeof call.origin);
     memcpy(call.extent, c->extent, sizeof call.extent);
     for (int k = 0; k < c->n_out; k++) {
@@ -253,7 +275,8 @@ static inline void kernel_bench(const char *name, kernel_case *c, double bytes)
         kernel->run(&call);
         best = fmin(best, kc_seconds() - start);
     }
-    printf("%-34s %-12s %8.3f ms %7.1f GB/s\n", name, kernel->name, best * 1e3, bytes / best * 1e-9);
+    printf("%-34s %-12s %8.3f ms %7.1f GB/s\n", name, kernel->name, best * 1e3,
+           bytes / best * 1e-9);
     if (kernel->release)
         kernel->release(&call);
     free(call.scratch);

@@ -1,5 +1,6 @@
-/* add, mul, scale, cast, activate, activate_grad, dropout, fill, clear, expand: fast kernels against the
- * reference, and the reference against facts. `test_kernels_elementwise bench` prints speeds. */
+/* add, mul, scale, cast, activate, activate_grad, dropout, fill, clear, expand: fast kernels
+ * against the reference, and the reference against facts. `test_kernels_elementwise bench` prints
+ * speeds. */
 #include "check_kernels.h"
 
 static const tr_dtype dtypes[] = {TR_F32, TR_BF16};
@@ -24,7 +25,8 @@ static void test_binary(void)
     for (int s = 0; s < SIZES; s++)
         for (int k = 0; k < 8; k++) {
             tr_dtype a = dtypes[k & 1], b = dtypes[k >> 1 & 1];
-            kernel_case c = {.op = k & 4 ? TR_OP_mul : TR_OP_add, .n_in = 2, .n_out = 1, .over = {1}};
+            kernel_case c = {
+                .op = k & 4 ? TR_OP_mul : TR_OP_add, .n_in = 2, .n_out = 1, .over = {1}};
             c.in[0] = kc_uniform(a, KC_DIMS(sizes[s]), 0, 2);
             c.in[1] = kc_uniform(b, KC_DIMS(sizes[s]), 0, 2);
             c.out[0] = c.in[0];
@@ -51,7 +53,8 @@ static void test_scale(void)
 {
     for (int s = 0; s < SIZES; s++)
         for (int k = 0; k < 2; k++) {
-            kernel_case c = {.op = TR_OP_scale, .n_in = 1, .n_out = 1, .over = {1}, .attrs = {{.f = -0.3}}};
+            kernel_case c = {
+                .op = TR_OP_scale, .n_in = 1, .n_out = 1, .over = {1}, .attrs = {{.f = -0.3}}};
             c.in[0] = kc_uniform(dtypes[k], KC_DIMS(sizes[s]), 0, 100);
             c.out[0] = c.in[0];
             tolerate(&c, 2e-7);
@@ -68,8 +71,9 @@ static void test_cast(void)
     c.in[0] = kc_uniform(TR_F32, 1, dims, 0, 1);
     c.out[0] = kc_shape(TR_BF16, 1, dims);
     uint32_t *bits = c.in[0].data;
-    static const uint32_t special[] = {0, 0x80000000u, 0x7f800000u, 0xff800000u, 0x7fc00000u, 0x7f800001u,
-                                       0xffffffffu, 0x7f7fffffu, 0x3f808000u, 0x3f818000u, 0x3f808001u};
+    static const uint32_t special[] = {0,           0x80000000u, 0x7f800000u, 0xff800000u,
+                                       0x7fc00000u, 0x7f800001u, 0xffffffffu, 0x7f7fffffu,
+                                       0x3f808000u, 0x3f818000u, 0x3f808001u};
     for (uint32_t i = 0; i < N; i++) { /* all exponents but the subnormal ones, and NaNs */
         bits[i] = i < 11 ? special[i] : i * 2654435761u;
         if (!(bits[i] & 0x7f800000u))
@@ -104,16 +108,21 @@ static void test_cast(void)
 /* Every function over [-12, 12] and at the ends of the range of floats. */
 static void test_activate(void)
 {
-    static const float ends[] = {-1e30f, -300, -105, -88, -20, 20, 88, 105, 300, 1e30f, NAN, 0, -0.0f, 1e-20f};
+    static const float ends[] = {-1e30f, -300, -105,  -88, -20, 20,    88,
+                                 105,    300,  1e30f, NAN, 0,   -0.0f, 1e-20f};
     for (int64_t n = 1; n <= 24001; n += n < 40 ? 1 : 23961)
         for (int fn = 0; fn < TR_FN_COUNT; fn++)
             for (int k = 0; k < 4; k++) {
                 bool grad = k & 2;
-                kernel_case c = {.op = grad ? TR_OP_activate_grad : TR_OP_activate, .n_in = 1 + grad,
-                                 .n_out = 1, .over = {1}, .attrs = {{.i = fn}}};
+                kernel_case c = {.op = grad ? TR_OP_activate_grad : TR_OP_activate,
+                                 .n_in = 1 + grad,
+                                 .n_out = 1,
+                                 .over = {1},
+                                 .attrs = {{.i = fn}}};
                 tr_tensor x = kc_uniform(dtypes[k & 1], KC_DIMS(n), 0, 1);
                 for (int64_t i = 0; i < n; i++)
-                    kc_set(&x, i, i < 14 && n > 20 ? (double)ends[i] : 24 * (double)i / (double)n - 12);
+                    kc_set(&x, i,
+                           i < 14 && n > 20 ? (double)ends[i] : 24 * (double)i / (double)n - 12);
                 if (grad) {
                     c.in[0] = kc_uniform(dtypes[k & 1], KC_DIMS(n), 0, 1);
                     c.in[1] = x;
@@ -124,7 +133,8 @@ static void test_activate(void)
                 }
                 c.out[0] = c.in[0];
                 c.relative[0] = k & 1 ? 0x1p-7 : 3e-6;
-                c.absolute[0] = n > 20 && !grad ? 1e-33 : 3e-7; /* the largest is 1e30; slopes cross zero */
+                c.absolute[0] =
+                    n > 20 && !grad ? 1e-33 : 3e-7; /* the largest is 1e30; slopes cross zero */
                 check_and_free(&c);
             }
 }
@@ -138,7 +148,8 @@ static void test_slopes(void)
             tr_tensor in[2] = {{.data = at, .dtype = TR_F32, .rank = 1, .dims = {3}}}, out = in[0];
             tr_attr attrs[TR_MAX_ATTRS] = {{.i = fn}};
             out.data = y;
-            tr_call call = {.op = TR_OP_activate, .n_in = 1, .n_out = 1, .in = in, .out = &out, .attrs = attrs};
+            tr_call call = {
+                .op = TR_OP_activate, .n_in = 1, .n_out = 1, .in = in, .out = &out, .attrs = attrs};
             tr_kernel_reference(TR_OP_activate)->run(&call);
             in[0] = (tr_tensor){.data = &one, .dtype = TR_F32, .rank = 1, .dims = {1}};
             in[1] = (tr_tensor){.data = at + 1, .dtype = TR_F32, .rank = 1, .dims = {1}};
@@ -150,11 +161,16 @@ static void test_slopes(void)
         }
 }
 
-/* dropout ----------------------------------------------------------------------------------------- */
+/* dropout ------------------------------------------------------------------------------- */
 
 static kernel_case dropout_case(tr_dtype dtype, int rank, const int64_t *dims, double p)
 {
-    kernel_case c = {.op = TR_OP_dropout, .n_in = 1, .n_out = 1, .over = {1}, .seed = 0x123456789abcu, .step = 17};
+    kernel_case c = {.op = TR_OP_dropout,
+                     .n_in = 1,
+                     .n_out = 1,
+                     .over = {1},
+                     .seed = 0x123456789abcu,
+                     .step = 17};
     c.in[0] = kc_uniform(dtype, rank, dims, 3, 1); /* never zero: a zero was dropped */
     c.out[0] = c.in[0];
     c.attrs[TR_DROPOUT_P].f = p;
@@ -178,7 +194,8 @@ static void test_dropout(void)
 static void test_dropout_parts(void)
 {
     static const int64_t dims[][3] = {{2, 3, 5}, {3, 7, 33}, {2, 50, 64}, {4, 3, 1}, {1, 90, 301}};
-    static const int64_t origins[][3] = {{0, 0, 0}, {1, 0, 0}, {0, 5, 0}, {0, 0, 3}, {2, 1, 7}, {70000, 3, 2}};
+    static const int64_t origins[][3] = {{0, 0, 0}, {1, 0, 0}, {0, 5, 0},
+                                         {0, 0, 3}, {2, 1, 7}, {70000, 3, 2}};
     for (int s = 0; s < 5; s++)
         for (int o = 0; o < 6; o++)
             for (int k = 0; k < 2; k++) {
@@ -209,9 +226,10 @@ static void test_dropout_is_one_mask(void)
     int64_t dims[] = {ROWS, COLUMNS}, part_dims[] = {ROWS / 2, COLUMNS / 2};
     kernel_case c = dropout_case(TR_F32, 2, dims, 0.25);
     tr_tensor whole[KC_MAX], part[KC_MAX];
-    const tr_kernel *kernel = tr_kernel_choose(&(tr_call){.op = TR_OP_dropout, .n_in = 1, .n_out = 1,
-                                                          .in = c.in, .out = c.out, .attrs = c.attrs},
-                                               tr_cpu_isa_best());
+    const tr_kernel *kernel = tr_kernel_choose(
+        &(tr_call){
+            .op = TR_OP_dropout, .n_in = 1, .n_out = 1, .in = c.in, .out = c.out, .attrs = c.attrs},
+        tr_cpu_isa_best());
     CHECK(kc_run(&c, kernel, false, 2, whole));
     int dropped = 0, wrong = 0;
     for (int i = 0; i < ROWS * COLUMNS; i++) {
@@ -229,7 +247,8 @@ static void test_dropout_is_one_mask(void)
         CHECK(kc_run(&quarter, kernel, true, 1, part));
         wrong = 0;
         for (int i = 0; i < ROWS * COLUMNS / 4; i++) {
-            int64_t row = i / (COLUMNS / 2) + quarter.origin[0], column = i % (COLUMNS / 2) + quarter.origin[1];
+            int64_t row = i / (COLUMNS / 2) + quarter.origin[0],
+                    column = i % (COLUMNS / 2) + quarter.origin[1];
             wrong += (kc_get(&part[0], i) == 0) != (kc_get(&whole[0], row * COLUMNS + column) == 0);
         }
         CHECK_INT(wrong, 0);
@@ -240,7 +259,7 @@ static void test_dropout_is_one_mask(void)
     kc_free_inputs(&c);
 }
 
-/* fill, clear, expand ----------------------------------------------------------------------------- */
+/* fill, clear, expand ------------------------------------------------------------------- */
 
 static void test_fill(void)
 {
@@ -266,7 +285,8 @@ static void test_clear(void)
 
 static void test_expand(void)
 {
-    static const int64_t shapes[][2] = {{1, 1}, {5, 1}, {7, 3}, {3, 17}, {129, 33}, {41, 1000}, {20011, 1}};
+    static const int64_t shapes[][2] = {{1, 1},    {5, 1},     {7, 3},    {3, 17},
+                                        {129, 33}, {41, 1000}, {20011, 1}};
     for (int s = 0; s < 7; s++)
         for (int k = 0; k < 4; k++) {
             kernel_case c = {.op = TR_OP_expand, .n_in = 2, .n_out = 1};
@@ -284,13 +304,17 @@ static void bench(void)
         double size = k ? 2 : 4;
         char name[64];
         for (tr_op op = 0; op < TR_OP_COUNT; op++)
-            for (int fn = 0; fn < (op == TR_OP_activate || op == TR_OP_activate_grad ? TR_FN_COUNT : 1); fn++) {
+            for (int fn = 0;
+                 fn < (op == TR_OP_activate || op == TR_OP_activate_grad ? TR_FN_COUNT : 1); fn++) {
                 int inputs = op == TR_OP_add || op == TR_OP_mul || op == TR_OP_activate_grad ? 2
                              : op == TR_OP_scale || op == TR_OP_cast || op == TR_OP_activate ||
-                                     op == TR_OP_dropout || op == TR_OP_clear ? 1 : 0;
+                                     op == TR_OP_dropout || op == TR_OP_clear
+                                 ? 1
+                                 : 0;
                 if (inputs == 0)
                     continue;
-                static const char *const fns[] = {"none", "gelu_tanh", "gelu_erf", "relu", "silu", "tanh", "sigmoid"};
+                static const char *const fns[] = {"none", "gelu_tanh", "gelu_erf", "relu",
+                                                  "silu", "tanh",      "sigmoid"};
                 snprintf(name, sizeof name, "op %d %s%s", op, k ? "bf16 " : "f32 ",
                          op == TR_OP_activate || op == TR_OP_activate_grad ? fns[fn] : "");
                 kernel_case c = dropout_case(dtypes[k], KC_DIMS(N), 0.1);
@@ -303,8 +327,10 @@ static void bench(void)
                     c.out[0].dtype = dtypes[!k];
                 if (op != TR_OP_dropout)
                     c.attrs[0] = (tr_attr){.i = fn};
-                kernel_bench(name, &c, op == TR_OP_clear  ? N * size
-                                       : op == TR_OP_cast ? N * 6.0 : N * size * (inputs + 1));
+                kernel_bench(name, &c,
+                             op == TR_OP_clear  ? N * size
+                             : op == TR_OP_cast ? N * 6.0
+                                                : N * size * (inputs + 1));
                 kc_free_inputs(&c);
             }
     }

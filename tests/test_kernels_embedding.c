@@ -1,11 +1,12 @@
-/* embedding and embedding_grad: fast kernels against the reference. `test_kernels_embedding bench` prints
- * speeds. */
+/* embedding and embedding_grad: fast kernels against the reference. `test_kernels_embedding bench`
+ * prints speeds. */
 #include "check_kernels.h"
 
 static const tr_dtype dtypes[] = {TR_F32, TR_BF16};
 /* ids, rows of the table, columns */
-static const int64_t shapes[][3] = {{1, 1, 1}, {7, 5, 3}, {20, 300, 16}, {50, 10, 33}, {33, 50, 64}, {100, 7, 65},
-                                    {40, 100, 130}, {300, 40, 200}, {61, 1000, 768}, {0, 9, 5}};
+static const int64_t shapes[][3] = {{1, 1, 1},       {7, 5, 3},    {20, 300, 16},  {50, 10, 33},
+                                    {33, 50, 64},    {100, 7, 65}, {40, 100, 130}, {300, 40, 200},
+                                    {61, 1000, 768}, {0, 9, 5}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 /* Some ids are just outside the table. */
@@ -32,7 +33,10 @@ static void test_embedding(void)
 
 static kernel_case grad_case(tr_dtype dtype, int64_t n, int64_t rows, int64_t d, bool acc)
 {
-    kernel_case c = {.op = TR_OP_embedding_grad, .n_in = 3, .n_out = 1, .accumulates = acc,
+    kernel_case c = {.op = TR_OP_embedding_grad,
+                     .n_in = 3,
+                     .n_out = 1,
+                     .accumulates = acc,
                      .attrs = {{.i = rows}}};
     c.in[0] = random_ids(n, rows);
     c.in[1] = kc_uniform(dtype, KC_DIMS(n, d), 0, 1);
@@ -47,7 +51,8 @@ static void test_embedding_grad(void)
 {
     for (int s = 0; s < SHAPES; s++)
         for (int k = 0; k < 4; k++) {
-            kernel_case c = grad_case(dtypes[k & 1], shapes[s][0], shapes[s][1], shapes[s][2], k & 2);
+            kernel_case c =
+                grad_case(dtypes[k & 1], shapes[s][0], shapes[s][1], shapes[s][2], k & 2);
             CHECK(kernel_check(&c) > 0);
             kc_free_inputs(&c);
         }
@@ -89,7 +94,8 @@ static void bench(void)
         for (int acc = 0; acc < 2; acc++) {
             c = grad_case(dtypes[k], N, ROWS, D, acc);
             snprintf(name, sizeof name, "embedding_grad%s %s", acc ? " acc" : "", dtype);
-            kernel_bench(name, &c, (double)kc_bytes(&c.in[1]) + 8.0 * N * D + (acc ? 0 : 4.0 * ROWS * D));
+            kernel_bench(name, &c,
+                         (double)kc_bytes(&c.in[1]) + 8.0 * N * D + (acc ? 0 : 4.0 * ROWS * D));
             kc_free_inputs(&c);
         }
     }

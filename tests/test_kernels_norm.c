@@ -3,8 +3,9 @@
 #include "check_kernels.h"
 
 static const tr_dtype dtypes[] = {TR_F32, TR_BF16};
-static const int64_t shapes[][2] = {{1, 1}, {2, 3}, {5, 8}, {3, 15}, {7, 16}, {1, 33}, {33, 31}, {64, 48}, {130, 100},
-                                    {9, 257}, {70, 768}, {3, 1000}, {1000, 24}};
+static const int64_t shapes[][2] = {{1, 1},    {2, 3},    {5, 8},    {3, 15},    {7, 16},
+                                    {1, 33},   {33, 31},  {64, 48},  {130, 100}, {9, 257},
+                                    {70, 768}, {3, 1000}, {1000, 24}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static void tolerate(kernel_case *c)
@@ -16,7 +17,8 @@ static void tolerate(kernel_case *c)
     }
 }
 
-static kernel_case forward_case(tr_op op, tr_dtype dtype, tr_dtype weights, int64_t rows, int64_t d, double offset)
+static kernel_case forward_case(tr_op op, tr_dtype dtype, tr_dtype weights, int64_t rows, int64_t d,
+                                double offset)
 {
     int adds = op == TR_OP_add_layer_norm;
     kernel_case c = {.op = op, .n_in = 3 + adds, .n_out = 3 + adds, .attrs = {{.f = 1e-5}}};
@@ -36,8 +38,8 @@ static void test_layer_norm(void)
     for (int s = 0; s < SHAPES; s++)
         for (int k = 0; k < 4; k++) {
             /* A row of one has variance 0, and rstd multiplies what rounding leaves. */
-            kernel_case c = forward_case(TR_OP_layer_norm, dtypes[k & 1], dtypes[k >> 1], shapes[s][0],
-                                         shapes[s][1], shapes[s][1] == 1 ? 0 : 0.5);
+            kernel_case c = forward_case(TR_OP_layer_norm, dtypes[k & 1], dtypes[k >> 1],
+                                         shapes[s][0], shapes[s][1], shapes[s][1] == 1 ? 0 : 0.5);
             CHECK(kernel_check(&c) > 0);
             kc_free_inputs(&c);
         }
@@ -47,8 +49,8 @@ static void test_add_layer_norm(void)
 {
     for (int s = 0; s < SHAPES; s++)
         for (int k = 0; k < 8; k++) {
-            kernel_case c = forward_case(TR_OP_add_layer_norm, dtypes[k & 1], dtypes[k >> 1 & 1], shapes[s][0],
-                                         shapes[s][1], 0.1);
+            kernel_case c = forward_case(TR_OP_add_layer_norm, dtypes[k & 1], dtypes[k >> 1 & 1],
+                                         shapes[s][0], shapes[s][1], 0.1);
             c.over[0] = k & 4 ? 1 : 2;
             CHECK(kernel_check(&c) > 0);
             kc_free_inputs(&c);
@@ -85,7 +87,8 @@ static void test_layer_norm_grad(void)
 {
     for (int s = 0; s < SHAPES; s++)
         for (int k = 0; k < 8; k++) {
-            kernel_case c = grad_case(dtypes[k & 1], dtypes[k >> 1 & 1], shapes[s][0], shapes[s][1], k & 4);
+            kernel_case c =
+                grad_case(dtypes[k & 1], dtypes[k >> 1 & 1], shapes[s][0], shapes[s][1], k & 4);
             CHECK(kernel_check(&c) > 0);
             kc_free_inputs(&c);
         }
@@ -153,7 +156,8 @@ static void bench(void)
                 c.over[0] = acc ? 6 : 0;
                 if (acc) /* or the accumulator would overflow */
                     memset(c.in[0].data, 0, (size_t)kc_bytes(&c.in[0]));
-                snprintf(name, sizeof name, "layer_norm_grad%s %lld %s", acc ? " acc" : "", (long long)d, dtype);
+                snprintf(name, sizeof name, "layer_norm_grad%s %lld %s", acc ? " acc" : "",
+                         (long long)d, dtype);
                 kernel_bench(name, &c, (3 + acc) * size);
                 kc_free_inputs(&c);
             }

@@ -1,18 +1,21 @@
-/* sum_leading and global_norm: fast kernels against the reference. `test_kernels_reduce bench` prints
- * speeds. */
+/* sum_leading and global_norm: fast kernels against the reference. `test_kernels_reduce bench`
+ * prints speeds. */
 #include "check_kernels.h"
 
 static const tr_dtype dtypes[] = {TR_F32, TR_BF16};
 
 static void test_sum_leading(void)
 {
-    static const int64_t shapes[][2] = {{1, 1},   {1, 5},   {3, 1},    {8, 16},    {9, 17},  {31, 33},
-                                        {64, 48}, {65, 7},  {100, 768}, {257, 100}, {1000, 40}, {5, 9000},
-                                        {70, 8193}, {5000, 3}, {2051, 65}, {0, 20}};
+    static const int64_t shapes[][2] = {
+        {1, 1},     {1, 5},     {3, 1},     {8, 16},   {9, 17},    {31, 33},  {64, 48},   {65, 7},
+        {100, 768}, {257, 100}, {1000, 40}, {5, 9000}, {70, 8193}, {5000, 3}, {2051, 65}, {0, 20}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int k = 0; k < 4; k++) {
             bool acc = k & 2;
-            kernel_case c = {.op = TR_OP_sum_leading, .n_in = 2, .n_out = 1, .accumulates = acc,
+            kernel_case c = {.op = TR_OP_sum_leading,
+                             .n_in = 2,
+                             .n_out = 1,
+                             .accumulates = acc,
                              .attrs = {{.i = 2}}};
             /* A sum that grows: cancellation would hide what is lost. */
             c.in[0] = kc_uniform(dtypes[k & 1], KC_DIMS(shapes[s][0], shapes[s][1], 1), 0.5, 2);
@@ -73,7 +76,8 @@ static void bench(void)
             kernel_bench(name, &c, (double)kc_bytes(&c.in[0]));
             c.op = TR_OP_global_norm;
             c.out[0] = kc_shape(TR_F32, KC_DIMS(1));
-            snprintf(name, sizeof name, "global_norm %lld %s", (long long)elems, k ? "bf16" : "f32");
+            snprintf(name, sizeof name, "global_norm %lld %s", (long long)elems,
+                     k ? "bf16" : "f32");
             kernel_bench(name, &c, (double)kc_bytes(&c.in[0]));
             kc_free_inputs(&c);
         }

@@ -1,6 +1,6 @@
 /* The functions of activate and of linear's fn, and their derivatives, on vectors. Pass `fn` as a
- * constant: the switch is then decided by the compiler. Errors are about 1e-6 of the value, 2e-6 in the
- * far tail of gelu_tanh. NaN stays NaN. */
+ * constant: the switch is then decided by the compiler. Errors are about 1e-6 of the value, 2e-6 in
+ * the far tail of gelu_tanh. NaN stays NaN. */
 #pragma once
 #include "ir/op.h"
 #include "kernels/fast/simd.h"

@@ -1,9 +1,9 @@
 /* Elementwise ops, at the speed of memory.
  *
- * A call is cut into one range of elements a thread; a range function walks its range in whole vectors
- * and ends with a part of one. Each range function exists once for each dtype, made by inlining a body
- * with constants; nothing is decided inside the loops. Elements do not depend on each other, so that
- * where the cuts fall changes no bit. Outputs may be the buffer of in[0].
+ * A call is cut into one range of elements a thread; a range function walks its range in whole
+ * vectors and ends with a part of one. Each range function exists once for each dtype, made by
+ * inlining a body with constants; nothing is decided inside the loops. Elements do not depend on
+ * each other, so that where the cuts fall changes no bit. Outputs may be the buffer of in[0].
  *
  * Calls below SMALL elements run on one thread: waking the others costs more than it saves. */
 #include "kernels/fast/activate.h"
@@ -26,7 +26,8 @@ static void in_ranges(const tr_call *call, int64_t n, range_fn body)
     }
 #pragma omp parallel
     {
-        int64_t lines = (n + LINE - 1) / LINE, threads = omp_get_num_threads(), t = omp_get_thread_num();
+        int64_t lines = (n + LINE - 1) / LINE, threads = omp_get_num_threads(),
+                t = omp_get_thread_num();
         int64_t first = lines * t / threads * LINE, last = lines * (t + 1) / threads * LINE;
         if (first < n)
             body(call, first, last < n ? last : n);
@@ -63,7 +64,7 @@ static bool is_bf16(const tr_tensor *t)
     return t->dtype == TR_BF16;
 }
 
-/* add, mul, activate_grad ------------------------------------------------------------------------- */
+/* add, mul, activate_grad --------------------------------------------------------------- */
 
 typedef enum binary_kind { ADD, MUL, SLOPE } binary_kind;
 
@@ -73,23 +74,23 @@ TR_INLINE vf combine(vf a, vf b, binary_kind kind, tr_fn fn)
 }
 
 /* n elements: c[i] = a[i] op b[i], from index at_a of a and c, at_b of b. */
-TR_INLINE void binary_run(const tr_call *call, int64_t at_a, int64_t at_b, int64_t n, binary_kind kind,
-                          tr_fn fn, bool a_bf16, bool b_bf16)
+TR_INLINE void binary_run(const tr_call *call, int64_t at_a, int64_t at_b, int64_t n,
+                          binary_kind kind, tr_fn fn, bool a_bf16, bool b_bf16)
 {
     const void *a = call->in[0].data, *b = call->in[1].data;
     void *c = call->out[0].data;
     int64_t i = 0;
     for (; i + 2 * TR_VL <= n; i += 2 * TR_VL) {
         vf y0 = combine(vf_load_as(a, at_a + i, a_bf16), vf_load_as(b, at_b + i, b_bf16), kind, fn);
-        vf y1 = combine(vf_load_as(a, at_a + i + TR_VL, a_bf16), vf_load_as(b, at_b + i + TR_VL, b_bf16),
-                        kind, fn);
+        vf y1 = combine(vf_load_as(a, at_a + i + TR_VL, a_bf16),
+                        vf_load_as(b, at_b + i + TR_VL, b_bf16), kind, fn);
         vf_store_as(c, at_a + i, y0, a_bf16);
         vf_store_as(c, at_a + i + TR_VL, y1, a_bf16);
     }
     for (; i < n; i += TR_VL) {
         int part = n - i < TR_VL ? (int)(n - i) : TR_VL;
-        vf y = combine(vf_load_as_n(a, at_a + i, part, a_bf16), vf_load_as_n(b, at_b + i, part, b_bf16),
-                       kind, fn);
+        vf y = combine(vf_load_as_n(a, at_a + i, part, a_bf16),
+                       vf_load_as_n(b, at_b + i, part, b_bf16), kind, fn);
         vf_store_as_n(c, at_a + i, y, part, a_bf16);
     }
 }
@@ -111,27 +112,27 @@ TR_INLINE void mul_range(const tr_call *call, int64_t first, int64_t last, bool 
 }
 
 /* name_00 .. name_11: the dtypes of two tensors, 1 is bf16. */
-#define FOR_TWO_DTYPES(name)                                                             \
-    static void name##_00(const tr_call *call, int64_t first, int64_t last)              \
-    {                                                                                    \
-        name##_range(call, first, last, false, false);                                   \
-    }                                                                                    \
-    static void name##_01(const tr_call *call, int64_t first, int64_t last)              \
-    {                                                                                    \
-        name##_range(call, first, last, false, true);                                    \
-    }                                                                                    \
-    static void name##_10(const tr_call *call, int64_t first, int64_t last)              \
-    {                                                                                    \
-        name##_range(call, first, last, true, false);                                    \
-    }                                                                                    \
-    static void name##_11(const tr_call *call, int64_t first, int64_t last)              \
-    {                                                                                    \
-        name##_range(call, first, last, true, true);                                     \
-    }                                                                                    \
-    static range_fn name##_for(const tr_tensor *a, const tr_tensor *b)                   \
-    {                                                                                    \
+#define FOR_TWO_DTYPES(name)                                                                   \
+    static void name##_00(const tr_call *call, int64_t first, int64_t last)                    \
+    {                                                                                          \
+        name##_range(call, first, last, false, false);                                         \
+    }                                                                                          \
+    static void name##_01(const tr_call *call, int64_t first, int64_t last)                    \
+    {                                                                                          \
+        name##_range(call, first, last, false, true);                                          \
+    }                                                                                          \
+    static void name##_10(const tr_call *call, int64_t first, int64_t last)                    \
+    {                                                                                          \
+        name##_range(call, first, last, true, false);                                          \
+    }                                                                                          \
+    static void name##_11(const tr_call *call, int64_t first, int64_t last)                    \
+    {                                                                                          \
+        name##_range(call, first, last, true, true);                                           \
+    }                                                                                          \
+    static range_fn name##_for(const tr_tensor *a, const tr_tensor *b)                         \
+    {                                                                                          \
         static const range_fn ranges[2][2] = {{name##_00, name##_01}, {name##_10, name##_11}}; \
-        return ranges[is_bf16(a)][is_bf16(b)];                                           \
+        return ranges[is_bf16(a)][is_bf16(b)];                                                 \
     }
 FOR_TWO_DTYPES(add)
 FOR_TWO_DTYPES(mul)
@@ -146,7 +147,7 @@ static void run_mul(const tr_call *call)
     in_ranges(call, tr_tensor_elems(&call->in[0]), mul_for(&call->in[0], &call->in[1]));
 }
 
-/* scale, cast, activate --------------------------------------------------------------------------- */
+/* scale, cast, activate ----------------------------------------------------------------- */
 
 typedef enum unary_kind { SCALE, CAST, ACTIVATE } unary_kind;
 
@@ -169,24 +170,27 @@ TR_INLINE void unary_run(const tr_call *call, int64_t i, int64_t last, unary_kin
     }
     for (; i < last; i += TR_VL) {
         int part = last - i < TR_VL ? (int)(last - i) : TR_VL;
-        vf_store_as_n(y, i, transform(vf_load_as_n(x, i, part, x_bf16), kind, factor, fn), part, y_bf16);
+        vf_store_as_n(y, i, transform(vf_load_as_n(x, i, part, x_bf16), kind, factor, fn), part,
+                      y_bf16);
     }
 }
 
-TR_INLINE void scale_range(const tr_call *call, int64_t first, int64_t last, bool x_bf16, bool y_bf16)
+TR_INLINE void scale_range(const tr_call *call, int64_t first, int64_t last, bool x_bf16,
+                           bool y_bf16)
 {
     unary_run(call, first, last, SCALE, TR_FN_none, x_bf16, y_bf16);
 }
 
-TR_INLINE void cast_range(const tr_call *call, int64_t first, int64_t last, bool x_bf16, bool y_bf16)
+TR_INLINE void cast_range(const tr_call *call, int64_t first, int64_t last, bool x_bf16,
+                          bool y_bf16)
 {
     if (x_bf16 != y_bf16) {
         unary_run(call, first, last, CAST, TR_FN_none, x_bf16, y_bf16);
         return;
     }
     int64_t bytes = y_bf16 ? 2 : 4;
-    memmove((char *)call->out[0].data + first * bytes, (const char *)call->in[0].data + first * bytes,
-            (size_t)((last - first) * bytes));
+    memmove((char *)call->out[0].data + first * bytes,
+            (const char *)call->in[0].data + first * bytes, (size_t)((last - first) * bytes));
 }
 
 FOR_TWO_DTYPES(scale)
@@ -203,22 +207,22 @@ static void run_cast(const tr_call *call)
 }
 
 /* fn_range[bf16] of every function of TR_FNS. */
-#define X(fn)                                                                                          \
-    static void activate_f32_##fn(const tr_call *call, int64_t first, int64_t last)                    \
-    {                                                                                                  \
-        unary_run(call, first, last, ACTIVATE, TR_FN_##fn, false, false);                              \
-    }                                                                                                  \
-    static void activate_bf16_##fn(const tr_call *call, int64_t first, int64_t last)                   \
-    {                                                                                                  \
-        unary_run(call, first, last, ACTIVATE, TR_FN_##fn, true, true);                                \
-    }                                                                                                  \
-    static void slope_f32_##fn(const tr_call *call, int64_t first, int64_t last)                       \
-    {                                                                                                  \
-        binary_run(call, first, first, last - first, SLOPE, TR_FN_##fn, false, false);                 \
-    }                                                                                                  \
-    static void slope_bf16_##fn(const tr_call *call, int64_t first, int64_t last)                      \
-    {                                                                                                  \
-        binary_run(call, first, first, last - first, SLOPE, TR_FN_##fn, true, true);                   \
+#define X(fn)                                                                          \
+    static void activate_f32_##fn(const tr_call *call, int64_t first, int64_t last)    \
+    {                                                                                  \
+        unary_run(call, first, last, ACTIVATE, TR_FN_##fn, false, false);              \
+    }                                                                                  \
+    static void activate_bf16_##fn(const tr_call *call, int64_t first, int64_t last)   \
+    {                                                                                  \
+        unary_run(call, first, last, ACTIVATE, TR_FN_##fn, true, true);                \
+    }                                                                                  \
+    static void slope_f32_##fn(const tr_call *call, int64_t first, int64_t last)       \
+    {                                                                                  \
+        binary_run(call, first, first, last - first, SLOPE, TR_FN_##fn, false, false); \
+    }                                                                                  \
+    static void slope_bf16_##fn(const tr_call *call, int64_t first, int64_t last)      \
+    {                                                                                  \
+        binary_run(call, first, first, last - first, SLOPE, TR_FN_##fn, true, true);   \
     }
 TR_FNS(X)
 #undef X
@@ -246,10 +250,11 @@ static void run_activate_grad(const tr_call *call)
               slope_ranges[call->attrs[TR_ACTIVATE_FN].i][is_bf16(&call->in[0])]);
 }
 
-/* dropout -----------------------------------------------------------------------------------------
- * Elements whose indices in the whole tensor follow each other are a run: at least a row, and all of
- * the tensor where it is not cut in its inner dims. Word (index) is word index % 4 of block index / 4;
- * a vector of words starts at a block, so the first elements of a run may have to go one by one. */
+/* dropout -------------------------------------------------------------------------------
+ * Elements whose indices in the whole tensor follow each other are a run: at least a row, and all
+ * of the tensor where it is not cut in its inner dims. Word (index) is word index % 4 of block
+ * index / 4; a vector of words starts at a block, so the first elements of a run may have to go one
+ * by one. */
 
 typedef struct dropout_facts {
     const void *x;
@@ -303,9 +308,13 @@ TR_INLINE void drop_range(const tr_call *call, int64_t first, int64_t last, bool
 {
     const tr_tensor *x = &call->in[0];
     double p = call->attrs[TR_DROPOUT_P].f;
-    dropout_facts f = {.x = x->data, .y = call->out[0].data, .seed = call->seed, .step = call->step,
+    dropout_facts f = {.x = x->data,
+                       .y = call->out[0].data,
+                       .seed = call->seed,
+                       .step = call->step,
                        .stream = (uint32_t)call->attrs[TR_DROPOUT_STREAM].i,
-                       .threshold = (int32_t)ceil(p * 0x1p24), .factor = (float)(1 / (1 - p))};
+                       .threshold = (int32_t)ceil(p * 0x1p24),
+                       .factor = (float)(1 / (1 - p))};
     int64_t width = x->rank ? x->dims[x->rank - 1] : 1, run = width;
     for (int d = x->rank - 2; d >= 0 && x->dims[d + 1] == call->extent[d + 1]; d--)
         run *= x->dims[d];
@@ -337,7 +346,7 @@ static void run_dropout(const tr_call *call)
     in_ranges(call, tr_tensor_elems(x), is_bf16(x) ? drop_range_bf16 : drop_range_f32);
 }
 
-/* clear, expand ----------------------------------------------------------------------------------- */
+/* clear, expand ------------------------------------------------------------------------- */
 
 static void clear_range(const tr_call *call, int64_t first, int64_t last)
 {
@@ -350,19 +359,22 @@ static void run_clear(const tr_call *call)
     in_ranges(call, tr_tensor_elems(&call->out[0]), clear_range);
 }
 
-/* A call for one repetition: y[at ..] = x[from ..]. */
-TR_INLINE void expand_range(const tr_call *call, int64_t first, int64_t last, bool x_bf16, bool y_bf16)
+/* y[i ..] = x[i modulo its size ..]; an x of one element fills. */
+TR_INLINE void expand_range(const tr_call *call, int64_t first, int64_t last, bool x_bf16,
+                            bool y_bf16)
 {
     const void *x = call->in[0].data;
     void *y = call->out[0].data;
     int64_t repeat = tr_tensor_elems(&call->in[0]);
     float one = x_bf16 ? tr_bf16_to_f32(*(const uint16_t *)x) : *(const float *)x;
     for (int64_t i = first; i < last;) {
-        int64_t from = i % repeat, n = repeat == 1 || repeat - from > last - i ? last - i : repeat - from;
+        int64_t from = i % repeat,
+                n = repeat == 1 || repeat - from > last - i ? last - i : repeat - from;
         for (int64_t k = 0; k < n; k += TR_VL) {
             int part = n - k < TR_VL ? (int)(n - k) : TR_VL;
-            vf v = repeat == 1 ? vf_set1(one)
-                 : part == TR_VL ? vf_load_as(x, from + k, x_bf16) : vf_load_as_n(x, from + k, part, x_bf16);
+            vf v = repeat == 1     ? vf_set1(one)
+                   : part == TR_VL ? vf_load_as(x, from + k, x_bf16)
+                                   : vf_load_as_n(x, from + k, part, x_bf16);
             if (part == TR_VL)
                 vf_store_as(y, i + k, v, y_bf16);
             else
@@ -379,7 +391,10 @@ static void run_expand(const tr_call *call)
     in_ranges(call, tr_tensor_elems(&call->out[0]), expand_for(&call->in[0], &call->out[0]));
 }
 
-#define ROW(op, accepts) {TR_OP_##op, TR_ISA_NAME, accepts, NULL, run_##op, NULL}
+#define ROW(op, accepts)                                       \
+    {                                                          \
+        TR_OP_##op, TR_ISA_NAME, accepts, NULL, run_##op, NULL \
+    }
 const tr_kernel TR_KERNELS(elementwise)[] = {
     ROW(add, accepts_binary),         ROW(mul, accepts_binary),
     ROW(scale, accepts_one_dtype),    ROW(cast, accepts_expand),

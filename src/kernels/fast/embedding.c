@@ -1,10 +1,11 @@
 /* Table look-up and its scatter-add gradient.
  *
- * The gradient's table is cut among threads into blocks of columns, and, where there are more threads
- * than blocks, of rows too (by the id modulo the number of row groups, since the frequent ids of a
- * vocabulary are often neighbours). A thread goes through all ids in order and adds what falls into its
- * part: no two threads write one element and every element is summed in the order of the ids, whatever
- * the thread count. Ids outside the table give zeros and have no gradient. No scratch. */
+ * The gradient's table is cut among threads into blocks of columns, and, where there are more
+ * threads than blocks, of rows too (by the id modulo the number of row groups, since the frequent
+ * ids of a vocabulary are often neighbours). A thread goes through all ids in order and adds what
+ * falls into its part: no two threads write one element and every element is summed in the order of
+ * the ids, whatever the thread count. Ids outside the table give zeros and have no gradient. No
+ * scratch. */
 #include "kernels/fast/simd.h"
 #include "kernels/kernel.h"
 
@@ -37,17 +38,19 @@ static void run_embedding(const tr_call *call)
 
 static bool accepts_grad(const tr_call *call)
 {
-    return call->in[0].dtype == TR_I32 && (call->in[1].dtype == TR_F32 || call->in[1].dtype == TR_BF16) &&
+    return call->in[0].dtype == TR_I32 &&
+           (call->in[1].dtype == TR_F32 || call->in[1].dtype == TR_BF16) &&
            call->out[0].dtype == TR_F32 && (!tr_has(call, 2) || call->in[2].dtype == TR_F32);
 }
 
 /* dtable[ids[i]][first .. last) += dy[i][first .. last) for the ids of one group. */
-TR_INLINE void scatter(const tr_call *call, int64_t first, int64_t last, int64_t group, int64_t groups,
-                       bool bf16)
+TR_INLINE void scatter(const tr_call *call, int64_t first, int64_t last, int64_t group,
+                       int64_t groups, bool bf16)
 {
     const int32_t *ids = call->in[0].data;
     const void *dy = call->in[1].data;
-    int64_t n = tr_tensor_elems(&call->in[0]), rows = call->out[0].dims[0], d = call->out[0].dims[1];
+    int64_t n = tr_tensor_elems(&call->in[0]), rows = call->out[0].dims[0],
+            d = call->out[0].dims[1];
     float *dtable = call->out[0].data;
     for (int64_t i = 0; i < n; i++) {
         int64_t id = ids[i], c = first;
@@ -58,17 +61,20 @@ TR_INLINE void scatter(const tr_call *call, int64_t first, int64_t last, int64_t
             vf_store(to + c, vf_load(to + c) + vf_load_as(dy, i * d + c, bf16));
         if (c < last) {
             int part = (int)(last - c);
-            vf_store_n(to + c, vf_load_n(to + c, part) + vf_load_as_n(dy, i * d + c, part, bf16), part);
+            vf_store_n(to + c, vf_load_n(to + c, part) + vf_load_as_n(dy, i * d + c, part, bf16),
+                       part);
         }
     }
 }
 
-static void scatter_f32(const tr_call *call, int64_t first, int64_t last, int64_t group, int64_t groups)
+static void scatter_f32(const tr_call *call, int64_t first, int64_t last, int64_t group,
+                        int64_t groups)
 {
     scatter(call, first, last, group, groups, false);
 }
 
-static void scatter_bf16(const tr_call *call, int64_t first, int64_t last, int64_t group, int64_t groups)
+static void scatter_bf16(const tr_call *call, int64_t first, int64_t last, int64_t group,
+                         int64_t groups)
 {
     scatter(call, first, last, group, groups, true);
 }
@@ -89,13 +95,14 @@ static void run_embedding_grad(const tr_call *call)
             memset(dtable + first, 0, (size_t)(last - first) * sizeof *dtable);
 #pragma omp barrier
         }
-        int64_t blocks = (d + MIN_COLUMNS - 1) / MIN_COLUMNS, columns = blocks < threads ? blocks : threads;
+        int64_t blocks = (d + MIN_COLUMNS - 1) / MIN_COLUMNS,
+                columns = blocks < threads ? blocks : threads;
         int64_t groups = threads / columns, column = t % columns, group = t / columns;
         int64_t first = blocks * column / columns * MIN_COLUMNS;
         int64_t last = blocks * (column + 1) / columns * MIN_COLUMNS;
         if (group < groups)
-            (call->in[1].dtype == TR_BF16 ? scatter_bf16 : scatter_f32)(call, first, last < d ? last : d,
-                                                                        group, groups);
+            (call->in[1].dtype == TR_BF16 ? scatter_bf16 : scatter_f32)(
+                call, first, last < d ? last : d, group, groups);
     }
 }
 

@@ -1,11 +1,12 @@
 /* layer_norm, add_layer_norm, layer_norm_grad.
  *
- * A row is read from memory once; its mean, its variance (of the differences from the mean, so that a
- * large mean does no harm) and its result are then three walks over what is in the first-level cache.
+ * A row is read from memory once; its mean, its variance (of the differences from the mean, so that
+ * a large mean does no harm) and its result are then three walks over what is in the first-level
+ * cache.
  *
- * The gradient walks a row twice: the first walk makes the two sums that dx needs and adds to a chunk's
- * row of dw and db, the second one writes dx. (Four rows at a time, to save traffic of dw and db within the
- * cache, measured slower.) Chunks of rows are a function of the shape; their dw
+ * The gradient walks a row twice: the first walk makes the two sums that dx needs and adds to a
+ * chunk's row of dw and db, the second one writes dx. (Four rows at a time, to save traffic of dw
+ * and db within the cache, measured slower.) Chunks of rows are a function of the shape; their dw
  * and db are in scratch and added in order, so that results do not depend on the thread count.
  * Scratch: chunks * 2 d floats, and room for weights in float where they are bf16. */
 #include "kernels/fast/simd.h"
@@ -59,7 +60,7 @@ static const float *weights(const tr_tensor *w, float *room, int64_t d)
     return room;
 }
 
-/* Forward ----------------------------------------------------------------------------------------- */
+/* Forward ------------------------------------------------------------------------------- */
 
 /* One vector of the row at i: x, or the sum, which is stored. */
 TR_INLINE vf first_look(const norm_facts *f, int64_t i, int part, bool add, bool bf16)
@@ -100,7 +101,8 @@ TR_INLINE void norm_rows(const norm_facts *f, int64_t first, int64_t last, bool 
         vf m = vf_set1(mean);
         s0 = s1 = vf_zero();
         for (c = 0; c < pairs; c += 2 * TR_VL) {
-            vf v0 = centred(x, at + c, TR_VL, m, bf16), v1 = centred(x, at + c + TR_VL, TR_VL, m, bf16);
+            vf v0 = centred(x, at + c, TR_VL, m, bf16),
+               v1 = centred(x, at + c + TR_VL, TR_VL, m, bf16);
             s0 = vf_fma(v0, v0, s0);
             s1 = vf_fma(v1, v1, s1);
         }
@@ -116,11 +118,14 @@ TR_INLINE void norm_rows(const norm_facts *f, int64_t first, int64_t last, bool 
 
         vf scale = vf_set1(rstd);
         for (c = 0; c < whole; c += TR_VL)
-            vf_store_as(f->y, at + c, vf_fma((vf_load_as(x, at + c, bf16) - m) * scale, vf_load(f->w + c),
-                                             vf_load(f->b + c)), bf16);
+            vf_store_as(f->y, at + c,
+                        vf_fma((vf_load_as(x, at + c, bf16) - m) * scale, vf_load(f->w + c),
+                               vf_load(f->b + c)),
+                        bf16);
         if (rest)
-            vf_store_as_n(f->y, at + c, vf_fma((vf_load_as_n(x, at + c, rest, bf16) - m) * scale,
-                                               vf_load_n(f->w + c, rest), vf_load_n(f->b + c, rest)),
+            vf_store_as_n(f->y, at + c,
+                          vf_fma((vf_load_as_n(x, at + c, rest, bf16) - m) * scale,
+                                 vf_load_n(f->w + c, rest), vf_load_n(f->b + c, rest)),
                           rest, bf16);
         f->mean[r] = mean;
         f->rstd[r] = rstd;
@@ -154,8 +159,8 @@ static bool accepts_forward(const tr_call *call)
 {
     int adds = call->op == TR_OP_add_layer_norm;
     const tr_tensor *in = call->in, *out = call->out;
-    return is_float(&in[0]) && (!adds || dtype_in(&in[1], in[0].dtype)) && is_float(&in[1 + adds]) &&
-           is_float(&in[2 + adds]) && dtype_in(&out[0], in[0].dtype) &&
+    return is_float(&in[0]) && (!adds || dtype_in(&in[1], in[0].dtype)) &&
+           is_float(&in[1 + adds]) && is_float(&in[2 + adds]) && dtype_in(&out[0], in[0].dtype) &&
            dtype_in(&out[adds], in[0].dtype) && dtype_in(&out[1 + adds], TR_F32) &&
            dtype_in(&out[2 + adds], TR_F32);
 }
@@ -163,8 +168,10 @@ static bool accepts_forward(const tr_call *call)
 static tr_error *prepare_forward(tr_call *call)
 {
     int adds = call->op == TR_OP_add_layer_norm;
-    bool converts = !dtype_in(&call->in[1 + adds], TR_F32) || !dtype_in(&call->in[2 + adds], TR_F32);
-    call->scratch_bytes = converts ? 2 * (size_t)tr_tensor_elems(&call->in[1 + adds]) * sizeof(float) : 0;
+    bool converts =
+        !dtype_in(&call->in[1 + adds], TR_F32) || !dtype_in(&call->in[2 + adds], TR_F32);
+    call->scratch_bytes =
+        converts ? 2 * (size_t)tr_tensor_elems(&call->in[1 + adds]) * sizeof(float) : 0;
     return NULL;
 }
 
@@ -174,9 +181,14 @@ static void run_forward(const tr_call *call)
     const tr_tensor *x = &call->in[0];
     int64_t d = x->dims[x->rank - 1], rows = d ? tr_tensor_elems(x) / d : 0;
     float *room = call->scratch;
-    norm_facts f = {.rows = rows, .d = d, .x = x->data, .other = adds ? call->in[1].data : NULL,
-                    .sum = adds ? call->out[0].data : NULL, .y = call->out[adds].data,
-                    .mean = call->out[1 + adds].data, .rstd = call->out[2 + adds].data,
+    norm_facts f = {.rows = rows,
+                    .d = d,
+                    .x = x->data,
+                    .other = adds ? call->in[1].data : NULL,
+                    .sum = adds ? call->out[0].data : NULL,
+                    .y = call->out[adds].data,
+                    .mean = call->out[1 + adds].data,
+                    .rstd = call->out[2 + adds].data,
                     .w = weights(&call->in[1 + adds], room, d),
                     .b = weights(&call->in[2 + adds], room ? room + d : NULL, d),
                     .eps = (float)call->attrs[TR_NORM_EPS].f};
@@ -190,7 +202,7 @@ static void run_forward(const tr_call *call)
     }
 }
 
-/* Gradient ---------------------------------------------------------------------------------------- */
+/* Gradient ------------------------------------------------------------------------------ */
 
 static int64_t chunks_of(int64_t rows)
 {
@@ -198,9 +210,10 @@ static int64_t chunks_of(int64_t rows)
     return chunks < 1 ? 1 : chunks > MAX_CHUNKS ? MAX_CHUNKS : chunks;
 }
 
-/* Adds `part` lanes at column c of the row at `at`: g and g h to the sums, dy h and dy to dw and db. */
-TR_INLINE void grad_sums(const norm_facts *f, int64_t at, int64_t c, int part, vf mean, vf rstd, vf *sum_g,
-                         vf *sum_gh, float *dw, float *db, bool bf16)
+/* Adds `part` lanes at column c of the row at `at`: g and g h to the sums, dy h and dy to dw and
+ * db. */
+TR_INLINE void grad_sums(const norm_facts *f, int64_t at, int64_t c, int part, vf mean, vf rstd,
+                         vf *sum_g, vf *sum_gh, float *dw, float *db, bool bf16)
 {
     vf dy = load(f->other, at + c, part, bf16), h = (load(f->x, at + c, part, bf16) - mean) * rstd;
     vf g = dy * load(f->w, c, part, false);
@@ -211,8 +224,8 @@ TR_INLINE void grad_sums(const norm_facts *f, int64_t at, int64_t c, int part, v
 }
 
 /* dx = acc + rstd (g - mean(g) - h mean(gh)) = acc + rstd g - (x - mean) a - b. */
-TR_INLINE void grad_dx(const norm_facts *f, int64_t i, int64_t c, int part, vf mean, vf rstd, vf a, vf b,
-                       bool acc, bool bf16)
+TR_INLINE void grad_dx(const norm_facts *f, int64_t i, int64_t c, int part, vf mean, vf rstd, vf a,
+                       vf b, bool acc, bool bf16)
 {
     vf g = load(f->other, i, part, bf16) * load(f->w, c, part, false);
     vf dx = vf_fma(rstd, g, -vf_fma(load(f->x, i, part, bf16) - mean, a, b));
@@ -245,8 +258,8 @@ TR_INLINE void grad_row(const norm_facts *f, int64_t row, float *dw, float *db, 
         grad_dx(f, at + whole, whole, rest, mean, rstd, a, b, acc, bf16);
 }
 
-TR_INLINE void grad_chunk(const norm_facts *f, int64_t first, int64_t last, float *dw, float *db, bool acc,
-                          bool bf16)
+TR_INLINE void grad_chunk(const norm_facts *f, int64_t first, int64_t last, float *dw, float *db,
+                          bool acc, bool bf16)
 {
     memset(dw, 0, (size_t)f->d * sizeof *dw);
     memset(db, 0, (size_t)f->d * sizeof *db);
@@ -266,12 +279,14 @@ static void grad_chunk_bf16(const norm_facts *f, int64_t first, int64_t last, fl
     grad_chunk(f, first, last, dw, db, false, true);
 }
 
-static void grad_chunk_acc_f32(const norm_facts *f, int64_t first, int64_t last, float *dw, float *db)
+static void grad_chunk_acc_f32(const norm_facts *f, int64_t first, int64_t last, float *dw,
+                               float *db)
 {
     grad_chunk(f, first, last, dw, db, true, false);
 }
 
-static void grad_chunk_acc_bf16(const norm_facts *f, int64_t first, int64_t last, float *dw, float *db)
+static void grad_chunk_acc_bf16(const norm_facts *f, int64_t first, int64_t last, float *dw,
+                                float *db)
 {
     grad_chunk(f, first, last, dw, db, true, true);
 }
@@ -297,12 +312,19 @@ static tr_error *prepare_grad(tr_call *call)
 static void run_grad(const tr_call *call)
 {
     const tr_tensor *x = &call->in[1];
-    int64_t d = x->dims[x->rank - 1], rows = d ? tr_tensor_elems(x) / d : 0, chunks = chunks_of(rows);
+    int64_t d = x->dims[x->rank - 1], rows = d ? tr_tensor_elems(x) / d : 0,
+            chunks = chunks_of(rows);
     float *partial = call->scratch;
     bool accumulates = tr_has(call, 5), large = rows * d >= SMALL;
-    norm_facts f = {.rows = rows, .d = d, .x = x->data, .other = call->in[0].data, .y = call->out[0].data,
-                    .acc = accumulates ? call->in[5].data : NULL, .mean = call->in[3].data,
-                    .rstd = call->in[4].data, .w = weights(&call->in[2], partial + chunks * 2 * d, d)};
+    norm_facts f = {.rows = rows,
+                    .d = d,
+                    .x = x->data,
+                    .other = call->in[0].data,
+                    .y = call->out[0].data,
+                    .acc = accumulates ? call->in[5].data : NULL,
+                    .mean = call->in[3].data,
+                    .rstd = call->in[4].data,
+                    .w = weights(&call->in[2], partial + chunks * 2 * d, d)};
     static const chunk_fn bodies[2][2] = {{grad_chunk_f32, grad_chunk_bf16},
                                           {grad_chunk_acc_f32, grad_chunk_acc_bf16}};
     chunk_fn body = bodies[accumulates][x->dtype == TR_BF16];
@@ -323,7 +345,8 @@ static void run_grad(const tr_call *call)
         const tr_tensor *out = &call->out[1 + k];
         for (int64_t c = 0; c < d; c += TR_VL) {
             int part = d - c < TR_VL ? (int)(d - c) : TR_VL;
-            vf_store_as_n(out->data, c, vf_load_n(partial + k * d + c, part), part, out->dtype == TR_BF16);
+            vf_store_as_n(out->data, c, vf_load_n(partial + k * d + c, part), part,
+                          out->dtype == TR_BF16);
         }
     }
 }

@@ -1,13 +1,13 @@
 /* sum_leading and global_norm: each input is read once, in order.
  *
- * sum_leading, [rows, columns] -> [columns]: cut into chunks of rows by blocks of columns. A chunk adds
- * eight rows at a time (a tree in registers) to its block of a row of sums, which stays in the first-level
- * cache; the rows of sums, in scratch, are then added in order. Few rows need one chunk and no scratch.
- * Scratch: chunks * columns floats, at most MAX_CHUNKS rows and never more than a 32nd of the input.
+ * sum_leading, [rows, columns] -> [columns]: cut into chunks of rows by blocks of columns. A chunk
+ * adds eight rows at a time (a tree in registers) to its block of a row of sums, which stays in the
+ * first-level cache; the rows of sums, in scratch, are then added in order. Few rows need one chunk
+ * and no scratch. Scratch: chunks * columns floats, at most MAX_CHUNKS rows and never more than a
+ * 32nd of the input.
  *
- * global_norm: sums of squares in float over PART elements, in double over the parts of a block of BLOCK
- * and over the blocks, in order.
- * Scratch: a double for each block.
+ * global_norm: sums of squares in float over PART elements, in double over the parts of a block of
+ * BLOCK and over the blocks, in order. Scratch: a double for each block.
  *
  * All cuts depend on shapes alone, so that results do not depend on the thread count either. */
 #include "kernels/fast/simd.h"
@@ -22,7 +22,7 @@ static bool is_float(const tr_tensor *t)
     return t->dtype == TR_F32 || t->dtype == TR_BF16;
 }
 
-/* sum_leading ------------------------------------------------------------------------------------- */
+/* sum_leading --------------------------------------------------------------------------- */
 
 typedef struct sum_shape {
     int64_t rows, columns, blocks, chunks;
@@ -57,9 +57,9 @@ TR_INLINE vf sum_rows(const void *x, int64_t at, int64_t stride, int64_t n, int 
 {
     vf v[ROWS];
     for (int r = 0; r < ROWS; r++)
-        v[r] = r >= n ? vf_zero()
-             : part == TR_VL ? vf_load_as(x, at + r * stride, bf16)
-                             : vf_load_as_n(x, at + r * stride, part, bf16);
+        v[r] = r >= n          ? vf_zero()
+               : part == TR_VL ? vf_load_as(x, at + r * stride, bf16)
+                               : vf_load_as_n(x, at + r * stride, part, bf16);
     return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
 }
 
@@ -79,23 +79,26 @@ TR_INLINE void add_rows(const void *x, float *sums, int64_t columns, int64_t fir
     }
 }
 
-TR_INLINE void sum_task(const void *x, float *sums, const sum_shape *s, int64_t chunk, int64_t block,
-                        bool fresh, bool bf16)
+TR_INLINE void sum_task(const void *x, float *sums, const sum_shape *s, int64_t chunk,
+                        int64_t block, bool fresh, bool bf16)
 {
     int64_t r = s->rows * chunk / s->chunks, r_end = s->rows * (chunk + 1) / s->chunks;
-    int64_t first = block * COLUMNS, last = first + COLUMNS < s->columns ? first + COLUMNS : s->columns;
+    int64_t first = block * COLUMNS,
+            last = first + COLUMNS < s->columns ? first + COLUMNS : s->columns;
     for (; r + ROWS <= r_end; r += ROWS, fresh = false)
         add_rows(x, sums, s->columns, first, last, r, ROWS, fresh, bf16);
     if (r < r_end || fresh)
         add_rows(x, sums, s->columns, first, last, r, r_end - r, fresh, bf16);
 }
 
-static void sum_task_f32(const void *x, float *sums, const sum_shape *s, int64_t chunk, int64_t block, bool fresh)
+static void sum_task_f32(const void *x, float *sums, const sum_shape *s, int64_t chunk,
+                         int64_t block, bool fresh)
 {
     sum_task(x, sums, s, chunk, block, fresh, false);
 }
 
-static void sum_task_bf16(const void *x, float *sums, const sum_shape *s, int64_t chunk, int64_t block, bool fresh)
+static void sum_task_bf16(const void *x, float *sums, const sum_shape *s, int64_t chunk,
+                          int64_t block, bool fresh)
 {
     sum_task(x, sums, s, chunk, block, fresh, true);
 }
@@ -111,7 +114,8 @@ static void run_sum_leading(const tr_call *call)
 #pragma omp parallel for schedule(static) if (!small)
     for (int64_t t = 0; t < tasks; t++) {
         int64_t chunk = t / s.blocks, block = t % s.blocks;
-        (bf16 ? sum_task_bf16 : sum_task_f32)(x, partial + chunk * s.columns, &s, chunk, block, fresh);
+        (bf16 ? sum_task_bf16 : sum_task_f32)(x, partial + chunk * s.columns, &s, chunk, block,
+                                              fresh);
     }
     if (s.chunks == 1)
         return;
@@ -128,7 +132,7 @@ static void run_sum_leading(const tr_call *call)
     }
 }
 
-/* global_norm ------------------------------------------------------------------------------------- */
+/* global_norm --------------------------------------------------------------------------- */
 
 static int64_t blocks_of(const tr_tensor *t)
 {
@@ -199,7 +203,8 @@ static void run_global_norm(const tr_call *call)
 #pragma omp for schedule(static) nowait
             for (int64_t b = 0; b < blocks; b++) {
                 int64_t first = b * BLOCK, last = first + BLOCK < n ? first + BLOCK : n;
-                partial[at + b] = (t->dtype == TR_BF16 ? squares_bf16 : squares_f32)(t->data, first, last);
+                partial[at + b] =
+                    (t->dtype == TR_BF16 ? squares_bf16 : squares_f32)(t->data, first, last);
             }
             at += blocks;
         }

@@ -1,22 +1,22 @@
 /* Vectors of TR_VL floats, so that one source serves every instruction set.
  *
  * TR_VL is 16 with AVX-512, 8 with AVX2, 4 elsewhere (SSE2, NEON, or whatever the compiler makes of
- * GCC's vector extension). The types are plain vectors: + - * / and, for the integer ones, & | ^ << >>
- * work on them; `a * b + c` becomes a fused multiply-add where there is one (-ffp-contract=fast).
- * This is the only file with intrinsics, and each has a portable twin.
+ * GCC's vector extension). The types are plain vectors: + - * / and, for the integer ones, & | ^ <<
+ * >> work on them; `a * b + c` becomes a fused multiply-add where there is one
+ * (-ffp-contract=fast). This is the only file with intrinsics, and each has a portable twin.
  *
  *   vf vi vu        float, int32_t, uint32_t lanes       vm   one truth value a lane (opaque)
  *   vf_load .. vf_store_bf16        whole vectors, no alignment asked
- *   .._n(.., n)                     the first n lanes, 0 <= n <= TR_VL; a load gives zeros in the others
- *   .._as(.., index, .., bf16)      element `index` of an f32 or bf16 array; pass `bf16` as a constant
+ *   .._n(.., n)                     the first n lanes, 0 <= n <= TR_VL; a load zeroes the others
+ *   .._as(.., index, .., bf16)      element `index`, f32 or bf16; pass `bf16` as a constant
  *   vf_sum, vf_largest              over the lanes, in a fixed order
  *   vf_min, vf_max                  lane by lane; where either is NaN the result is the second
  *   vf_exp vf_tanh vf_sigmoid vf_erf vf_normal_cdf   see below for their errors
  *   vf_dot_bf16, vu_pair_bf16       products of bf16 pairs, native in avx512_bf16
  *   vu_random                       many words of tr_random at once
  *
- * Rounding to bf16 is to nearest, ties to even, as tr_f32_to_bf16. With avx512_bf16 the processor does
- * it, and it makes zeros of subnormal numbers; nothing else differs.
+ * Rounding to bf16 is to nearest, ties to even, as tr_f32_to_bf16. With avx512_bf16 the processor
+ * does it, and it makes zeros of subnormal numbers; nothing else differs.
  */
 #pragma once
 #include <math.h>
@@ -54,7 +54,7 @@ typedef uint16_t vh __attribute__((vector_size(TR_VL * 2)));
 typedef vi vm;
 #endif
 
-/* Constants --------------------------------------------------------------------------------------- */
+/* Constants ----------------------------------------------------------------------------- */
 
 TR_INLINE vf vf_set1(float x)
 {
@@ -86,7 +86,7 @@ TR_INLINE vu vu_iota(void)
     return v;
 }
 
-/* f32 in memory ------------------------------------------------------------------------------------ */
+/* f32 in memory -------------------------------------------------------------------------- */
 
 TR_INLINE vf vf_load(const float *p)
 {
@@ -138,7 +138,7 @@ TR_INLINE void vf_store_n(float *p, vf v, int n)
 #endif
 }
 
-/* bf16 in memory ----------------------------------------------------------------------------------- */
+/* bf16 in memory ------------------------------------------------------------------------- */
 
 TR_INLINE vf simd_widen(vh half)
 {
@@ -157,7 +157,8 @@ TR_INLINE vu simd_round(vf v)
     vu bits = (vu)v;
     vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 #if TR_SIMD_512
-    return (vu)_mm512_mask_or_epi32((__m512i)rounded, _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q),
+    return (vu)_mm512_mask_or_epi32((__m512i)rounded,
+                                    _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q),
                                     _mm512_srli_epi32((__m512i)bits, 16), _mm512_set1_epi32(0x40));
 #else
     vu nan = (vu)(v != v);
@@ -215,7 +216,7 @@ TR_INLINE void vf_store_bf16_n(uint16_t *p, vf v, int n)
 #endif
 }
 
-/* Either dtype ------------------------------------------------------------------------------------- */
+/* Either dtype --------------------------------------------------------------------------- */
 
 TR_INLINE vf vf_load_as(const void *p, int64_t index, bool bf16)
 {
@@ -232,7 +233,8 @@ TR_INLINE void vf_store_as(void *p, int64_t index, vf v, bool bf16)
 
 TR_INLINE vf vf_load_as_n(const void *p, int64_t index, int n, bool bf16)
 {
-    return bf16 ? vf_load_bf16_n((const uint16_t *)p + index, n) : vf_load_n((const float *)p + index, n);
+    return bf16 ? vf_load_bf16_n((const uint16_t *)p + index, n)
+                : vf_load_n((const float *)p + index, n);
 }
 
 TR_INLINE void vf_store_as_n(void *p, int64_t index, vf v, int n, bool bf16)
@@ -249,7 +251,7 @@ TR_INLINE vf vf_round_as(vf v, bool bf16)
     return bf16 ? simd_widen(simd_narrow(v)) : v;
 }
 
-/* Lanes ------------------------------------------------------------------------------------------- */
+/* Lanes --------------------------------------------------------------------------------- */
 
 TR_INLINE vm vf_lt(vf a, vf b)
 {
@@ -438,7 +440,7 @@ TR_INLINE float vf_largest(vf v)
 #endif
 }
 
-/* Products of bf16 pairs --------------------------------------------------------------------------- */
+/* Products of bf16 pairs ----------------------------------------------------------------- */
 
 /* Lane i: bf16(even[i]) in the low half, bf16(odd[i]) in the high half. */
 TR_INLINE vu vu_pair_bf16(vf even, vf odd)
@@ -457,7 +459,7 @@ TR_INLINE vf vf_dot_bf16(vf acc, vu a, vu b)
 #endif
 }
 
-/* Functions ----------------------------------------------------------------------------------------
+/* Functions ------------------------------------------------------------------------------
  * Polynomials are our own minimax fits. Errors measured in tests/test_kernels_elementwise.c. */
 
 /* v * 2^n for integral n in [-252, 254]. */
@@ -547,8 +549,8 @@ TR_INLINE vf vf_erf(vf x)
     return vf_copysign(vf_select(vf_le(x, x), y, x), x);
 }
 
-/* (1 + erf(x / sqrt 2)) / 2, small in relative terms too for x far below zero; *density (may be NULL)
- * is its derivative. */
+/* (1 + erf(x / sqrt 2)) / 2, small in relative terms too for x far below zero; *density (may be
+ * NULL) is its derivative. */
 TR_INLINE vf vf_normal_cdf(vf x, vf *density)
 {
     vf a = vf_min(vf_set1(16.0f), vf_abs(x)); /* e^-128 is 0 */
@@ -560,7 +562,7 @@ TR_INLINE vf vf_normal_cdf(vf x, vf *density)
     return vf_select(vf_le(x, x), y, x);
 }
 
-/* Random words ------------------------------------------------------------------------------------- */
+/* Random words --------------------------------------------------------------------------- */
 
 #if TR_SIMD_512
 #define SIMD_MUL32(a, b) (vul) _mm512_mul_epu32((__m512i)(a), (__m512i)(b))
@@ -569,18 +571,18 @@ TR_INLINE vf vf_normal_cdf(vf x, vf *density)
 #elif defined(__SSE2__)
 #define SIMD_MUL32(a, b) (vul) _mm_mul_epu32((__m128i)(a), (__m128i)(b))
 #else
-#define SIMD_MUL32(a, b) (((vul)(a) & 0xffffffffu) * ((vul)(b) & 0xffffffffu))
+#define SIMD_MUL32(a, b) (((vul)(a)&0xffffffffu) * ((vul)(b)&0xffffffffu))
 #endif
 
 enum { TR_RANDOM_BLOCKS = TR_VL / 2, TR_RANDOM_WORDS = 2 * TR_VL };
 
-/* Words of blocks block .. block + TR_RANDOM_BLOCKS - 1 in order: out[0] has the first TR_VL, out[1] the
- * rest. Word w of block b is tr_random(seed, step, stream, b).word[w].
- * A 64-bit lane holds one block, so that a product of two words has its place. */
+/* Words of blocks block .. block + TR_RANDOM_BLOCKS - 1 in order: out[0] has the first TR_VL,
+ * out[1] the rest. Word w of block b is tr_random(seed, step, stream, b).word[w]. A 64-bit lane
+ * holds one block, so that a product of two words has its place. */
 TR_INLINE void vu_random(uint64_t seed, uint32_t step, uint32_t stream, uint64_t block, vu out[2])
 {
     vul x0, x1, x2 = stream + (vul){0}, x3 = step + (vul){0};
-    /* The order of lanes that the last step, which works on pairs of lanes, turns into 0, 1, 2, .. */
+    /* The order of lanes that the last step, which works on pairs of them, turns into 0, 1, .. */
     for (int i = 0; i < TR_VL / 2; i++)
         x0[i] = (uint64_t)(i % 2 * (TR_VL / 4) + i / 2);
     x0 += block;

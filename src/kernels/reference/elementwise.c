@@ -1,7 +1,7 @@
 /* Elementwise ops in plain loops and double precision: what the fast kernels are compared with.
  *
- * Any input may be f32 or bf16, whatever the others are; a result is rounded once, to its output's dtype.
- * An output may be the buffer of in[0]: every element is read before it is written. */
+ * Any input may be f32 or bf16, whatever the others are; a result is rounded once, to its output's
+ * dtype. An output may be the buffer of in[0]: every element is read before it is written. */
 #include <math.h>
 
 #include "base/random.h"
@@ -62,7 +62,7 @@ static void run_cast(const tr_call *call)
         put(&call->out[0], i, get(&call->in[0], i));
 }
 
-/* activate ---------------------------------------------------------------------------------------- */
+/* activate ------------------------------------------------------------------------------ */
 
 static const double sqrt_2_over_pi = 0.79788456080286535588, sqrt_half = 0.70710678118654752440,
                     density_0 = 0.39894228040143267794; /* 1 / sqrt(2 pi) */
@@ -130,9 +130,10 @@ static void run_activate_grad(const tr_call *call)
         put(&call->out[0], i, get(&call->in[0], i) * slope(get(&call->in[1], i), fn));
 }
 
-/* dropout -----------------------------------------------------------------------------------------
+/* dropout -------------------------------------------------------------------------------
  * An element is kept when its word, as a number in [0, 1), is not below p. Element i of the whole
- * tensor (see tr_call) owns word i % 4 of block i / 4, on whatever rank and in whatever microbatch. */
+ * tensor (see tr_call) owns word i % 4 of block i / 4, on whatever rank and in whatever microbatch.
+ * */
 
 static void run_dropout(const tr_call *call)
 {
@@ -147,7 +148,7 @@ static void run_dropout(const tr_call *call)
     }
 }
 
-/* fill, clear, expand ----------------------------------------------------------------------------- */
+/* fill, clear, expand ------------------------------------------------------------------- */
 
 static void run_fill(const tr_call *call)
 {
@@ -174,10 +175,20 @@ static void run_expand(const tr_call *call)
         put(&call->out[0], i, get(&call->in[0], i % repeat));
 }
 
-#define ROW(op, accepts) {TR_OP_##op, "reference", accepts, NULL, run_##op, NULL}
+#define ROW(op, accepts)                                       \
+    {                                                          \
+        TR_OP_##op, "reference", accepts, NULL, run_##op, NULL \
+    }
 const tr_kernel tr_reference_elementwise[] = {
-    ROW(add, accepts_floats),      ROW(mul, accepts_floats),           ROW(scale, accepts_floats),
-    ROW(cast, accepts_floats),     ROW(activate, accepts_floats),      ROW(activate_grad, accepts_floats),
-    ROW(dropout, accepts_floats),  ROW(fill, accepts_floats),          ROW(clear, NULL),
-    ROW(expand, accepts_expand),   {.run = NULL},
+    ROW(add, accepts_floats),
+    ROW(mul, accepts_floats),
+    ROW(scale, accepts_floats),
+    ROW(cast, accepts_floats),
+    ROW(activate, accepts_floats),
+    ROW(activate_grad, accepts_floats),
+    ROW(dropout, accepts_floats),
+    ROW(fill, accepts_floats),
+    ROW(clear, NULL),
+    ROW(expand, accepts_expand),
+    {.run = NULL},
 };

@@ -1,7 +1,7 @@
 /* Table look-up and its gradient in plain loops: what the fast kernels are compared with.
  *
- * An id outside [0, rows of the table) looks up a row of zeros and has no gradient: so a rank that holds
- * a part of the table shifts the ids, and the sum over the ranks is right. */
+ * An id outside [0, rows of the table) looks up a row of zeros and has no gradient: so a rank that
+ * holds a part of the table shifts the ids, and the sum over the ranks is right. */
 #include "kernels/kernel.h"
 
 static bool accepts(const tr_call *call)
@@ -25,7 +25,8 @@ static void run_embedding(const tr_call *call)
 
 static bool accepts_grad(const tr_call *call)
 {
-    return call->in[0].dtype == TR_I32 && (call->in[1].dtype == TR_F32 || call->in[1].dtype == TR_BF16) &&
+    return call->in[0].dtype == TR_I32 &&
+           (call->in[1].dtype == TR_F32 || call->in[1].dtype == TR_BF16) &&
            call->out[0].dtype == TR_F32 && (!tr_has(call, 2) || call->in[2].dtype == TR_F32);
 }
 
@@ -51,8 +52,9 @@ static void run_embedding_grad(const tr_call *call)
             double sum = out[ids[i] * d + c];
             for (int64_t j = i; j < n; j++)
                 if (ids[j] == ids[i])
-                    sum += dy->dtype == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)dy->data)[j * d + c])
-                                                : ((const float *)dy->data)[j * d + c];
+                    sum += dy->dtype == TR_BF16
+                               ? tr_bf16_to_f32(((const uint16_t *)dy->data)[j * d + c])
+                               : ((const float *)dy->data)[j * d + c];
             out[ids[i] * d + c] = (float)sum;
         }
     }

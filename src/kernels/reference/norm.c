@@ -2,9 +2,9 @@
  * kernels are compared with.
  *
  * With h = (x - mean) rstd and g = dy w, over a row of d elements:
- *     y = h w + b,   dx = rstd (g - mean(g) - h mean(g h)),   dw = sum over rows of dy h,   db = sum of dy
- * Variance is the mean of squared differences from the mean. add_layer_norm normalises the sum as it is
- * stored, so that the gradient, which reads the stored sum, is of the same function. */
+ *     y = h w + b,   dx = rstd (g - mean(g) - h mean(g h)),   dw = sum of dy h,   db = sum of dy
+ * Variance is the mean of squared differences from the mean. add_layer_norm normalises the sum as
+ * it is stored, so that the gradient, which reads the stored sum, is of the same function. */
 #include <math.h>
 
 #include "kernels/kernel.h"
@@ -31,8 +31,8 @@ static bool accepts(const tr_call *call)
     return true;
 }
 
-static void normalise(const tr_tensor *x, const tr_tensor *w, const tr_tensor *b, const tr_tensor *y,
-                      const tr_tensor *mean, const tr_tensor *rstd, double eps)
+static void normalise(const tr_tensor *x, const tr_tensor *w, const tr_tensor *b,
+                      const tr_tensor *y, const tr_tensor *mean, const tr_tensor *rstd, double eps)
 {
     int64_t d = x->dims[x->rank - 1], rows = d ? tr_tensor_elems(x) / d : 0;
     for (int64_t r = 0; r < rows; r++) {
@@ -60,8 +60,8 @@ static void run_add_layer_norm(const tr_call *call)
     int64_t n = tr_tensor_elems(&call->in[0]);
     for (int64_t i = 0; i < n; i++)
         put(&call->out[0], i, get(&call->in[0], i) + get(&call->in[1], i));
-    normalise(&call->out[0], &call->in[2], &call->in[3], &call->out[1], &call->out[2], &call->out[3],
-              call->attrs[TR_NORM_EPS].f);
+    normalise(&call->out[0], &call->in[2], &call->in[3], &call->out[1], &call->out[2],
+              &call->out[3], call->attrs[TR_NORM_EPS].f);
 }
 
 /* Scratch: dw and db in double. */
@@ -102,6 +102,7 @@ static void run_layer_norm_grad(const tr_call *call)
 const tr_kernel tr_reference_norm[] = {
     {TR_OP_layer_norm, "reference", accepts, NULL, run_layer_norm, NULL},
     {TR_OP_add_layer_norm, "reference", accepts, NULL, run_add_layer_norm, NULL},
-    {TR_OP_layer_norm_grad, "reference", accepts, prepare_layer_norm_grad, run_layer_norm_grad, NULL},
+    {TR_OP_layer_norm_grad, "reference", accepts, prepare_layer_norm_grad, run_layer_norm_grad,
+     NULL},
     {.run = NULL},
 };

@@ -1,5 +1,5 @@
-/* sum_leading and global_norm in plain loops and double precision: what the fast kernels are compared
- * with. Inputs may be f32 or bf16; results are f32. */
+/* sum_leading and global_norm in plain loops and double precision: what the fast kernels are
+ * compared with. Inputs may be f32 or bf16; results are f32. */
 #include "kernels/kernel.h"
 
 static double get(const tr_tensor *t, int64_t i)
@@ -24,7 +24,8 @@ static bool accepts_sum(const tr_call *call)
 static void run_sum_leading(const tr_call *call)
 {
     const tr_tensor *x = &call->in[0];
-    int64_t columns = tr_tensor_elems(&call->out[0]), rows = columns ? tr_tensor_elems(x) / columns : 0;
+    int64_t columns = tr_tensor_elems(&call->out[0]),
+            rows = columns ? tr_tensor_elems(x) / columns : 0;
     float *y = call->out[0].data;
     for (int64_t c = 0; c < columns; c++) {
         double sum = tr_has(call, 1) ? get(&call->in[1], c) : 0;
