@@ -185,7 +185,7 @@ static void each_kernel(tr_op op, kernel_test *test, const setup *s, tr_tensor *
     const tr_kernel *fast;
     for (int isa = 0; isa <= (int)tr_cpu_isa_best(); isa++)
         for (int k = 0; (fast = tr_kernel_fast(op, (tr_isa)isa, k)); k++)
-            for (int threads = 1; threads <= 2; threads++) {
+            for (int threads = 1; threads <= 3; threads++) {
                 omp_set_num_threads(threads);
                 test(fast, s, want);
             }
@@ -405,7 +405,7 @@ static double best_of(const tr_kernel *kernel, tr_op op, const setup *s, tr_tens
     return best;
 }
 
-static void bench(const char *only)
+static void bench(const char *only, bool cached_only)
 {
     const setup cases[] = {
         {.b = 4, .t = 512, .h = 12, .e = 64, .packed = true, .causal = true},
@@ -425,7 +425,7 @@ static void bench(const char *only)
         if (!kernels[0])
             continue;
         printf("%s, %d threads\n", kernels[0]->name, omp_get_max_threads());
-        for (int i = 0; i < 2 * TR_COUNT(cases); i++) {
+        for (int i = 0; i < 2 * TR_COUNT(cases) && !cached_only; i++) {
             setup s = cases[i / 2];
             s.bf16 = i % 2;
             s.s = s.t, s.g = s.h;
@@ -463,7 +463,7 @@ static void bench(const char *only)
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "bench") == 0) {
-        bench(argc > 2 ? argv[2] : NULL);
+        bench(argc > 2 ? argv[2] : NULL, argc > 3);
         return 0;
     }
     TEST(test_reference_by_hand);

@@ -18,7 +18,8 @@ static const float NOTHING = -1e30f; /* the score of what is not seen */
 
 /* One thread's scratch. */
 typedef struct room {
-    word *k, *v;            /* rows [keys], pairs [keys] */
+    word *k, *v;            /* where keys and values are packed: rows, pairs */
+    const word *keys, *values; /* there, or in the tensors themselves when they lie just so */
     word *q, *q_lanes, *s;  /* s: [KEYS][LANES] scores, then weights (as pairs when dot) */
     float *o, *m, *l, *factor;
 } room;
@@ -133,13 +134,13 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
     for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
         tile_step t = tile_step_at(a, &x, i, n, offset, j);
         int64_t at = j - packed;
-        TILE(product)(f->dot, false, false, t.n, t.high - t.low, f->words, r->k + at * f->row, f->row,
+        TILE(product)(f->dot, false, false, t.n, t.high - t.low, f->words, r->keys + at * f->row, f->row,
                       r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
         if (a->p > 0)
             TILE(dropout)(a, b, h, i, j, t.n, r->factor);
         softmax_tile(a, f, r, &t, i, offset);
         TILE(product)(f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.n), r->s + t.i0, LANES,
-                      r->v + tile_words(f->dot, at) * f->col, f->col, r->o + t.i0 * f->col, f->col);
+                      r->values + tile_words(f->dot, at) * f->col, f->col, r->o + t.i0 * f->col, f->col);
         j += t.n;
     }
     for (int64_t l = 0; l < n; l++) {
@@ -148,6 +149,25 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
         if (lse)
             lse[(b * a->h + h) * a->t + i + l] = r->l[l] == 0 ? -INFINITY : r->m[l] * a->scale + logf(r->l[l]);
     }
+}
+
+/* Keys and values of one head, n rows. */
+static void take_keys(const tile_form *f, room *r, const void *k, int64_t k_step, const void *v, int64_t v_step,
+                      int64_t n)
+{
+    r->keys = r->k;
+    r->values = r->v;
+    bool whole = f->dot == f->bf16 && f->row * (f->dot ? 2 : 1) == f->e;
+    if (whole && k_step == f->e)
+        r->keys = k;
+    else
+        TILE(pack_rows)(f, r->k, k, k_step, n, n);
+    if (f->dot)
+        TILE(pack_pairs)(f, r->v, v, v_step, n);
+    else if (whole && v_step == f->e)
+        r->values = v;
+    else
+        TILE(pack_rows)(f, r->v, v, v_step, n, n);
 }
 
 /* About the time of a block: keys it works on, and what it costs to begin. */
@@ -185,11 +205,8 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
                     continue;
                 if (group_packed != head / group) {
                     group_packed = head / group;
-                    TILE(pack_rows)(&f, r.k, tile_at(k, f.bf16, b, lowest, h / group), k.step, keys - lowest, keys - lowest);
-                    if (f.dot)
-                        TILE(pack_pairs)(&f, r.v, tile_at(v, f.bf16, b, lowest, h / group), v.step, keys - lowest);
-                    else
-                        TILE(pack_rows)(&f, r.v, tile_at(v, f.bf16, b, lowest, h / group), v.step, keys - lowest, keys - lowest);
+                    take_keys(&f, &r, tile_at(k, f.bf16, b, lowest, h / group), k.step,
+                              tile_at(v, f.bf16, b, lowest, h / group), v.step, keys - lowest);
                 }
                 attend(a, &f, &r, q, o, lse, b, h, i, n, offset, keys, lowest);
             }

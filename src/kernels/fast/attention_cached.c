@@ -162,61 +162,81 @@ static void join(const tr_attention_shape *a, const tile_form *f, const layout *
     TILE(unpack)(f, tile_at(o, f->bf16, b, query % a->t, h), o.step, sum, 1, l == 0 ? 0 : 1.0f / l);
 }
 
-static void decode_all(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o, int64_t start,
-                       float *states)
+/* One part of the keys of one (batch, key head). */
+static void decode_piece(const tr_attention_shape *a, const layout *w, tr_rows q, tr_rows k, tr_rows v, int64_t start,
+                         float *states, int64_t piece)
 {
-    tile_form f = tile_form_of(a);
-    layout w = layout_of(a, omp_get_max_threads());
+    int64_t split = piece % w->splits, b = piece / w->splits / a->g, g = piece / w->splits % a->g;
     int64_t lowest, unused, keys = start + a->t;
     tr_attention_range(a, 0, start, keys, &lowest, &unused);
-#pragma omp parallel for schedule(static)
-    for (int64_t piece = 0; piece < w.pieces; piece++) {
-        int64_t split = piece % w.splits, b = piece / w.splits / a->g, g = piece / w.splits % a->g;
-        int64_t low = lowest + (keys - lowest) * split / w.splits, high = lowest + (keys - lowest) * (split + 1) / w.splits;
-        float *state = states + piece * w.queries * w.row;
-        memset(state, 0, (size_t)(w.queries * w.row) * sizeof *state);
-        for (int64_t x = 0; x < w.queries; x++)
-            state[(x + 1) * w.row - 16] = -1e30f;
-        for (int64_t j = low; j < high; j += CHUNK)
-            for (int64_t x = 0; x < w.queries; x++) {
-                int64_t i = x % a->t, h = g * (a->h / a->g) + x / a->t, first, last;
-                tr_attention_range(a, i, start, keys, &first, &last);
-                first = TR_MAX(first, j);
-                last = TR_MIN(last, TR_MIN(high, j + CHUNK));
-                if (first >= last)
-                    continue;
-                const void *q_at = tile_at(q, f.bf16, b, i, h);
-                const void *k_at = tile_at(k, f.bf16, b, first, g), *v_at = tile_at(v, f.bf16, b, first, g);
-                float *mine = state + x * w.row, *m = mine + w.row - 16;
-                if (f.bf16)
-                    decode(true, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
-                else
-                    decode(false, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
-            }
-    }
-#pragma omp parallel for schedule(static)
-    for (int64_t item = 0; item < a->b * a->g; item++)
-        for (int64_t x = 0; x < w.queries; x++)
-            join(a, &f, &w, states, o, item / a->g, item % a->g, x, states + (w.pieces * w.queries + item) * w.row);
+    int64_t low = lowest + (keys - lowest) * split / w->splits;
+    int64_t high = lowest + (keys - lowest) * (split + 1) / w->splits;
+    float *state = states + piece * w->queries * w->row;
+    memset(state, 0, (size_t)(w->queries * w->row) * sizeof *state);
+    for (int64_t x = 0; x < w->queries; x++)
+        state[(x + 1) * w->row - 16] = -1e30f;
+    for (int64_t j = low; j < high; j += CHUNK)
+        for (int64_t x = 0; x < w->queries; x++) {
+            int64_t i = x % a->t, h = g * (a->h / a->g) + x / a->t, first, last;
+            tr_attention_range(a, i, start, keys, &first, &last);
+            first = TR_MAX(first, j);
+            last = TR_MIN(last, TR_MIN(high, j + CHUNK));
+            if (first >= last)
+                continue;
+            const void *q_at = tile_at(q, a->bf16, b, i, h);
+            const void *k_at = tile_at(k, a->bf16, b, first, g), *v_at = tile_at(v, a->bf16, b, first, g);
+            float *mine = state + x * w->row, *m = mine + w->row - 16;
+            if (a->bf16)
+                decode(true, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
+            else
+                decode(false, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
+        }
+}
+
+static void store(const tr_attention_shape *a, const tr_rows x[3], const tr_rows cache[2], int64_t start, int64_t b,
+                  int64_t g)
+{
+    for (int n = 0; n < 2; n++)
+        for (int64_t i = 0; i < a->t; i++)
+            memcpy(tile_at(cache[n], a->bf16, b, start + i, g), tile_at(x[1 + n], a->bf16, b, i, g),
+                   (size_t)(a->e * (a->bf16 ? 2 : 4)));
 }
 
 void TILE(cached_run)(const tr_call *call)
 {
     tr_attention_shape a = tr_attention_shape_of(call, 0);
+    tile_form f = tile_form_of(&a);
+    layout w = layout_of(&a, omp_get_max_threads());
     tr_rows x[3], cache[2], o = tr_rows_of(&call->out[0]);
     tr_rows_qkv(&call->in[0], a.packed, x);
-    int64_t start = *(const int32_t *)call->in[5].data, rows = call->in[3].dims[2], bytes = a.e * (a.bf16 ? 2 : 4);
+    int64_t start = *(const int32_t *)call->in[5].data, rows = call->in[3].dims[2], items = a.b * a.g;
     for (int n = 0; n < 2; n++)
         cache[n] = (tr_rows){call->out[1 + n].data, a.g * rows * a.e, a.e, rows * a.e};
-#pragma omp parallel for schedule(static)
-    for (int64_t item = 0; item < a.b * a.g; item++)
-        for (int n = 0; n < 2; n++)
-            for (int64_t i = 0; i < a.t; i++) {
-                int64_t b = item / a.g, g = item % a.g;
-                memcpy(tile_at(cache[n], a.bf16, b, start + i, g), tile_at(x[1 + n], a.bf16, b, i, g), (size_t)bytes);
+    float *states = call->scratch;
+    bool few = a.t < FEW;
+#pragma omp parallel
+    {
+        /* A thread that does all pieces of its items waits for no other. */
+        int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+        int64_t from = items * thread / threads, to = items * (thread + 1) / threads;
+        bool alone = items % threads == 0;
+        for (int64_t item = from; item < to; item++)
+            store(&a, x, cache, start, item / a.g, item % a.g);
+        if (few) {
+            if (!alone) {
+#pragma omp barrier
             }
-    if (a.t < FEW)
-        decode_all(&a, x[0], cache[0], cache[1], o, start, call->scratch);
-    else
+            for (int64_t piece = w.pieces * thread / threads; piece < w.pieces * (thread + 1) / threads; piece++)
+                decode_piece(&a, &w, x[0], cache[0], cache[1], start, states, piece);
+            if (!alone) {
+#pragma omp barrier
+            }
+            for (int64_t item = from; item < to; item++)
+                for (int64_t n = 0; n < w.queries; n++)
+                    join(&a, &f, &w, states, o, item / a.g, item % a.g, n,
+                         states + (w.pieces * w.queries + item) * w.row);
+        }
+    }
+    if (!few)
         TILE(forward)(&a, x[0], cache[0], cache[1], o, NULL, start, start + a.t, call->scratch, rows);
 }

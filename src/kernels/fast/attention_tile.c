@@ -114,39 +114,54 @@ void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vec
 
 /* Packing ---------------------------------------------------------------------------------------- */
 
+/* Rows of one head lie far apart, where the processor does not look ahead by itself. */
+TR_INLINE void look_ahead(const void *row, int64_t bytes, int64_t step_bytes, int64_t left)
+{
+    enum { AHEAD = 12, LINE = 64 };
+    if (left > AHEAD)
+        for (int64_t c = 0; c < bytes; c += LINE)
+            __builtin_prefetch((const char *)row + AHEAD * step_bytes + c);
+}
+
 void TILE(pack_rows)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n, int64_t all)
 {
-    for (int64_t r = 0; r < n; r++, to += f->row) {
-        if (f->dot) {
-            memset(to + f->words - 1, 0, (size_t)(f->row - f->words + 1) * sizeof *to);
-            memcpy(to, (const uint16_t *)from + r * step, (size_t)f->e * 2);
+    int64_t bytes = f->e * (f->bf16 ? 2 : 4), step_bytes = step * (f->bf16 ? 2 : 4);
+    const char *row = from;
+    for (int64_t r = 0; r < n; r++, to += f->row, row += step_bytes) {
+        look_ahead(row, bytes, step_bytes, n - r);
+        memset(to + f->words - 1, 0, (size_t)(f->row - f->words + 1) * sizeof *to);
+        if (f->dot || !f->bf16) {
+            memcpy(to, row, (size_t)bytes);
             continue;
         }
-        if (f->bf16) {
-            const uint16_t *half = (const uint16_t *)from + r * step;
-            for (int64_t c = 0; c < f->e; c++)
-                ((word_bits *)to)[c] = (uint32_t)half[c] << 16;
-        } else {
-            memcpy(to, (const float *)from + r * step, (size_t)f->e * sizeof *to);
-        }
-        memset(to + f->e, 0, (size_t)(f->row - f->e) * sizeof *to);
+        for (int64_t c = 0; c < f->e; c++)
+            ((word_bits *)to)[c] = (uint32_t)((const uint16_t *)row)[c] << 16;
     }
     memset(to, 0, (size_t)((all - n) * f->row) * sizeof *to);
 }
 
+/* bf16 in the low and in the high halves. */
+TR_INLINE vu halves(vf even, vf odd)
+{
+    return (vu)even >> 16 | (vu)odd;
+}
+
 void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n)
 {
-    const uint16_t *half = from;
-    for (int64_t r = 0; r < n; r += 2, to += f->col) {
-        const uint16_t *even = half + r * step, *odd = even + step;
-        word_bits *bits = (word_bits *)to;
-        if (r + 1 < n)
-            for (int64_t c = 0; c < f->e; c++)
-                bits[c] = even[c] | (uint32_t)odd[c] << 16;
-        else
-            for (int64_t c = 0; c < f->e; c++)
-                bits[c] = even[c];
-        memset(to + f->e, 0, (size_t)(f->col - f->e) * sizeof *to);
+    const uint16_t *even = from;
+    for (int64_t r = 0; r < n; r += 2, even += 2 * step, to += f->col) {
+        const uint16_t *odd = r + 1 < n ? even + step : NULL;
+        look_ahead(even, f->e * 2, step * 2, n - r);
+        look_ahead(even + step, f->e * 2, step * 2, n - r - 1);
+        for (int64_t c = 0; c < f->e; c += TR_VL) {
+            int left = (int)TR_MIN(TR_VL, f->e - c);
+            vu bits;
+            if (left == TR_VL && odd)
+                bits = halves(vf_load_bf16(even + c), vf_load_bf16(odd + c));
+            else
+                bits = halves(vf_load_bf16_n(even + c, left), odd ? vf_load_bf16_n(odd + c, left) : vf_zero());
+            memcpy(to + c, &bits, sizeof bits);
+        }
     }
 }
 

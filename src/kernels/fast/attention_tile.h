@@ -143,14 +143,11 @@ TR_INLINE void tile_exchange(vf a, vf b, int half, vf *upper, vf *lower)
 #endif
 }
 
-/* bf16 of even in the low halves, of odd in the high ones. */
+/* bf16 of even in the low halves, of odd in the high ones. Halfway is rounded away from zero: simpler
+ * than to even, and as good for weights, of which many are summed. */
 TR_INLINE vu tile_pair(vf even, vf odd)
 {
-#if TR_SIMD_512 && defined(__AVX512BF16__)
-    return (vu)__builtin_convertvector(simd_narrow(even), vu) | __builtin_convertvector(simd_narrow(odd), vu) << 16;
-#else
-    return vu_pair_bf16(even, odd);
-#endif
+    return ((vu)even + 0x8000u) >> 16 | (((vu)odd + 0x8000u) & 0xffff0000u);
 }
 
 /* The keys that any, and that all, of n queries from i on see. */
