@@ -43,7 +43,7 @@ enum {
 };
 
 #if defined(__clang__)
-#define TILE_UNROLL _Pragma("unroll")
+#define TILE_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define TILE_UNROLL _Pragma("GCC unroll 16")
 #endif
