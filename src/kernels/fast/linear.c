@@ -7,7 +7,7 @@
  * 4 or 8:
  *   w[k,n]: threads split k. A thread adds STREAMS rows of w, each times R numbers, to its own R rows of
  *           n sums, in tiles of n whose sums stay in the first cache.
- *   w[n,k]: threads split n; STREAMS dot products at a time run along k.
+ *   w[n,k]: threads split n; a row of w after the other is multiplied with R rows of x.
  * Then the threads' sums are added in the order of threads, with bias and function. Sums are f32, also
  * for bf16 operands. Scratch: the sums, [threads][R][n] or [R][n]. Rows past the last are row 0 again;
  * their sums are not used.
@@ -20,7 +20,9 @@
 #include "kernels/kernel.h"
 #include "kernels/matmul.h"
 
-enum { MAX_ROWS = 8, STREAMS = 8, TILE_FLOATS = 4096, LINE = 16 };
+enum { MAX_ROWS = 4, STREAMS = 8, RUN = 4, TILE = 4096, LINE = 16 };
+/* Loops over registers must not stay loops. */
+#define UNROLL _Pragma("GCC unroll 8")
 
 #if defined(__AVX512BF16__)
 static const bool no_bf16_product = false;
@@ -66,7 +68,7 @@ static bool few_accepts(const tr_call *call)
 
 static int64_t round_rows(int64_t m)
 {
-    return m <= 2 ? m : m <= 4 ? 4 : 8;
+    return m <= 2 ? m : 4;
 }
 
 /* Floats from one row of sums to the next. */
@@ -88,115 +90,137 @@ TR_INLINE float load1(const void *p, int64_t i, bool bf16)
     return bf16 ? tr_bf16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
 }
 
-/* sums[r][j] += sum over `count` <= STREAMS rows i of x[r][i] * w[i][j], for j in [begin, end). */
-TR_INLINE void add_rows(float *sums, int64_t row, float x[][STREAMS], const void *w, int64_t n,
-                        int64_t begin, int64_t end, int rows, int count, bool bf16)
+/* What a step along a row of w takes: a vector of f32, or a vector of bf16 pairs. */
+TR_INLINE int step_of(bool bf16)
 {
-    int64_t j = begin;
-    for (; j + TR_VL <= end; j += TR_VL) {
-        vf acc[MAX_ROWS];
-        for (int r = 0; r < rows; r++)
-            acc[r] = vf_load(sums + r * row + j);
-        for (int i = 0; i < count; i++) {
-            vf v = vf_load_as(w, i * n + j, bf16);
-            for (int r = 0; r < rows; r++)
-                acc[r] = vf_fma(v, vf_set1(x[r][i]), acc[r]);
-        }
-        for (int r = 0; r < rows; r++)
-            vf_store(sums + r * row + j, acc[r]);
+    return bf16 ? 2 * TR_VL : TR_VL;
+}
+
+/* bf16 numbers come in pairs; the even ones are widened by a shift, the odd ones by a mask. Cheaper than
+ * widening in order; sums of a step then have the even columns first, which few_finish undoes. */
+TR_INLINE void load_step(const void *p, int64_t i, bool bf16, vf out[2])
+{
+    if (bf16) {
+        vu pairs;
+        memcpy(&pairs, (const uint16_t *)p + i, sizeof pairs);
+        out[0] = (vf)(pairs << 16);
+        out[1] = (vf)(pairs & 0xffff0000u);
+    } else {
+        out[0] = vf_load((const float *)p + i);
     }
-    if (j < end)
-        for (int i = 0; i < count; i++) {
-            vf v = vf_load_as_n(w, i * n + j, (int)(end - j), bf16);
-            for (int r = 0; r < rows; r++) {
-                vf acc = vf_load_n(sums + r * row + j, (int)(end - j));
-                vf_store_n(sums + r * row + j, vf_fma(v, vf_set1(x[r][i]), acc), (int)(end - j));
-            }
+}
+
+/* sums[r][j] += sum over STREAMS rows i of x[r][i] * w[i][j], for j in [begin, end). */
+TR_INLINE void add_rows(float *sums, int64_t row, vf x[][STREAMS], const void *const w[STREAMS],
+                        int64_t begin, int64_t end, int rows, bool bf16)
+{
+    const int step = step_of(bf16), halves = bf16 ? 2 : 1;
+    int64_t j = begin;
+    for (; j + step <= end; j += step) {
+        vf acc[MAX_ROWS][2];
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            UNROLL
+            for (int h = 0; h < halves; h++)
+                acc[r][h] = vf_load(sums + r * row + j + h * TR_VL);
+        UNROLL
+        for (int i = 0; i < STREAMS; i++) {
+            vf v[2];
+            load_step(w[i], j, bf16, v);
+            UNROLL
+            for (int r = 0; r < rows; r++)
+                UNROLL
+                for (int h = 0; h < halves; h++)
+                    acc[r][h] = vf_fma(v[h], x[r][i], acc[r][h]);
         }
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            UNROLL
+            for (int h = 0; h < halves; h++)
+                vf_store(sums + r * row + j + h * TR_VL, acc[r][h]);
+    }
+    for (; j < end; j += TR_VL) {
+        int left = (int)TR_MIN(end - j, TR_VL);
+        for (int i = 0; i < STREAMS; i++) {
+            vf v = vf_load_as_n(w[i], j, left, bf16);
+            for (int r = 0; r < rows; r++)
+                vf_store_n(sums + r * row + j, vf_fma(v, x[r][i], vf_load_n(sums + r * row + j, left)), left);
+        }
+    }
 }
 
 /* sums = x[:, first..last) w[first..last, :], w[k,n]. */
 TR_INLINE void few_by_k(const sizes *s, const void *x, const void *w, float *sums, int64_t first,
                         int64_t last, int rows, bool bf16)
 {
-    int64_t row = sums_row(s->n), tile = TILE_FLOATS / rows;
-    int64_t bytes = bf16 ? 2 : 4;
+    int64_t row = sums_row(s->n);
     memset(sums, 0, sizeof(float) * (size_t)(rows * row));
-    for (int64_t begin = 0; begin < s->n; begin += tile) {
-        int64_t end = TR_MIN(begin + tile, s->n);
+    for (int64_t begin = 0; begin < s->n; begin += TILE)
         for (int64_t i = first; i < last; i += STREAMS) {
-            int count = (int)TR_MIN(last - i, STREAMS);
-            float factors[MAX_ROWS][STREAMS];
-            for (int r = 0; r < rows; r++)
-                for (int c = 0; c < count; c++)
-                    factors[r][c] = load1(x, (r < s->m ? r : 0) * s->k + i + c, bf16);
-            const void *from = (const char *)w + i * s->n * bytes;
-            if (count == STREAMS)
-                add_rows(sums, row, factors, from, s->n, begin, end, rows, STREAMS, bf16);
-            else
-                add_rows(sums, row, factors, from, s->n, begin, end, rows, count, bf16);
+            vf factors[MAX_ROWS][STREAMS];
+            const void *from[STREAMS];
+            for (int c = 0; c < STREAMS; c++) {
+                int64_t l = TR_MIN(i + c, last - 1); /* past the last: the last, times 0 */
+                from[c] = (const char *)w + l * s->n * (bf16 ? 2 : 4);
+                for (int r = 0; r < rows; r++)
+                    factors[r][c] = vf_set1(i + c < last ? load1(x, (r < s->m ? r : 0) * s->k + l, bf16) : 0);
+            }
+            add_rows(sums, row, factors, from, begin, TR_MIN(begin + TILE, s->n), rows, bf16);
         }
-    }
 }
 
-/* `count` dot products of rows of w with R rows of x. */
-TR_INLINE void dot_rows(const sizes *s, const void *x, const void *w, float *sums, int64_t j, int rows,
-                        int count, bool bf16)
+/* sums[:, j] = x w[j]^T: one row of w with R rows of x. RUN vectors at a time along k, each with its own
+ * sums, so that they do not wait for each other. */
+TR_INLINE void dot_row(const sizes *s, const void *x, const void *w, float *sums, int64_t j, int rows,
+                       bool bf16)
 {
-    int64_t step = bf16 ? 2 * TR_VL : TR_VL, i = 0, row = sums_row(s->n);
-    vf acc[MAX_ROWS][STREAMS];
-    int64_t x_row[MAX_ROWS];
+    const int step = step_of(bf16), bytes = bf16 ? 2 : 4;
+    int64_t i = 0;
+    const char *a_row = (const char *)w + j * s->k * bytes, *b_row[MAX_ROWS];
+    vf acc[MAX_ROWS][RUN];
+    UNROLL
     for (int r = 0; r < rows; r++) {
-        x_row[r] = (r < s->m ? r : 0) * s->k;
-        for (int c = 0; c < count; c++)
-            acc[r][c] = vf_zero();
+        b_row[r] = (const char *)x + (r < s->m ? r : 0) * s->k * bytes;
+        UNROLL
+        for (int u = 0; u < RUN; u++)
+            acc[r][u] = vf_zero();
     }
-    for (; i + step <= s->k; i += step)
-        for (int c = 0; c < count; c++) {
-            if (bf16) {
-                vu a, b;
-                memcpy(&a, (const uint16_t *)w + (j + c) * s->k + i, sizeof a);
-                for (int r = 0; r < rows; r++) {
-                    memcpy(&b, (const uint16_t *)x + x_row[r] + i, sizeof b);
-                    acc[r][c] = vf_dot_bf16(acc[r][c], a, b);
-                }
-            } else {
-                vf a = vf_load((const float *)w + (j + c) * s->k + i);
-                for (int r = 0; r < rows; r++)
-                    acc[r][c] = vf_fma(a, vf_load((const float *)x + x_row[r] + i), acc[r][c]);
+    for (; i + RUN * step <= s->k; i += RUN * step)
+        UNROLL
+        for (int u = 0; u < RUN; u++) {
+            vf a, b; /* for bf16: pairs */
+            memcpy(&a, a_row + (i + u * step) * bytes, sizeof a);
+            UNROLL
+            for (int r = 0; r < rows; r++) {
+                memcpy(&b, b_row[r] + (i + u * step) * bytes, sizeof b);
+                acc[r][u] = bf16 ? vf_dot_bf16(acc[r][u], (vu)a, (vu)b) : vf_fma(a, b, acc[r][u]);
             }
         }
     for (; i < s->k; i += TR_VL) {
         int left = (int)TR_MIN(s->k - i, TR_VL);
-        for (int c = 0; c < count; c++) {
-            vf a = vf_load_as_n(w, (j + c) * s->k + i, left, bf16);
-            for (int r = 0; r < rows; r++)
-                acc[r][c] = vf_fma(a, vf_load_as_n(x, x_row[r] + i, left, bf16), acc[r][c]);
-        }
+        vf a = vf_load_as_n(a_row, i, left, bf16);
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            acc[r][0] = vf_fma(a, vf_load_as_n(b_row[r], i, left, bf16), acc[r][0]);
     }
+    UNROLL
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < count; c++)
-            sums[r * row + j + c] = vf_sum(acc[r][c]);
+        sums[r * sums_row(s->n) + j] = vf_sum((acc[r][0] + acc[r][1]) + (acc[r][2] + acc[r][3]));
 }
 
 /* sums[:, first..last) = x w^T, w[n,k]. */
 TR_INLINE void few_by_n(const sizes *s, const void *x, const void *w, float *sums, int64_t first,
                         int64_t last, int rows, bool bf16)
 {
-    const int streams = rows >= 8 ? 2 : rows >= 4 ? 4 : STREAMS;
-    int64_t j = first;
-    for (; j + streams <= last; j += streams)
-        dot_rows(s, x, w, sums, j, rows, streams, bf16);
-    for (; j < last; j++)
-        dot_rows(s, x, w, sums, j, rows, 1, bf16);
+    for (int64_t j = first; j < last; j++)
+        dot_row(s, x, w, sums, j, rows, bf16);
 }
 
 #define FOR_ROWS(rows, call)  \
     switch (rows) {           \
     case 1: call(1); break;   \
     case 2: call(2); break;   \
-    case 4: call(4); break;   \
-    default: call(8); break;  \
+    default: call(4); break;  \
     }
 
 static void few_f32(const sizes *s, const void *x, const void *w, float *sums, int64_t first, int64_t last)
@@ -223,20 +247,47 @@ static void few_bf16(const sizes *s, const void *x, const void *w, float *sums, 
 #undef BY_K
 }
 
-/* y[:, first..last) from the sums of all threads; `first` is a multiple of LINE. */
-static void few_finish(const tr_call *call, const sizes *s, int copies, int64_t first, int64_t last)
+/* One vector of y at column j, from the sums of all threads in the order they have there. */
+TR_INLINE vf total(const float *sums, int64_t copy, int copies, int count)
+{
+    vf sum = vf_load_n(sums, count);
+    for (int c = 1; c < copies; c++)
+        sum += vf_load_n(sums + c * copy, count);
+    return sum;
+}
+
+/* y[:, first..last) from the sums of all threads; `first` is a multiple of a step. `paired`: whole steps
+ * have their even columns first. */
+static void few_finish(const tr_call *call, const sizes *s, int copies, bool paired, int64_t first,
+                       int64_t last)
 {
     int64_t row = sums_row(s->n), copy = round_rows(s->m) * row;
     const float *bias = tr_has(call, 2) ? call->in[2].data : NULL;
     tr_fn fn = (tr_fn)call->attrs[TR_LINEAR_FN].i;
     for (int64_t r = 0; r < s->m; r++)
-        for (int64_t j = first; j < last; j += TR_VL) {
-            int count = (int)TR_MIN(last - j, TR_VL);
+        for (int64_t j = first; j < last; j += 2 * TR_VL) {
+            float ordered[2 * TR_VL];
             const float *sums = (const float *)call->scratch + r * row + j;
-            vf sum = bias ? vf_load_n(bias + j, count) : vf_zero();
-            for (int c = 0; c < copies; c++)
-                sum += vf_load_n(sums + c * copy, count);
-            vf_store_as_n(call->out[0].data, r * s->n + j, vf_activate(sum, fn), count, s->bf16);
+            int64_t left = last - j;
+            vf_store(ordered, total(sums, copy, copies, (int)TR_MIN(left, TR_VL)));
+            if (left > TR_VL)
+                vf_store(ordered + TR_VL,
+                         total(sums + TR_VL, copy, copies, (int)TR_MIN(left - TR_VL, TR_VL)));
+            if (paired && left >= 2 * TR_VL) {
+                float even_first[2 * TR_VL];
+                memcpy(even_first, ordered, sizeof ordered);
+                for (int i = 0; i < TR_VL; i++) {
+                    ordered[2 * i] = even_first[i];
+                    ordered[2 * i + 1] = even_first[TR_VL + i];
+                }
+            }
+            for (int64_t i = 0; i < TR_MIN(left, 2 * TR_VL); i += TR_VL) {
+                int count = (int)TR_MIN(left - i, TR_VL);
+                vf sum = vf_load_n(ordered + i, count);
+                if (bias)
+                    sum += vf_load_n(bias + j + i, count);
+                vf_store_as_n(call->out[0].data, r * s->n + j + i, vf_activate(sum, fn), count, s->bf16);
+            }
         }
 }
 
@@ -261,8 +312,8 @@ static void few_run(const tr_call *call)
         float *mine = s.transposed ? sums : sums + self * round_rows(s.m) * sums_row(s.n);
         (s.bf16 ? few_bf16 : few_f32)(&s, x, w, mine, first, last);
 #pragma omp barrier
-        few_finish(call, &s, s.transposed ? 1 : threads, cut(s.n, LINE, self, threads),
-                   cut(s.n, LINE, self + 1, threads));
+        few_finish(call, &s, s.transposed ? 1 : threads, s.bf16 && !s.transposed,
+                   cut(s.n, 2 * TR_VL, self, threads), cut(s.n, 2 * TR_VL, self + 1, threads));
     }
 }
 
