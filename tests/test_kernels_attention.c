@@ -29,7 +29,8 @@ static int64_t bytes_of(const tr_tensor *t)
     return tr_tensor_elems(t) * tr_dtype_bytes(t->dtype);
 }
 
-static tr_tensor tensor(tr_dtype dtype, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3, int64_t d4)
+static tr_tensor tensor(tr_dtype dtype, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3,
+                        int64_t d4)
 {
     tr_tensor t = {.dtype = dtype, .rank = rank, .dims = {d0, d1, d2, d3, d4}};
     size_t bytes = ((size_t)bytes_of(&t) + GUARD + 63) / 64 * 64;
@@ -103,12 +104,22 @@ static void free_all(tr_tensor *x, int n)
             free(x[i].data);
 }
 
-static void run(const tr_kernel *kernel, const setup *s, tr_op op, tr_tensor *in, int n_in, tr_tensor *out, int n_out)
+static void run(const tr_kernel *kernel, const setup *s, tr_op op, tr_tensor *in, int n_in,
+                tr_tensor *out, int n_out)
 {
-    tr_attr attrs[TR_MAX_ATTRS] = {[TR_ATTENTION_CAUSAL] = {.i = s->causal}, [TR_ATTENTION_WINDOW] = {.i = s->window},
+    tr_attr attrs[TR_MAX_ATTRS] = {[TR_ATTENTION_CAUSAL] = {.i = s->causal},
+                                   [TR_ATTENTION_WINDOW] = {.i = s->window},
                                    [TR_ATTENTION_SCALE] = {.f = 1 / sqrt((double)s->e)},
-                                   [TR_ATTENTION_P] = {.f = s->p}, [TR_ATTENTION_STREAM] = {.i = 5}};
-    tr_call call = {.op = op, .n_in = n_in, .n_out = n_out, .in = in, .out = out, .attrs = attrs, .seed = 11, .step = 3};
+                                   [TR_ATTENTION_P] = {.f = s->p},
+                                   [TR_ATTENTION_STREAM] = {.i = 5}};
+    tr_call call = {.op = op,
+                    .n_in = n_in,
+                    .n_out = n_out,
+                    .in = in,
+                    .out = out,
+                    .attrs = attrs,
+                    .seed = 11,
+                    .step = 3};
     int heads = in[0].rank == 5 ? 3 : 2;
     for (int d = 0; d < in[0].rank; d++)
         call.extent[d] = in[0].dims[d];
@@ -141,9 +152,10 @@ static void backward(const tr_kernel *kernel, const setup *s, tr_tensor *x)
     run(kernel, s, TR_OP_attention_grad, in, s->packed ? 4 : 6, x + DQ, s->packed ? 1 : 3);
 }
 
-/* The largest difference, in units of the largest wanted value (or 0.25, where all are nearly 0). */
-static void compare(const char *what, const char *kernel, const setup *s, const tr_tensor *got, const tr_tensor *want,
-                    double tolerance)
+/* The largest difference, in units of the largest wanted value (or 0.25, where all are nearly 0).
+ */
+static void compare(const char *what, const char *kernel, const setup *s, const tr_tensor *got,
+                    const tr_tensor *want, double tolerance)
 {
     double worst = 0, scale = 0.25;
     for (int64_t i = 0; i < tr_tensor_elems(want); i++) {
@@ -155,8 +167,10 @@ static void compare(const char *what, const char *kernel, const setup *s, const 
         scale = fabs(b) > scale ? fabs(b) : scale;
     }
     if (!(worst <= tolerance * scale))
-        FAIL("%s of %s differs by %.3g of %.3g: b %d t %d h %d e %d s %d g %d packed %d causal %d window %d p %g bf16 %d", what, kernel,
-             worst, scale, (int)s->b, (int)s->t, (int)s->h, (int)s->e, (int)s->s, (int)s->g, s->packed, s->causal, (int)s->window, s->p, s->bf16);
+        FAIL("%s of %s differs by %.3g of %.3g: b %d t %d h %d e %d s %d g %d packed %d causal %d "
+             "window %d p %g bf16 %d",
+             what, kernel, worst, scale, (int)s->b, (int)s->t, (int)s->h, (int)s->e, (int)s->s,
+             (int)s->g, s->packed, s->causal, (int)s->window, s->p, s->bf16);
     if (!guard_is_whole(got))
         FAIL("%s of %s: wrote past the end", what, kernel);
 }
@@ -167,7 +181,8 @@ static const setup setups[] = {
     {.b = 2, .t = 150, .h = 3, .e = 64, .packed = true, .causal = true},
     {.b = 1, .t = 150, .h = 2, .e = 80, .packed = true},
     {.b = 1, .t = 67, .h = 2, .e = 20, .s = 131, .g = 1, .causal = true},
-    {.b = 1, .t = 131, .h = 4, .e = 24, .s = 67, .g = 2, .causal = true}, /* early queries see nothing */
+    {.b = 1, .t = 131, .h = 4, .e = 24, .s = 67, .g = 2, .causal = true}, /* early queries see
+                                                                             nothing */
     {.b = 1, .t = 70, .h = 4, .e = 33, .s = 203, .g = 2},
     {.b = 1, .t = 300, .h = 1, .e = 32, .packed = true, .causal = true, .window = 50},
     {.b = 1, .t = 200, .h = 2, .e = 16, .s = 231, .g = 2, .causal = true, .window = 1},
@@ -175,7 +190,15 @@ static const setup setups[] = {
     {.b = 1, .t = 1, .h = 2, .e = 128, .s = 37, .g = 2, .causal = true},
     {.b = 2, .t = 100, .h = 2, .e = 40, .packed = true, .causal = true, .p = 0.3},
     {.b = 1, .t = 100, .h = 2, .e = 32, .s = 77, .g = 1, .p = 0.1, .part = true},
-    {.b = 1, .t = 66, .h = 2, .e = 32, .packed = true, .p = 0.5, .causal = true, .window = 20, .part = true},
+    {.b = 1,
+     .t = 66,
+     .h = 2,
+     .e = 32,
+     .packed = true,
+     .p = 0.5,
+     .causal = true,
+     .window = 20,
+     .part = true},
 };
 
 typedef void kernel_test(const tr_kernel *fast, const setup *s, tr_tensor *want);
@@ -305,12 +328,14 @@ static void nan_case(const tr_kernel *fast, const setup *s, tr_tensor *unused)
 static void test_nan(void)
 {
     for (int bf16 = 0; bf16 < 2; bf16++) {
-        setup s = {.b = 1, .t = 150, .h = 1, .e = 32, .s = 150, .g = 1, .causal = true, .bf16 = bf16};
+        setup s = {
+            .b = 1, .t = 150, .h = 1, .e = 32, .s = 150, .g = 1, .causal = true, .bf16 = bf16};
         each_kernel(TR_OP_attention, nan_case, &s, NULL);
     }
 }
 
-/* Cached ----------------------------------------------------------------------------------------- */
+/* Cached -----------------------------------------------------------------------------------------
+ */
 
 typedef struct cached {
     tr_tensor in[6], out[3];
@@ -350,7 +375,10 @@ static void cached_case(const tr_kernel *fast, const setup *s, tr_tensor *want)
 
 static void test_cached(void)
 {
-    const struct { setup s; int start; } cases[] = {
+    const struct {
+        setup s;
+        int start;
+    } cases[] = {
         {{.b = 2, .t = 1, .h = 3, .e = 64, .s = 300, .g = 3, .packed = true}, 0},
         {{.b = 2, .t = 1, .h = 3, .e = 64, .s = 300, .g = 3, .packed = true}, 299},
         {{.b = 1, .t = 1, .h = 4, .e = 80, .s = 150, .g = 1}, 101},
@@ -368,7 +396,8 @@ static void test_cached(void)
             setup s = cases[i].s;
             s.bf16 = bf16;
             cached x = make_cached(&s, cases[i].start);
-            run(tr_kernel_reference(TR_OP_attention_cached), &s, TR_OP_attention_cached, x.in, 6, x.out, 3);
+            run(tr_kernel_reference(TR_OP_attention_cached), &s, TR_OP_attention_cached, x.in, 6,
+                x.out, 3);
             tr_tensor want[] = {x.out[0], x.out[1], x.out[2], x.in[5]};
             each_kernel(TR_OP_attention_cached, cached_case, &s, want);
             free_all(x.in, 6);
@@ -376,7 +405,8 @@ static void test_cached(void)
         }
 }
 
-/* Rates ------------------------------------------------------------------------------------------ */
+/* Rates ------------------------------------------------------------------------------------------
+ */
 
 static double now(void)
 {
@@ -385,11 +415,14 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static double best_of(const tr_kernel *kernel, tr_op op, const setup *s, tr_tensor *in, int n_in, tr_tensor *out, int n_out)
+static double best_of(const tr_kernel *kernel, tr_op op, const setup *s, tr_tensor *in, int n_in,
+                      tr_tensor *out, int n_out)
 {
-    tr_attr attrs[TR_MAX_ATTRS] = {[TR_ATTENTION_CAUSAL] = {.i = s->causal}, [TR_ATTENTION_WINDOW] = {.i = s->window},
+    tr_attr attrs[TR_MAX_ATTRS] = {[TR_ATTENTION_CAUSAL] = {.i = s->causal},
+                                   [TR_ATTENTION_WINDOW] = {.i = s->window},
                                    [TR_ATTENTION_SCALE] = {.f = 1 / sqrt((double)s->e)},
-                                   [TR_ATTENTION_P] = {.f = s->p}, [TR_ATTENTION_STREAM] = {.i = 5}};
+                                   [TR_ATTENTION_P] = {.f = s->p},
+                                   [TR_ATTENTION_STREAM] = {.i = 5}};
     tr_call call = {.op = op, .n_in = n_in, .n_out = n_out, .in = in, .out = out, .attrs = attrs};
     for (int d = 0; d < in[0].rank; d++)
         call.extent[d] = in[0].dims[d];
@@ -431,29 +464,41 @@ static void bench(const char *only, bool cached_only)
             s.s = s.t, s.g = s.h;
             tr_tensor x[TENSORS];
             make_all(&s, x);
-            double pairs = (double)(s.b * s.h) * (s.causal ? 0.5 * (double)s.t * (double)(s.t + 1) : (double)(s.t * s.t));
+            double pairs = (double)(s.b * s.h) *
+                           (s.causal ? 0.5 * (double)s.t * (double)(s.t + 1) : (double)(s.t * s.t));
             if (s.window)
                 pairs = (double)(s.b * s.h * s.t * s.window);
             double flops = 4.0 * pairs * (double)s.e;
             double f = best_of(kernels[0], TR_OP_attention, &s, x + Q, 1, x + O, 2);
             tr_tensor in[] = {x[DO], x[O], x[LSE], x[Q], x[K], x[V]};
             double g = best_of(kernels[1], TR_OP_attention_grad, &s, in, 4, x + DQ, 1);
-            printf("  %s b %d t %4d h %2d e %3d%s%s%s: forward %7.2f ms %5.0f GFLOP/s   gradient %7.2f ms %5.0f GFLOP/s\n",
-                   s.bf16 ? "bf16" : "f32 ", (int)s.b, (int)s.t, (int)s.h, (int)s.e, s.causal ? " causal" : "",
-                   s.window ? " window" : "", s.p > 0 ? " dropout" : "", f * 1e3, flops / f * 1e-9, g * 1e3, 2.5 * flops / g * 1e-9);
+            printf("  %s b %d t %4d h %2d e %3d%s%s%s: forward %7.2f ms %5.0f GFLOP/s   gradient "
+                   "%7.2f ms %5.0f GFLOP/s\n",
+                   s.bf16 ? "bf16" : "f32 ", (int)s.b, (int)s.t, (int)s.h, (int)s.e,
+                   s.causal ? " causal" : "", s.window ? " window" : "", s.p > 0 ? " dropout" : "",
+                   f * 1e3, flops / f * 1e-9, g * 1e3, 2.5 * flops / g * 1e-9);
             free_all(x, TENSORS);
         }
         for (int i = 0; i < 6; i++) {
-            /* Several layers' worth of batch, so that the cache of keys does not stay in the processor's. */
-            setup s = {.b = i < 4 ? 48 : 1, .t = i < 4 ? 1 : 1000, .h = 12, .e = 64, .s = 1024, .g = i / 2 == 1 ? 2 : 12, .bf16 = i % 2};
+            /* Several layers' worth of batch, so that the cache of keys does not stay in the
+             * processor's. */
+            setup s = {.b = i < 4 ? 48 : 1,
+                       .t = i < 4 ? 1 : 1000,
+                       .h = 12,
+                       .e = 64,
+                       .s = 1024,
+                       .g = i / 2 == 1 ? 2 : 12,
+                       .bf16 = i % 2};
             cached x = make_cached(&s, i < 4 ? 1000 : 0);
             double f = best_of(kernels[2], TR_OP_attention_cached, &s, x.in, 6, x.out, 3);
             double bytes = 2.0 * (double)(s.b * s.g * 1001 * s.e) * (s.bf16 ? 2 : 4);
             double flops = 4.0 * 12 * 64 * 500 * 1000;
             if (i < 4)
-                printf("  %s decode, %d query heads on %d: %.2f ms %.1f GB/s\n", s.bf16 ? "bf16" : "f32 ", 12, (int)s.g, f * 1e3, bytes / f * 1e-9);
+                printf("  %s decode, %d query heads on %d: %.2f ms %.1f GB/s\n",
+                       s.bf16 ? "bf16" : "f32 ", 12, (int)s.g, f * 1e3, bytes / f * 1e-9);
             else
-                printf("  %s prefill of 1000: %.2f ms %.0f GFLOP/s\n", s.bf16 ? "bf16" : "f32 ", f * 1e3, flops / f * 1e-9);
+                printf("  %s prefill of 1000: %.2f ms %.0f GFLOP/s\n", s.bf16 ? "bf16" : "f32 ",
+                       f * 1e3, flops / f * 1e-9);
             free_all(x.in, 6);
             free(x.out[0].data);
         }

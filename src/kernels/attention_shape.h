@@ -1,9 +1,9 @@
-/* What the three attention ops are called with, read from a call once: sizes, where the rows of each
- * tensor are, and the attributes. Shared by the reference and the fast kernels.
+/* What the three attention ops are called with, read from a call once: sizes, where the rows of
+ * each tensor are, and the attributes. Shared by the reference and the fast kernels.
  *
- * A row is the e numbers of one (batch, position, head). Row (b, i, h) of a tensor starts at element
- * b * batch + i * step + h * head of its data. With packed input (q|k|v in one tensor) the three views
- * differ in their base only.
+ * A row is the e numbers of one (batch, position, head). Row (b, i, h) of a tensor starts at
+ * element b * batch + i * step + h * head of its data. With packed input (q|k|v in one tensor) the
+ * three views differ in their base only.
  */
 #pragma once
 #include "base/random.h"
@@ -35,7 +35,8 @@ static inline tr_rows tr_rows_offset(tr_rows rows, int64_t elems, bool bf16)
 /* The view of a [b, n, heads, e] tensor. */
 static inline tr_rows tr_rows_of(const tr_tensor *x)
 {
-    return (tr_rows){x->data, x->dims[1] * x->dims[2] * x->dims[3], x->dims[2] * x->dims[3], x->dims[3]};
+    return (tr_rows){x->data, x->dims[1] * x->dims[2] * x->dims[3], x->dims[2] * x->dims[3],
+                     x->dims[3]};
 }
 
 /* The views of q, k, v (or their gradients): tensors at x[0..2], or x[0] alone when packed. */
@@ -56,8 +57,8 @@ static inline void tr_rows_qkv(const tr_tensor *x, bool packed, tr_rows rows[3])
 static inline tr_attention_shape tr_attention_shape_of(const tr_call *call, int q)
 {
     const tr_tensor *x = &call->in[q];
-    tr_attention_shape a = {.b = x->dims[0], .t = x->dims[1], .bf16 = x->dtype == TR_BF16,
-                            .packed = x->rank == 5};
+    tr_attention_shape a = {
+        .b = x->dims[0], .t = x->dims[1], .bf16 = x->dtype == TR_BF16, .packed = x->rank == 5};
     a.h = x->dims[a.packed ? 3 : 2];
     a.e = x->dims[a.packed ? 4 : 3];
     a.s = a.packed ? a.t : x[1].dims[1];
@@ -82,9 +83,10 @@ static inline tr_attention_shape tr_attention_shape_of(const tr_call *call, int 
     return a;
 }
 
-/* The keys that query i sees are [*first, *last). `offset` is s - t, or the start of the new tokens. */
-static inline void tr_attention_range(const tr_attention_shape *a, int64_t i, int64_t offset, int64_t keys,
-                                      int64_t *first, int64_t *last)
+/* The keys that query i sees are [*first, *last). `offset` is s - t, or the start of the new
+ * tokens. */
+static inline void tr_attention_range(const tr_attention_shape *a, int64_t i, int64_t offset,
+                                      int64_t keys, int64_t *first, int64_t *last)
 {
     *first = a->window > 0 && i + offset - a->window + 1 > 0 ? i + offset - a->window + 1 : 0;
     *last = a->causal && i + offset + 1 < keys ? i + offset + 1 : keys;
@@ -92,10 +94,13 @@ static inline void tr_attention_range(const tr_attention_shape *a, int64_t i, in
         *last = *first;
 }
 
-/* Dropout's random number for query i of (b, h) and key 0 is the one at this index; key j is + j. */
-static inline uint64_t tr_attention_index(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i)
+/* Dropout's random number for query i of (b, h) and key 0 is the one at this index; key j is + j.
+ */
+static inline uint64_t tr_attention_index(const tr_attention_shape *a, int64_t b, int64_t h,
+                                          int64_t i)
 {
-    return (uint64_t)((((a->first_b + b) * a->all_h + a->first_h + h) * a->all_t + a->first_t + i) * a->s);
+    return (uint64_t)((((a->first_b + b) * a->all_h + a->first_h + h) * a->all_t + a->first_t + i) *
+                      a->s);
 }
 
 static inline bool tr_attention_kept(const tr_attention_shape *a, uint64_t index)

@@ -1,13 +1,15 @@
-/* Attention, forward, without ever holding a row of scores (Dao et al. 2022), and the table of the family.
+/* Attention, forward, without ever holding a row of scores (Dao et al. 2022), and the table of the
+ * family.
  *
- * Algorithm: for LANES queries of one head, over tiles of keys: scores, their running maximum m, weights
- * p = exp(scale * (score - m)), the running sum l of p and o = sum p v, where l and o are multiplied by
- * exp(scale * (old m - m)) when m grows. At the end o / l is the output and lse = scale * m + log l.
- * What no query sees is skipped (attention_tile.h), so that causal attention costs half.
- * Cost: 4 t s e flops a head (half when causal); memory: a packed copy of one head's keys and values a thread.
+ * Algorithm: for LANES queries of one head, over tiles of keys: scores, their running maximum m,
+ * weights p = exp(scale * (score - m)), the running sum l of p and o = sum p v, where l and o are
+ * multiplied by exp(scale * (old m - m)) when m grows. At the end o / l is the output and lse =
+ * scale * m + log l. What no query sees is skipped (attention_tile.h), so that causal attention
+ * costs half. Cost: 4 t s e flops a head (half when causal); memory: a packed copy of one head's
+ * keys and values a thread.
  *
- * Threads: the (head, block of queries) are put in one order and cut where their cost is even; a block
- * is computed in the same way whoever does it.
+ * Threads: the (head, block of queries) are put in one order and cut where their cost is even; a
+ * block is computed in the same way whoever does it.
  */
 #include "kernels/fast/attention_tile.h"
 
@@ -18,9 +20,9 @@ static const float NOTHING = -1e30f; /* the score of what is not seen */
 
 /* One thread's scratch. */
 typedef struct room {
-    word *k, *v;            /* where keys and values are packed: rows, pairs */
+    word *k, *v;               /* where keys and values are packed: rows, pairs */
     const word *keys, *values; /* there, or in the tensors themselves when they lie just so */
-    word *q, *q_lanes, *s;  /* s: [KEYS][LANES] scores, then weights (as pairs when dot) */
+    word *q, *q_lanes, *s;     /* s: [KEYS][LANES] scores, then weights (as pairs when dot) */
     float *o, *m, *l, *factor;
 } room;
 
@@ -28,12 +30,18 @@ static size_t room_set(room *r, const tr_attention_shape *a, int64_t keys, void 
 {
     tile_form f = tile_form_of(a);
     int64_t at = 0;
-    const struct { void *field; int64_t words; } parts[] = {
-        {&r->k, keys * f.row},         {&r->v, tile_words(f.dot, keys) * f.col},
-        {&r->q, LANES * f.row},        {&r->q_lanes, LANES * f.row},
-        {&r->s, KEYS * LANES},         {&r->o, LANES * f.col},
-        {&r->m, LANES},                {&r->l, LANES},
-        {&r->factor, a->p > 0 ? KEYS * LANES : 0}};
+    const struct {
+        void *field;
+        int64_t words;
+    } parts[] = {{&r->k, keys * f.row},
+                 {&r->v, tile_words(f.dot, keys) * f.col},
+                 {&r->q, LANES * f.row},
+                 {&r->q_lanes, LANES * f.row},
+                 {&r->s, KEYS * LANES},
+                 {&r->o, LANES * f.col},
+                 {&r->m, LANES},
+                 {&r->l, LANES},
+                 {&r->factor, a->p > 0 ? KEYS * LANES : 0}};
     for (int64_t i = 0; i < TR_COUNT(parts); i++) {
         word *place = memory ? (word *)memory + at : NULL;
         memcpy(parts[i].field, &place, sizeof place);
@@ -48,17 +56,18 @@ size_t TILE(forward_bytes)(const tr_attention_shape *a, int64_t keys)
     return room_set(&r, a, keys, NULL) * (size_t)omp_get_max_threads();
 }
 
-/* The tile's weights for one vector of queries. `general`: with a mask or dropout. Gives what o is to be
- * multiplied by. */
-TR_INLINE vf softmax(bool dot, bool general, const tr_attention_shape *a, const room *r, const tile_step *t, int64_t i,
-                     int64_t offset, int v)
+/* The tile's weights for one vector of queries. `general`: with a mask or dropout. Gives what o is
+ * to be multiplied by. */
+TR_INLINE vf softmax(bool dot, bool general, const tr_attention_shape *a, const room *r,
+                     const tile_step *t, int64_t i, int64_t offset, int v)
 {
     word *s = r->s + v * TR_VL;
     vf old = vf_load(r->m + v * TR_VL), top[4] = {old, old, old, old};
     int64_t n = t->n, j = 0;
     if (general && t->masked)
         for (; j < n; j++) {
-            vf x = vf_select(tile_visible(a, i, offset, t->j + j, v), vf_load(s + j * LANES), vf_set1(NOTHING));
+            vf x = vf_select(tile_visible(a, i, offset, t->j + j, v), vf_load(s + j * LANES),
+                             vf_set1(NOTHING));
             vf_store(s + j * LANES, x);
             top[0] = vf_max(top[0], x);
         }
@@ -99,14 +108,14 @@ TR_INLINE vf softmax(bool dot, bool general, const tr_attention_shape *a, const 
     return change;
 }
 
-static void softmax_tile(const tr_attention_shape *a, const tile_form *f, const room *r, const tile_step *t, int64_t i,
-                         int64_t offset)
+static void softmax_tile(const tr_attention_shape *a, const tile_form *f, const room *r,
+                         const tile_step *t, int64_t i, int64_t offset)
 {
     bool general = t->masked || a->p > 0;
     for (int v = t->low; v < t->high; v++) {
-        vf change = f->dot ? general ? softmax(TILE_DOT, true, a, r, t, i, offset, v)
-                                     : softmax(TILE_DOT, false, a, r, t, i, offset, v)
-                    : general ? softmax(false, true, a, r, t, i, offset, v)
+        vf change = f->dot    ? general ? softmax(TILE_DOT, true, a, r, t, i, offset, v)
+                                        : softmax(TILE_DOT, false, a, r, t, i, offset, v)
+                       : general ? softmax(false, true, a, r, t, i, offset, v)
                               : softmax(false, false, a, r, t, i, offset, v);
         float factor[TR_VL];
         vf_store(factor, change);
@@ -121,8 +130,9 @@ static void softmax_tile(const tr_attention_shape *a, const tile_form *f, const 
 }
 
 /* Queries i .. i + n of one head. */
-static void attend(const tr_attention_shape *a, const tile_form *f, const room *r, tr_rows q, tr_rows o, float *lse,
-                   int64_t b, int64_t h, int64_t i, int64_t n, int64_t offset, int64_t keys, int64_t packed)
+static void attend(const tr_attention_shape *a, const tile_form *f, const room *r, tr_rows q,
+                   tr_rows o, float *lse, int64_t b, int64_t h, int64_t i, int64_t n,
+                   int64_t offset, int64_t keys, int64_t packed)
 {
     TILE(pack_rows)(f, r->q, tile_at(q, f->bf16, b, i, h), q.step, n, LANES);
     TILE(pack_lanes)(f, r->q_lanes, r->q);
@@ -134,26 +144,29 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
     for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
         tile_step t = tile_step_at(a, &x, i, n, offset, j);
         int64_t at = j - packed;
-        TILE(product)(f->dot, false, false, t.n, t.high - t.low, f->words, r->keys + at * f->row, f->row,
-                      r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
+        TILE(product)
+        (f->dot, false, false, t.n, t.high - t.low, f->words, r->keys + at * f->row, f->row,
+         r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
         if (a->p > 0)
             TILE(dropout)(a, b, h, i, j, t.n, r->factor);
         softmax_tile(a, f, r, &t, i, offset);
-        TILE(product)(f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.n), r->s + t.i0, LANES,
-                      r->values + tile_words(f->dot, at) * f->col, f->col, r->o + t.i0 * f->col, f->col);
+        TILE(product)
+        (f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.n), r->s + t.i0,
+         LANES, r->values + tile_words(f->dot, at) * f->col, f->col, r->o + t.i0 * f->col, f->col);
         j += t.n;
     }
     for (int64_t l = 0; l < n; l++) {
         float inverse = r->l[l] == 0 ? 0 : 1.0f / r->l[l];
         TILE(unpack)(f, tile_at(o, f->bf16, b, i + l, h), o.step, r->o + l * f->col, 1, inverse);
         if (lse)
-            lse[(b * a->h + h) * a->t + i + l] = r->l[l] == 0 ? -INFINITY : r->m[l] * a->scale + logf(r->l[l]);
+            lse[(b * a->h + h) * a->t + i + l] =
+                r->l[l] == 0 ? -INFINITY : r->m[l] * a->scale + logf(r->l[l]);
     }
 }
 
 /* Keys and values of one head, n rows. */
-static void take_keys(const tile_form *f, room *r, const void *k, int64_t k_step, const void *v, int64_t v_step,
-                      int64_t n)
+static void take_keys(const tile_form *f, room *r, const void *k, int64_t k_step, const void *v,
+                      int64_t v_step, int64_t n)
 {
     r->keys = r->k;
     r->values = r->v;
@@ -171,14 +184,15 @@ static void take_keys(const tile_form *f, room *r, const void *k, int64_t k_step
 }
 
 /* About the time of a block: keys it works on, and what it costs to begin. */
-static int64_t block_cost(const tr_attention_shape *a, int64_t i, int64_t n, int64_t offset, int64_t keys)
+static int64_t block_cost(const tr_attention_shape *a, int64_t i, int64_t n, int64_t offset,
+                          int64_t keys)
 {
     tile_span x = tile_span_of(a, i, n, offset, keys);
     return x.last - x.first + 32;
 }
 
-void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o, float *lse, int64_t offset,
-                   int64_t keys, void *scratch, int64_t most)
+void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o,
+                   float *lse, int64_t offset, int64_t keys, void *scratch, int64_t most)
 {
     tile_form f = tile_form_of(a);
     int64_t group = a->h / a->g, head_cost = 0;
@@ -193,13 +207,15 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
         size_t bytes = room_set(&r, a, most, NULL);
         int threads = omp_get_num_threads(), thread = omp_get_thread_num();
         room_set(&r, a, most, (char *)scratch + bytes * (size_t)thread);
-        int64_t from = all_cost * thread / threads, to = all_cost * (thread + 1) / threads, group_packed = -1;
+        int64_t from = all_cost * thread / threads, to = all_cost * (thread + 1) / threads,
+                group_packed = -1;
         for (int64_t head = 0; head < a->b * a->h; head++) {
             int64_t cost = head * head_cost, b = head / a->h, h = head % a->h;
             if (cost >= to || cost + head_cost <= from)
                 continue;
             for (int64_t i = 0; i < a->t; i += LANES) {
-                int64_t n = TR_MIN(LANES, a->t - i), middle = cost + block_cost(a, i, n, offset, keys) / 2;
+                int64_t n = TR_MIN(LANES, a->t - i),
+                        middle = cost + block_cost(a, i, n, offset, keys) / 2;
                 cost += block_cost(a, i, n, offset, keys);
                 if (middle < from || middle >= to)
                     continue;
@@ -226,7 +242,9 @@ static void attention_run(const tr_call *call)
     tr_attention_shape a = tr_attention_shape_of(call, 0);
     tr_rows x[3];
     tr_rows_qkv(&call->in[0], a.packed, x);
-    TILE(forward)(&a, x[0], x[1], x[2], tr_rows_of(&call->out[0]), call->out[1].data, a.s - a.t, a.s, call->scratch, a.s);
+    TILE(forward)
+    (&a, x[0], x[1], x[2], tr_rows_of(&call->out[0]), call->out[1].data, a.s - a.t, a.s,
+     call->scratch, a.s);
 }
 
 /* Maxima of scores are maxima of scaled scores. */

@@ -1,12 +1,14 @@
 /* Attention with a cache of keys and values, for generation.
  *
- * The t new rows of k and v are copied to their places; then FEW or more queries go through the tiled
- * forward pass with the cache as keys, and fewer (one, when tokens are generated) through `decode`, which
- * reads every visible key and value once, in the order in which they lie: it is as fast as memory.
+ * The t new rows of k and v are copied to their places; then FEW or more queries go through the
+ * tiled forward pass with the cache as keys, and fewer (one, when tokens are generated) through
+ * `decode`, which reads every visible key and value once, in the order in which they lie: it is as
+ * fast as memory.
  *
- * Decode: each (batch, key head), cut in parts of its keys when the threads do not divide them evenly, is
- * one piece of work; it gives for each of its queries m, l and o as in attention.c, and pieces are joined
- * at the end. Keys are taken CHUNK at a time, so that a chunk is still in the cache for the next query.
+ * Decode: each (batch, key head), cut in parts of its keys when the threads do not divide them
+ * evenly, is one piece of work; it gives for each of its queries m, l and o as in attention.c, and
+ * pieces are joined at the end. Keys are taken CHUNK at a time, so that a chunk is still in the
+ * cache for the next query.
  *
  * Precondition: 0 <= start and start + t <= the rows of the cache.
  */
@@ -38,8 +40,9 @@ tr_error *TILE(cached_prepare)(tr_call *call)
 {
     tr_attention_shape a = tr_attention_shape_of(call, 0);
     layout w = layout_of(&a, omp_get_max_threads());
-    call->scratch_bytes = a.t < FEW ? (size_t)((w.pieces * w.queries + a.b * a.g) * w.row) * sizeof(float)
-                                    : TILE(forward_bytes)(&a, call->in[3].dims[2]);
+    call->scratch_bytes = a.t < FEW
+                              ? (size_t)((w.pieces * w.queries + a.b * a.g) * w.row) * sizeof(float)
+                              : TILE(forward_bytes)(&a, call->in[3].dims[2]);
     return NULL;
 }
 
@@ -71,7 +74,8 @@ TR_INLINE vf scores(bool bf16, bool full, const void *q, const void *k, int64_t 
         vf left = vf_load_as_n(q, c, (int)(e - c), bf16);
         TILE_UNROLL
         for (int r = 0; r < TR_VL; r++)
-            x[r] = vf_fma(left, vf_load_as_n(k, (full || r < n ? r : 0) * e + c, (int)(e - c), bf16), x[r]);
+            x[r] = vf_fma(
+                left, vf_load_as_n(k, (full || r < n ? r : 0) * e + c, (int)(e - c), bf16), x[r]);
     }
     /* Lane r of the result becomes the sum over the lanes of x[r]. */
     TILE_UNROLL
@@ -87,8 +91,8 @@ TR_INLINE vf scores(bool bf16, bool full, const void *q, const void *k, int64_t 
 }
 
 /* o[0 .. vectors) += sum of p[j] v[j]. */
-TR_INLINE void weigh(bool bf16, int vectors, float *o, const float *p, const void *v, int64_t at, int64_t e, int64_t n,
-                     int tail)
+TR_INLINE void weigh(bool bf16, int vectors, float *o, const float *p, const void *v, int64_t at,
+                     int64_t e, int64_t n, int tail)
 {
     vf sum[4];
     TILE_UNROLL
@@ -98,8 +102,10 @@ TR_INLINE void weigh(bool bf16, int vectors, float *o, const float *p, const voi
         vf weight = vf_set1(p[j]);
         TILE_UNROLL
         for (int c = 0; c < vectors; c++)
-            sum[c] = vf_fma(weight, tail ? vf_load_as_n(v, at + j * e + c * TR_VL, tail, bf16)
-                                         : vf_load_as(v, at + j * e + c * TR_VL, bf16), sum[c]);
+            sum[c] = vf_fma(weight,
+                            tail ? vf_load_as_n(v, at + j * e + c * TR_VL, tail, bf16)
+                                 : vf_load_as(v, at + j * e + c * TR_VL, bf16),
+                            sum[c]);
     }
     TILE_UNROLL
     for (int c = 0; c < vectors; c++)
@@ -107,14 +113,15 @@ TR_INLINE void weigh(bool bf16, int vectors, float *o, const float *p, const voi
 }
 
 /* Adds the n <= CHUNK keys at k, v to the state of one query. */
-TR_INLINE void decode(bool bf16, float scale, const void *q, const void *k, const void *v, int64_t e, int64_t n,
-                      float *o, float *m, float *l)
+TR_INLINE void decode(bool bf16, float scale, const void *q, const void *k, const void *v,
+                      int64_t e, int64_t n, float *o, float *m, float *l)
 {
     float p[CHUNK];
     vf top = vf_set1(*m), sum = vf_zero(), unit = vf_set1(scale * 1.44269504f);
     for (int64_t j = 0; j < n; j += TR_VL) {
         const void *k_at = (const char *)k + j * e * (bf16 ? 2 : 4);
-        vf x = j + TR_VL <= n ? scores(bf16, true, q, k_at, e, TR_VL) : scores(bf16, false, q, k_at, e, n - j);
+        vf x = j + TR_VL <= n ? scores(bf16, true, q, k_at, e, TR_VL)
+                              : scores(bf16, false, q, k_at, e, n - j);
         x = vf_select(vm_first((int)TR_MIN(TR_VL, n - j)), x, vf_set1(-1e30f)) * unit;
         vf_store(p + j, x);
         top = vf_max(top, x);
@@ -141,8 +148,8 @@ TR_INLINE void decode(bool bf16, float scale, const void *q, const void *k, cons
 }
 
 /* Where the pieces of a query are joined. */
-static void join(const tr_attention_shape *a, const tile_form *f, const layout *w, const float *states, tr_rows o,
-                 int64_t b, int64_t g, int64_t query, float *sum)
+static void join(const tr_attention_shape *a, const tile_form *f, const layout *w,
+                 const float *states, tr_rows o, int64_t b, int64_t g, int64_t query, float *sum)
 {
     const float *first = states + ((b * a->g + g) * w->splits * w->queries + query) * w->row;
     float m = -1e30f, l = 0;
@@ -163,8 +170,8 @@ static void join(const tr_attention_shape *a, const tile_form *f, const layout *
 }
 
 /* One part of the keys of one (batch, key head). */
-static void decode_piece(const tr_attention_shape *a, const layout *w, tr_rows q, tr_rows k, tr_rows v, int64_t start,
-                         float *states, int64_t piece)
+static void decode_piece(const tr_attention_shape *a, const layout *w, tr_rows q, tr_rows k,
+                         tr_rows v, int64_t start, float *states, int64_t piece)
 {
     int64_t split = piece % w->splits, b = piece / w->splits / a->g, g = piece / w->splits % a->g;
     int64_t lowest, unused, keys = start + a->t;
@@ -184,7 +191,8 @@ static void decode_piece(const tr_attention_shape *a, const layout *w, tr_rows q
             if (first >= last)
                 continue;
             const void *q_at = tile_at(q, a->bf16, b, i, h);
-            const void *k_at = tile_at(k, a->bf16, b, first, g), *v_at = tile_at(v, a->bf16, b, first, g);
+            const void *k_at = tile_at(k, a->bf16, b, first, g),
+                       *v_at = tile_at(v, a->bf16, b, first, g);
             float *mine = state + x * w->row, *m = mine + w->row - 16;
             if (a->bf16)
                 decode(true, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
@@ -193,8 +201,8 @@ static void decode_piece(const tr_attention_shape *a, const layout *w, tr_rows q
         }
 }
 
-static void store(const tr_attention_shape *a, const tr_rows x[3], const tr_rows cache[2], int64_t start, int64_t b,
-                  int64_t g)
+static void store(const tr_attention_shape *a, const tr_rows x[3], const tr_rows cache[2],
+                  int64_t start, int64_t b, int64_t g)
 {
     for (int n = 0; n < 2; n++)
         for (int64_t i = 0; i < a->t; i++)
@@ -209,7 +217,8 @@ void TILE(cached_run)(const tr_call *call)
     layout w = layout_of(&a, omp_get_max_threads());
     tr_rows x[3], cache[2], o = tr_rows_of(&call->out[0]);
     tr_rows_qkv(&call->in[0], a.packed, x);
-    int64_t start = *(const int32_t *)call->in[5].data, rows = call->in[3].dims[2], items = a.b * a.g;
+    int64_t start = *(const int32_t *)call->in[5].data, rows = call->in[3].dims[2],
+            items = a.b * a.g;
     for (int n = 0; n < 2; n++)
         cache[n] = (tr_rows){call->out[1 + n].data, a.g * rows * a.e, a.e, rows * a.e};
     float *states = call->scratch;
@@ -226,7 +235,8 @@ void TILE(cached_run)(const tr_call *call)
             if (!alone) {
 #pragma omp barrier
             }
-            for (int64_t piece = w.pieces * thread / threads; piece < w.pieces * (thread + 1) / threads; piece++)
+            for (int64_t piece = w.pieces * thread / threads;
+                 piece < w.pieces * (thread + 1) / threads; piece++)
                 decode_piece(&a, &w, x[0], cache[0], cache[1], start, states, piece);
             if (!alone) {
 #pragma omp barrier
@@ -238,5 +248,6 @@ void TILE(cached_run)(const tr_call *call)
         }
     }
     if (!few)
-        TILE(forward)(&a, x[0], cache[0], cache[1], o, NULL, start, start + a.t, call->scratch, rows);
+        TILE(forward)
+        (&a, x[0], cache[0], cache[1], o, NULL, start, start + a.t, call->scratch, rows);
 }

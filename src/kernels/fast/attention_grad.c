@@ -1,11 +1,12 @@
-/* The gradient of attention from the saved lse (Dao et al. 2022), without a row of scores in memory.
+/* The gradient of attention from the saved lse (Dao et al. 2022), without a row of scores in
+ * memory.
  *
- * Algorithm: for LANES queries and each tile of keys that they see, scores and do v^T are computed anew;
- *     p = exp(scale * score - lse),  ds = p (m do v^T - d),  d = rowsum(do * o),  m: dropout's factor
- * and dv += (m p)^T do, dk += ds^T q, dq += ds k; dq and dk are multiplied by scale when they are written.
- * dq of the block is complete after its keys; dk and dv of a (batch, key head) stay in scratch, in f32,
- * until all query heads of its group are done.
- * Cost: five products of 2 t s e flops a head (half when causal).
+ * Algorithm: for LANES queries and each tile of keys that they see, scores and do v^T are computed
+ * anew; p = exp(scale * score - lse),  ds = p (m do v^T - d),  d = rowsum(do * o),  m: dropout's
+ * factor and dv += (m p)^T do, dk += ds^T q, dq += ds k; dq and dk are multiplied by scale when
+ * they are written. dq of the block is complete after its keys; dk and dv of a (batch, key head)
+ * stay in scratch, in f32, until all query heads of its group are done. Cost: five products of 2 t
+ * s e flops a head (half when causal).
  *
  * Threads: each takes whole (batch, key head)s, so that nothing is added by two.
  */
@@ -15,11 +16,11 @@
 
 /* One thread's scratch. */
 typedef struct room {
-    word *k, *v, *k_pairs;                                    /* rows of all keys; k_pairs == k in f32 */
-    float *dk, *dv;                                           /* [s][col] */
+    word *k, *v, *k_pairs; /* rows of all keys; k_pairs == k in f32 */
+    float *dk, *dv;        /* [s][col] */
     word *q, *dout, *q_pairs, *dout_pairs, *q_lanes, *dout_lanes; /* of one block of queries */
     float *dq, *lse, *d;
-    word *s, *dp;                  /* [KEYS][LANES]: scores and do v^T, then in f32 m p and ds */
+    word *s, *dp; /* [KEYS][LANES]: scores and do v^T, then in f32 m p and ds */
     word *p_rows, *ds_rows, *ds_pairs; /* where the products read m p and ds */
     float *factor;
 } room;
@@ -28,27 +29,29 @@ static size_t room_set(room *r, const tr_attention_shape *a, void *memory)
 {
     tile_form f = tile_form_of(a);
     int64_t at = 0, dot = f.dot;
-    const struct { void *field; int64_t words; } parts[] = {
-        {&r->k, a->s * f.row},
-        {&r->v, a->s * f.row},
-        {&r->k_pairs, dot * tile_words(true, a->s) * f.col},
-        {&r->dk, a->s * f.col},
-        {&r->dv, a->s * f.col},
-        {&r->q, LANES * f.row},
-        {&r->dout, LANES * f.row},
-        {&r->q_pairs, dot * LANES / 2 * f.col},
-        {&r->dout_pairs, dot * LANES / 2 * f.col},
-        {&r->q_lanes, LANES * f.row},
-        {&r->dout_lanes, LANES * f.row},
-        {&r->dq, LANES * f.col},
-        {&r->lse, LANES},
-        {&r->d, LANES},
-        {&r->s, KEYS * LANES},
-        {&r->dp, KEYS * LANES},
-        {&r->p_rows, dot * KEYS * LANES / 2},
-        {&r->ds_rows, dot * KEYS * LANES / 2},
-        {&r->ds_pairs, dot * KEYS * LANES / 2},
-        {&r->factor, a->p > 0 ? KEYS * LANES : 0}};
+    const struct {
+        void *field;
+        int64_t words;
+    } parts[] = {{&r->k, a->s * f.row},
+                 {&r->v, a->s * f.row},
+                 {&r->k_pairs, dot * tile_words(true, a->s) * f.col},
+                 {&r->dk, a->s * f.col},
+                 {&r->dv, a->s * f.col},
+                 {&r->q, LANES * f.row},
+                 {&r->dout, LANES * f.row},
+                 {&r->q_pairs, dot * LANES / 2 * f.col},
+                 {&r->dout_pairs, dot * LANES / 2 * f.col},
+                 {&r->q_lanes, LANES * f.row},
+                 {&r->dout_lanes, LANES * f.row},
+                 {&r->dq, LANES * f.col},
+                 {&r->lse, LANES},
+                 {&r->d, LANES},
+                 {&r->s, KEYS * LANES},
+                 {&r->dp, KEYS * LANES},
+                 {&r->p_rows, dot * KEYS * LANES / 2},
+                 {&r->ds_rows, dot * KEYS * LANES / 2},
+                 {&r->ds_pairs, dot * KEYS * LANES / 2},
+                 {&r->factor, a->p > 0 ? KEYS * LANES : 0}};
     for (int64_t i = 0; i < TR_COUNT(parts); i++) {
         word *place = memory ? (word *)memory + at : NULL;
         memcpy(parts[i].field, &place, sizeof place);
@@ -68,13 +71,14 @@ TR_INLINE float row_dot(bool bf16, const void *x, const void *y, int64_t n)
     for (; c + TR_VL <= n; c += TR_VL)
         sum = vf_fma(vf_load_as(x, c, bf16), vf_load_as(y, c, bf16), sum);
     if (c < n)
-        sum = vf_fma(vf_load_as_n(x, c, (int)(n - c), bf16), vf_load_as_n(y, c, (int)(n - c), bf16), sum);
+        sum = vf_fma(vf_load_as_n(x, c, (int)(n - c), bf16), vf_load_as_n(y, c, (int)(n - c), bf16),
+                     sum);
     return vf_sum(sum);
 }
 
 /* From scores and do v^T to m p and ds, for one tile. */
-TR_INLINE void gradient(bool dot, bool general, const tr_attention_shape *a, const room *r, const tile_step *t,
-                        int64_t i, int64_t offset)
+TR_INLINE void gradient(bool dot, bool general, const tr_attention_shape *a, const room *r,
+                        const tile_step *t, int64_t i, int64_t offset)
 {
     vf scale = vf_set1(a->scale * 1.44269504f);
     for (int v = t->low; v < t->high; v++) {
@@ -113,8 +117,8 @@ TR_INLINE void gradient(bool dot, bool general, const tr_attention_shape *a, con
     }
 }
 
-static void gradient_tile(bool dot, const tr_attention_shape *a, const room *r, const tile_step *t, int64_t i,
-                          int64_t offset)
+static void gradient_tile(bool dot, const tr_attention_shape *a, const room *r, const tile_step *t,
+                          int64_t i, int64_t offset)
 {
     bool general = t->masked || a->p > 0;
     if (dot && general)
@@ -133,8 +137,8 @@ typedef struct views {
 } views;
 
 /* Queries i .. i + n of one head. */
-static void block(const tr_attention_shape *a, const tile_form *f, const room *r, const views *w, int64_t b, int64_t h,
-                  int64_t i, int64_t n)
+static void block(const tr_attention_shape *a, const tile_form *f, const room *r, const views *w,
+                  int64_t b, int64_t h, int64_t i, int64_t n)
 {
     tr_rows q = w->x[0], dout = w->dout;
     const void *q_at = tile_at(q, f->bf16, b, i, h), *dout_at = tile_at(dout, f->bf16, b, i, h);
@@ -152,7 +156,8 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
         r->lse[l] = l < n ? w->lse[(b * a->h + h) * a->t + i + l] * 1.44269504f : 0;
         r->d[l] = 0;
         if (l < n) {
-            const void *x = tile_at(dout, f->bf16, b, i + l, h), *y = tile_at(w->o, f->bf16, b, i + l, h);
+            const void *x = tile_at(dout, f->bf16, b, i + l, h),
+                       *y = tile_at(w->o, f->bf16, b, i + l, h);
             r->d[l] = f->bf16 ? row_dot(true, x, y, f->e) : row_dot(false, x, y, f->e);
         }
     }
@@ -160,19 +165,25 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
     for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
         tile_step t = tile_step_at(a, &x, i, n, offset, j);
         int64_t seen = tile_words(f->dot, t.i1 - t.i0), first = f->dot ? t.i0 / 2 : t.i0;
-        TILE(product)(f->dot, false, false, t.n, t.high - t.low, f->words, r->k + j * f->row, f->row,
-                      r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
-        TILE(product)(f->dot, false, false, t.n, t.high - t.low, f->words, r->v + j * f->row, f->row,
-                      r->dout_lanes + t.i0, LANES, r->dp + t.i0, LANES);
+        TILE(product)
+        (f->dot, false, false, t.n, t.high - t.low, f->words, r->k + j * f->row, f->row,
+         r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
+        TILE(product)
+        (f->dot, false, false, t.n, t.high - t.low, f->words, r->v + j * f->row, f->row,
+         r->dout_lanes + t.i0, LANES, r->dp + t.i0, LANES);
         if (a->p > 0)
             TILE(dropout)(a, b, h, i, j, t.n, r->factor);
         gradient_tile(f->dot, a, r, &t, i, offset);
-        TILE(product)(f->dot, false, true, t.n, f->col / TR_VL, seen, r->p_rows + first, row,
-                      r->dout_pairs + first * f->col, f->col, r->dv + j * f->col, f->col);
-        TILE(product)(f->dot, false, true, t.n, f->col / TR_VL, seen, r->ds_rows + first, row,
-                      r->q_pairs + first * f->col, f->col, r->dk + j * f->col, f->col);
-        TILE(product)(f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.n), r->ds_pairs + t.i0,
-                      LANES, r->k_pairs + tile_words(f->dot, j) * f->col, f->col, r->dq + t.i0 * f->col, f->col);
+        TILE(product)
+        (f->dot, false, true, t.n, f->col / TR_VL, seen, r->p_rows + first, row,
+         r->dout_pairs + first * f->col, f->col, r->dv + j * f->col, f->col);
+        TILE(product)
+        (f->dot, false, true, t.n, f->col / TR_VL, seen, r->ds_rows + first, row,
+         r->q_pairs + first * f->col, f->col, r->dk + j * f->col, f->col);
+        TILE(product)
+        (f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.n),
+         r->ds_pairs + t.i0, LANES, r->k_pairs + tile_words(f->dot, j) * f->col, f->col,
+         r->dq + t.i0 * f->col, f->col);
         j += t.n;
     }
     TILE(unpack)(f, tile_at(w->dx[0], f->bf16, b, i, h), w->dx[0].step, r->dq, n, a->scale);
@@ -190,7 +201,8 @@ void TILE(grad_run)(const tr_call *call)
 {
     tr_attention_shape a = tr_attention_shape_of(call, 3);
     tile_form f = tile_form_of(&a);
-    views w = {.dout = tr_rows_of(&call->in[0]), .o = tr_rows_of(&call->in[1]), .lse = call->in[2].data};
+    views w = {
+        .dout = tr_rows_of(&call->in[0]), .o = tr_rows_of(&call->in[1]), .lse = call->in[2].data};
     tr_rows_qkv(&call->in[3], a.packed, w.x);
     tr_rows_qkv(&call->out[0], a.packed, w.dx);
     room none;

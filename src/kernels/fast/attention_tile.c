@@ -1,13 +1,14 @@
 /* Packing of tiles and their matrix product: see attention_tile.h.
  *
- * The product holds a block of 6 rows by TILE_VECTORS vectors of c in registers, so that a step over k
- * loads TILE_VECTORS vectors and 6 numbers for 6 * TILE_VECTORS multiply-adds: with 32 registers
- * 24 of them for 10 loads, which keeps both multipliers busy. A column panel of b (k by TILE_VECTORS
- * vectors) stays in the first cache while the rows of a pass.
+ * The product holds a block of 6 rows by TILE_VECTORS vectors of c in registers, so that a step
+ * over k loads TILE_VECTORS vectors and 6 numbers for 6 * TILE_VECTORS multiply-adds: with 32
+ * registers 24 of them for 10 loads, which keeps both multipliers busy. A column panel of b (k by
+ * TILE_VECTORS vectors) stays in the first cache while the rows of a pass.
  */
 #include "kernels/fast/attention_tile.h"
 
-/* Products --------------------------------------------------------------------------------------- */
+/* Products ---------------------------------------------------------------------------------------
+ */
 
 TR_INLINE vf load(const word *p)
 {
@@ -18,11 +19,13 @@ TR_INLINE vf load(const word *p)
 
 TR_INLINE vf multiply_add(bool dot, vf sum, const word *a, vf b)
 {
-    return dot ? vf_dot_bf16(sum, vu_set1(*(const word_bits *)a), (vu)b) : vf_fma(vf_set1(*a), b, sum);
+    return dot ? vf_dot_bf16(sum, vu_set1(*(const word_bits *)a), (vu)b)
+               : vf_fma(vf_set1(*a), b, sum);
 }
 
-TR_INLINE void block(bool dot, bool a_transposed, bool add, int rows, int vectors, int64_t k, const word *a,
-                     int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+TR_INLINE void block(bool dot, bool a_transposed, bool add, int rows, int vectors, int64_t k,
+                     const word *a, int64_t a_row, const word *b, int64_t b_row, float *c,
+                     int64_t c_row)
 {
     vf sum[6][4];
     TILE_UNROLL
@@ -52,8 +55,9 @@ TR_INLINE void block(bool dot, bool a_transposed, bool add, int rows, int vector
     }
 }
 
-TR_INLINE void panel(bool dot, bool a_transposed, int vectors, bool add, int64_t m, int64_t k, const word *a,
-                     int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+TR_INLINE void panel(bool dot, bool a_transposed, int vectors, bool add, int64_t m, int64_t k,
+                     const word *a, int64_t a_row, const word *b, int64_t b_row, float *c,
+                     int64_t c_row)
 {
     int64_t a_step = a_transposed ? 1 : a_row;
     while (m >= 6) {
@@ -72,16 +76,22 @@ TR_INLINE void panel(bool dot, bool a_transposed, int vectors, bool add, int64_t
         block(dot, a_transposed, add, 1, vectors, k, a, a_row, b, b_row, c, c_row);
 }
 
-TR_INLINE void product(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k, const word *a,
-                       int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+TR_INLINE void product(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k,
+                       const word *a, int64_t a_row, const word *b, int64_t b_row, float *c,
+                       int64_t c_row)
 {
     while (vectors > 0) {
         /* 5 is 3 and 2, not 4 and 1: a narrow block waits for its own sums. */
-        int width = vectors == TILE_VECTORS + 1 && TILE_VECTORS > 2 ? TILE_VECTORS - 1
-                                                                    : (int)TR_MIN(vectors, TILE_VECTORS);
+        int width = vectors == TILE_VECTORS + 1 && TILE_VECTORS > 2
+                        ? TILE_VECTORS - 1
+                        : (int)TR_MIN(vectors, TILE_VECTORS);
         switch (width) {
-        case 1: panel(dot, a_transposed, 1, add, m, k, a, a_row, b, b_row, c, c_row); break;
-        case 2: panel(dot, a_transposed, 2, add, m, k, a, a_row, b, b_row, c, c_row); break;
+        case 1:
+            panel(dot, a_transposed, 1, add, m, k, a, a_row, b, b_row, c, c_row);
+            break;
+        case 2:
+            panel(dot, a_transposed, 2, add, m, k, a, a_row, b, b_row, c, c_row);
+            break;
         case 3:
             if (TILE_VECTORS > 2)
                 panel(dot, a_transposed, 3, add, m, k, a, a_row, b, b_row, c, c_row);
@@ -96,8 +106,9 @@ TR_INLINE void product(bool dot, bool a_transposed, bool add, int64_t m, int64_t
     }
 }
 
-void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k, const word *a,
-                   int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k,
+                   const word *a, int64_t a_row, const word *b, int64_t b_row, float *c,
+                   int64_t c_row)
 {
     if (dot && TILE_DOT) {
         if (a_transposed)
@@ -112,7 +123,8 @@ void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vec
     }
 }
 
-/* Packing ---------------------------------------------------------------------------------------- */
+/* Packing ----------------------------------------------------------------------------------------
+ */
 
 /* Rows of one head lie far apart, where the processor does not look ahead by itself. */
 TR_INLINE void look_ahead(const void *row, int64_t bytes, int64_t step_bytes, int64_t left)
@@ -123,7 +135,8 @@ TR_INLINE void look_ahead(const void *row, int64_t bytes, int64_t step_bytes, in
             __builtin_prefetch((const char *)row + AHEAD * step_bytes + c);
 }
 
-void TILE(pack_rows)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n, int64_t all)
+void TILE(pack_rows)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n,
+                     int64_t all)
 {
     int64_t bytes = f->e * (f->bf16 ? 2 : 4), step_bytes = step * (f->bf16 ? 2 : 4);
     const char *row = from;
@@ -159,7 +172,8 @@ void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t st
             if (left == TR_VL && odd)
                 bits = halves(vf_load_bf16(even + c), vf_load_bf16(odd + c));
             else
-                bits = halves(vf_load_bf16_n(even + c, left), odd ? vf_load_bf16_n(odd + c, left) : vf_zero());
+                bits = halves(vf_load_bf16_n(even + c, left),
+                              odd ? vf_load_bf16_n(odd + c, left) : vf_zero());
             memcpy(to + c, &bits, sizeof bits);
         }
     }
@@ -183,7 +197,8 @@ TR_INLINE void transpose(vf x[TR_VL])
 }
 
 /* to[c][r] = from[r][c] for whole vectors. */
-static void transpose_words(word *to, int64_t to_row, const word *from, int64_t from_row, int64_t rows, int64_t columns)
+static void transpose_words(word *to, int64_t to_row, const word *from, int64_t from_row,
+                            int64_t rows, int64_t columns)
 {
     for (int64_t c = 0; c < columns; c += TR_VL)
         for (int64_t r = 0; r < rows; r += TR_VL) {
@@ -203,7 +218,8 @@ void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows)
     transpose_words(to, LANES, rows, f->row, LANES, f->row);
 }
 
-TR_INLINE void unpack_row(bool bf16, void *to, int64_t index, const float *from, int64_t n, vf factor)
+TR_INLINE void unpack_row(bool bf16, void *to, int64_t index, const float *from, int64_t n,
+                          vf factor)
 {
     int64_t c = 0;
     for (; c + TR_VL <= n; c += TR_VL)
@@ -212,7 +228,8 @@ TR_INLINE void unpack_row(bool bf16, void *to, int64_t index, const float *from,
         vf_store_as_n(to, index + c, vf_load(from + c) * factor, (int)(n - c), bf16);
 }
 
-void TILE(unpack)(const tile_form *f, void *to, int64_t step, const float *from, int64_t n, float factor)
+void TILE(unpack)(const tile_form *f, void *to, int64_t step, const float *from, int64_t n,
+                  float factor)
 {
     vf x = vf_set1(factor);
     for (int64_t r = 0; r < n; r++) {
@@ -223,9 +240,11 @@ void TILE(unpack)(const tile_form *f, void *to, int64_t step, const float *from,
     }
 }
 
-/* Dropout ---------------------------------------------------------------------------------------- */
+/* Dropout ----------------------------------------------------------------------------------------
+ */
 
-void TILE(dropout)(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i, int64_t j, int64_t n, float *factor)
+void TILE(dropout)(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i, int64_t j,
+                   int64_t n, float *factor)
 {
     vf p = vf_set1(a->p), kept = vf_set1(1.0f / (1.0f - a->p));
     float along[TR_VL * KEYS]; /* [query][key], as the numbers come */

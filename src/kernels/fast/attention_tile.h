@@ -1,24 +1,27 @@
 /* Tiles: what the fast attention kernels are made of.
  *
  * A tile is up to LANES queries by up to KEYS keys, in scratch that fits the cache. Scores are kept
- * transposed, s[key][query]: a vector holds one key's scores for TR_VL queries, so that maxima, sums
- * and rescaling need no reduction across lanes, and every product below reads its operands as they lie:
+ * transposed, s[key][query]: a vector holds one key's scores for TR_VL queries, so that maxima,
+ * sums and rescaling need no reduction across lanes, and every product below reads its operands as
+ * they lie:
  *
  *     forward     s[j][i]  = sum_c k[j][c] qT[c][i]     o[i][c]  += sum_j p[j][i] v[j][c]
  *     backward    dp[j][i] = sum_c v[j][c] doT[c][i]    dv[j][c] += sum_i p[j][i] do[i][c]
  *                 dk[j][c] += sum_i ds[j][i] q[i][c]    dq[i][c] += sum_j ds[j][i] k[j][c]
  *
- * Operands are arrays of 32-bit words: an f32, or, when `dot`, two bf16 neighbours along the dim that is
- * summed over (the processor multiplies such pairs at twice the rate). Three packings of n rows of e:
+ * Operands are arrays of 32-bit words: an f32, or, when `dot`, two bf16 neighbours along the dim
+ * that is summed over (the processor multiplies such pairs at twice the rate). Three packings of n
+ * rows of e:
  *
- *     rows    [n][row]          neighbours within a row     left operand of the products over c
- *     lanes   [words of e][LANES]  the same words transposed   right operand of the products over c
- *     pairs   [ceil(n/2)][col]  neighbours are two rows     right operand of the products over i or j
+ *     rows    [n][row]               neighbours within a row: left operand of the products over c
+ *     lanes   [words of e][LANES]    the same, transposed: right operand of the products over c
+ *     pairs   [ceil(n/2)][col]       neighbours are two rows: right operand over i or j
  *
  * In f32 a word has no neighbour: pairs and rows are the same array, and row == col.
  * Padding (to whole vectors, and of an odd row) is zero.
  *
- * Functions with TILE names are compiled once for each instruction set, like everything in this folder.
+ * Functions with TILE names are compiled once for each instruction set, like everything in this
+ * folder.
  */
 #pragma once
 #include "base/memory.h"
@@ -81,27 +84,31 @@ static inline void *tile_at(tr_rows x, bool bf16, int64_t b, int64_t i, int64_t 
 }
 
 /* Packs n rows that lie `step` elements apart; `rows` to `all` become zeros. */
-void TILE(pack_rows)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n, int64_t all);
+void TILE(pack_rows)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n,
+                     int64_t all);
 /* Only for dot. All of ceil(n/2) rows. */
 void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n);
 /* Transposes packed rows, LANES of them. */
 void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows);
 /* n rows of sums to an f32 or bf16 tensor, each times factor. */
-void TILE(unpack)(const tile_form *f, void *to, int64_t step, const float *from, int64_t n, float factor);
+void TILE(unpack)(const tile_form *f, void *to, int64_t step, const float *from, int64_t n,
+                  float factor);
 
 /* c[m][n] = (add ? c : 0) + sum over k words of a(m, k) b[k][n], n being `vectors` whole vectors.
  * a(m, k) is a[m * a_row + k], or, when a_transposed, a[k * a_row + m]. */
-void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k, const word *a,
-                   int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row);
+void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k,
+                   const word *a, int64_t a_row, const word *b, int64_t b_row, float *c,
+                   int64_t c_row);
 
 /* Dropout's factors for keys j.. j + n and LANES queries from i, as factor[key][query]. */
-void TILE(dropout)(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i, int64_t j, int64_t n, float *factor);
+void TILE(dropout)(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i, int64_t j,
+                   int64_t n, float *factor);
 
 /* The forward pass of all heads; k and v have `keys` rows, of which query i sees those up to
- * i + offset. lse may be NULL. Scratch: tile_forward_bytes for `room` >= keys rows. */
+ * i + offset. lse may be NULL. Scratch: forward_bytes for `room` >= keys rows. */
 size_t TILE(forward_bytes)(const tr_attention_shape *a, int64_t room);
-void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o, float *lse,
-                   int64_t offset, int64_t keys, void *scratch, int64_t room);
+void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o,
+                   float *lse, int64_t offset, int64_t keys, void *scratch, int64_t room);
 
 tr_error *TILE(grad_prepare)(tr_call *call);
 void TILE(grad_run)(const tr_call *call);
@@ -121,8 +128,8 @@ TR_INLINE vf tile_exp2(vf y)
     return simd_scale2(p, n);
 }
 
-/* In the lanes with bit `half`: upper has b's lanes without it, lower b's own; in the others: upper has
- * a's own, lower a's lanes with the bit. The step of transpositions and of sums over lanes. */
+/* In the lanes with bit `half`: upper has b's lanes without it, lower b's own; in the others: upper
+ * has a's own, lower a's lanes with the bit. The step of transpositions and of sums over lanes. */
 TR_INLINE void tile_exchange(vf a, vf b, int half, vf *upper, vf *lower)
 {
 #if defined(__clang__)
@@ -143,8 +150,8 @@ TR_INLINE void tile_exchange(vf a, vf b, int half, vf *upper, vf *lower)
 #endif
 }
 
-/* bf16 of even in the low halves, of odd in the high ones. Halfway is rounded away from zero: simpler
- * than to even, and as good for weights, of which many are summed. */
+/* bf16 of even in the low halves, of odd in the high ones. Halfway is rounded away from zero:
+ * simpler than to even, and as good for weights, of which many are summed. */
 TR_INLINE vu tile_pair(vf even, vf odd)
 {
     return ((vu)even + 0x8000u) >> 16 | (((vu)odd + 0x8000u) & 0xffff0000u);
@@ -155,7 +162,8 @@ typedef struct tile_span {
     int64_t first, last, all_first, all_last;
 } tile_span;
 
-static inline tile_span tile_span_of(const tr_attention_shape *a, int64_t i, int64_t n, int64_t offset, int64_t keys)
+static inline tile_span tile_span_of(const tr_attention_shape *a, int64_t i, int64_t n,
+                                     int64_t offset, int64_t keys)
 {
     tile_span x;
     tr_attention_range(a, i, offset, keys, &x.first, &x.all_last);
@@ -176,8 +184,8 @@ enum { TILE_EDGE = 32 }; /* keys in a tile that not all of its queries see */
 /* The first tile has j = the span's first key rounded down to TILE_EDGE, the next one j + n, while
  * j < last. Where only some queries see some keys a tile is short, and the vectors of queries that
  * see none of its keys are left out. Every j is even, as pairs need it. */
-static inline tile_step tile_step_at(const tr_attention_shape *a, const tile_span *x, int64_t i, int64_t n,
-                                     int64_t offset, int64_t j)
+static inline tile_step tile_step_at(const tr_attention_shape *a, const tile_span *x, int64_t i,
+                                     int64_t n, int64_t offset, int64_t j)
 {
     tile_step s = {.j = j, .low = 0, .high = (int)((n + TR_VL - 1) / TR_VL), .i1 = n};
     int64_t end = x->all_last >= x->last ? x->last : x->all_last / TILE_EDGE * TILE_EDGE;
@@ -186,7 +194,8 @@ static inline tile_step tile_step_at(const tr_attention_shape *a, const tile_spa
     if (s.masked && a->causal && j - offset > i)
         s.low = (int)((j - offset - i) / TR_VL);
     if (s.masked && a->window > 0) {
-        int64_t past = j + s.n - 1 - offset + a->window - i; /* the first query that is past all these keys */
+        int64_t past =
+            j + s.n - 1 - offset + a->window - i; /* the first query that is past all these keys */
         s.high = (int)TR_MIN(s.high, (past + TR_VL - 1) / TR_VL);
     }
     s.i0 = s.low * TR_VL;
@@ -197,8 +206,10 @@ static inline tile_step tile_step_at(const tr_attention_shape *a, const tile_spa
 /* Which of the queries i + v * TR_VL .. see key j of a masked tile. */
 TR_INLINE vm tile_visible(const tr_attention_shape *a, int64_t i, int64_t offset, int64_t j, int v)
 {
-    int64_t from = a->causal ? j - offset - i : 0, to = a->window > 0 ? j - offset + a->window - i : LANES;
+    int64_t from = a->causal ? j - offset - i : 0,
+            to = a->window > 0 ? j - offset + a->window - i : LANES;
     vi lane = (vi)vu_iota() + v * TR_VL;
-    vi low = (int32_t)TR_MAX(TR_MIN(from, LANES), 0) - 1 + (vi){0}, high = (int32_t)TR_MAX(TR_MIN(to, LANES), 0) + (vi){0};
+    vi low = (int32_t)TR_MAX(TR_MIN(from, LANES), 0) - 1 + (vi){0},
+       high = (int32_t)TR_MAX(TR_MIN(to, LANES), 0) + (vi){0};
     return (vm)(vi_lt(low, lane) & vi_lt(lane, high));
 }

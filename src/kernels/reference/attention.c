@@ -1,13 +1,13 @@
-/* Attention, its gradient and attention with a key-value cache, in plain loops and double precision:
- * what the fast kernels are compared with.
+/* Attention, its gradient and attention with a key-value cache, in plain loops and double
+ * precision: what the fast kernels are compared with.
  *
  * For query i of head h, over the keys j that it may see (tr_attention_range):
  *     x_j = scale q_i . k_j,  lse = log sum exp x_j,  p_j = exp(x_j - lse),  o_i = sum m_j p_j v_j
  * where m_j is dropout's factor: 0 or 1 / (1 - p). A query that sees nothing has o = 0, lse = -inf.
  * Gradient, with d = do_i . o_i (which is sum m_j p_j do_i . v_j):
- *     dv_j += m_j p_j do_i,  dx_j = p_j (m_j do_i . v_j - d),  dq_i += scale dx_j k_j,  dk_j += scale dx_j q_i
- * Probabilities are made from the saved lse, as the fast kernels do. The gradient's scratch holds dq, dk
- * and dv of one (b, g) in double, so that a bf16 result is rounded once.
+ *     dv_j += m_j p_j do_i,  dx_j = p_j (m_j do_i . v_j - d),  dq_i += scale dx_j k_j,  dk_j +=
+ * scale dx_j q_i Probabilities are made from the saved lse, as the fast kernels do. The gradient's
+ * scratch holds dq, dk and dv of one (b, g) in double, so that a bf16 result is rounded once.
  */
 #include <float.h>
 #include <math.h>
@@ -16,7 +16,8 @@
 
 static double get(tr_rows x, bool bf16, int64_t index)
 {
-    return bf16 ? (double)tr_bf16_to_f32(((const uint16_t *)x.data)[index]) : (double)((const float *)x.data)[index];
+    return bf16 ? (double)tr_bf16_to_f32(((const uint16_t *)x.data)[index])
+                : (double)((const float *)x.data)[index];
 }
 
 static void put(tr_rows x, bool bf16, int64_t index, double value)
@@ -41,8 +42,8 @@ static double dot(tr_rows x, int64_t at_x, tr_rows y, int64_t at_y, int64_t n, b
 }
 
 /* One query: o's row, and lse where it is wanted. */
-static void attend(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o, float *lse,
-                   int64_t b, int64_t i, int64_t h, int64_t offset, int64_t keys)
+static void attend(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o,
+                   float *lse, int64_t b, int64_t i, int64_t h, int64_t offset, int64_t keys)
 {
     int64_t g = h / (a->h / a->g), first, last;
     tr_attention_range(a, i, offset, keys, &first, &last);
@@ -52,7 +53,8 @@ static void attend(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
         max = x > max || isnan(x) ? x : max;
     }
     for (int64_t j = first; j < last; j++)
-        sum += exp((double)a->scale * dot(q, row(q, b, i, h), k, row(k, b, j, g), a->e, a->bf16) - max);
+        sum += exp((double)a->scale * dot(q, row(q, b, i, h), k, row(k, b, j, g), a->e, a->bf16) -
+                   max);
     for (int64_t c = 0; c < a->e; c++)
         put(o, a->bf16, row(o, b, i, h) + c, 0);
     /* A chunk of columns at a time, so that the sum over keys is in double without any scratch. */
@@ -61,10 +63,13 @@ static void attend(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
         int64_t n = a->e - c0 < CHUNK ? a->e - c0 : CHUNK;
         double out[CHUNK] = {0};
         for (int64_t j = first; j < last; j++) {
-            double x = (double)a->scale * dot(q, row(q, b, i, h), k, row(k, b, j, g), a->e, a->bf16);
+            double x =
+                (double)a->scale * dot(q, row(q, b, i, h), k, row(k, b, j, g), a->e, a->bf16);
             double p = exp(x - max) / sum;
             if (a->p > 0)
-                p = tr_attention_kept(a, tr_attention_index(a, b, h, i) + (uint64_t)j) ? p / (1.0 - (double)a->p) : 0;
+                p = tr_attention_kept(a, tr_attention_index(a, b, h, i) + (uint64_t)j)
+                        ? p / (1.0 - (double)a->p)
+                        : 0;
             for (int64_t c = 0; c < n; c++)
                 out[c] += p * get(v, a->bf16, row(v, b, j, g) + c0 + c);
         }
@@ -85,7 +90,8 @@ static void attention_run(const tr_call *call)
     for (int64_t b = 0; b < a.b; b++)
         for (int64_t h = 0; h < a.h; h++)
             for (int64_t i = 0; i < a.t; i++)
-                attend(&a, x[0], x[1], x[2], o, &lse[(b * a.h + h) * a.t + i], b, i, h, a.s - a.t, a.s);
+                attend(&a, x[0], x[1], x[2], o, &lse[(b * a.h + h) * a.t + i], b, i, h, a.s - a.t,
+                       a.s);
 }
 
 static tr_error *attention_grad_prepare(tr_call *call)
@@ -119,8 +125,11 @@ static void attention_grad_run(const tr_call *call)
                         double score = (double)a.scale * dot(q, at_q, k, at_k, e, a.bf16);
                         double p = exp(score - (double)lse[(b * a.h + h) * a.t + i]), m = 1;
                         if (a.p > 0)
-                            m = tr_attention_kept(&a, tr_attention_index(&a, b, h, i) + (uint64_t)j) ? 1 / (1.0 - (double)a.p) : 0;
-                        double ds = p * (m * dot(dout, at_do, v, at_v, e, a.bf16) - d) * (double)a.scale;
+                            m = tr_attention_kept(&a, tr_attention_index(&a, b, h, i) + (uint64_t)j)
+                                    ? 1 / (1.0 - (double)a.p)
+                                    : 0;
+                        double ds =
+                            p * (m * dot(dout, at_do, v, at_v, e, a.bf16) - d) * (double)a.scale;
                         for (int64_t c = 0; c < e; c++) {
                             dv[j * e + c] += m * p * get(dout, a.bf16, at_do + c);
                             dq_row[c] += ds * get(k, a.bf16, at_k + c);
@@ -131,7 +140,8 @@ static void attention_grad_run(const tr_call *call)
             for (int64_t c = 0; c < e; c++) {
                 for (int64_t h = g * group; h < (g + 1) * group; h++)
                     for (int64_t i = 0; i < a.t; i++)
-                        put(dx[0], a.bf16, row(dx[0], b, i, h) + c, dq[((h - g * group) * a.t + i) * e + c]);
+                        put(dx[0], a.bf16, row(dx[0], b, i, h) + c,
+                            dq[((h - g * group) * a.t + i) * e + c]);
                 for (int64_t j = 0; j < a.s; j++) {
                     put(dx[1], a.bf16, row(dx[1], b, j, g) + c, dk[j * e + c]);
                     put(dx[2], a.bf16, row(dx[2], b, j, g) + c, dv[j * e + c]);
@@ -165,7 +175,10 @@ static void attention_cached_run(const tr_call *call)
 
 const tr_kernel tr_reference_attention[] = {
     {.op = TR_OP_attention, .name = "reference", .run = attention_run},
-    {.op = TR_OP_attention_grad, .name = "reference", .prepare = attention_grad_prepare, .run = attention_grad_run},
+    {.op = TR_OP_attention_grad,
+     .name = "reference",
+     .prepare = attention_grad_prepare,
+     .run = attention_grad_run},
     {.op = TR_OP_attention_cached, .name = "reference", .run = attention_cached_run},
     {0},
 };
