@@ -25,7 +25,7 @@ for prompt in "The Congress" "Our country" "I recommend that"; do
     echo
 done
 echo "== How well it predicts text that it has never seen"
-$trireme eval "$out" --data "${data[1]#data.val=}" 2> /dev/null || true
+[ ${#data[@]} -lt 2 ] || $trireme eval "$out" --data "${data[1]#data.val=}"
 $trireme report "$out" --out "$out/report.html"
 echo
 echo "The run is in $out: a Hugging Face model directory, metrics.jsonl, and report.html to look at."

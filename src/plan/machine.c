@@ -18,7 +18,7 @@ double tr_machine_peak_flops(tr_isa isa, tr_dtype dtype, int threads, double sec
 {
     tr_peak_loop *loop = tr_peak_find(isa);
     double best = 0, end = seconds_now() + seconds;
-    const int64_t rounds = 200000;
+    const int64_t rounds = 2000000;
     do {
         double flops = 0, from = seconds_now();
 #pragma omp parallel num_threads(threads) reduction(+ : flops)
