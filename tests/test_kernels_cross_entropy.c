@@ -258,6 +258,7 @@ static void bench_one(tr_op op, tr_dtype dtype, int64_t tokens, const char *name
 {
     trial t;
     trial_new(&t, op, dtype, tokens, 768, 50257, true);
+    fill(&t.in[0], 1, 0.1f); /* logits of a size that models have */
     double flops = (op == TR_OP_cross_entropy ? 2.0 : 6.0) * (double)tokens * 768 * 50257;
     for (int isa = 0; isa <= (int)tr_cpu_isa_best(); isa++) {
         const tr_kernel *kernel = tr_kernel_fast(op, (tr_isa)isa, 0);

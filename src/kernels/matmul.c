@@ -11,10 +11,12 @@
  *   f32   A^T B    768 3072 2048   410    440             480
  *   bf16  A   B   2048 3072  768  1010   1030             940
  *   bf16  A   B^T 2048  768 3072   985    930             945
- *   bf16  A^T B    768 3072 2048   860    900             990      (sum in C)
+ *   bf16  A^T B    768 3072 2048   860    900             990
  *   bf16  A^T B   3072  768 2048   885    910             900
+ *   f32   C += A B  3072 768  512   460    450             490
+ *   bf16  C += A B  3072 768 1024   850    885             965      (C is f32)
  *
- * `choose` below is that table. "gemm" is asked for by leaving a row stride to run time, which brg
+ * brg is slow where it adds to C; gemm does so at no cost. `choose` below is that table. "gemm" is asked for by leaving a row stride to run time, which brg
  * does not support; dims, and so the scratch, stay known.
  *
  * Where the machine or the forced instruction set has no bf16 product, operands are widened to f32
@@ -105,9 +107,10 @@ static plan choose(const tr_matmul_spec *s)
 {
     if (s->packed)
         return s->packed_like && s->packed_like->plan != PACK ? PLAIN : PACK;
-    bool wide = s->n > s->m;
+    if (s->accumulate && s->out == TR_F32)
+        return GEMM;
     if (s->a_transposed)
-        return s->dtype == TR_F32 || s->accumulate || wide ? GEMM : PACK;
+        return s->dtype == TR_F32 || s->n > s->m ? GEMM : PACK;
     return s->dtype == TR_F32 && !s->b_transposed && s->m >= PACK_ROWS ? PACK : PLAIN;
 }
 

@@ -1,8 +1,8 @@
 /* Fast kernels: cross_entropy, cross_entropy_grad, cross_entropy_train.
  *
  * Tokens go through in chunks, so that only the logits of one chunk exist at a time, and they exist
- * transposed: logits[v][t] = w x^T. Then x is the small right-hand operand of both the logits and dw,
- * packed once a chunk; and a vector holds one word's logits for neighbouring tokens, so that softmax needs
+ * transposed: logits[v][t] = w x^T. Then x is the small right-hand operand, packed
+ * once a chunk; and a vector holds one word's logits for neighbouring tokens, so that softmax needs
  * no sums across lanes. For a chunk of T tokens, with the vocabulary in blocks:
  *   for each block b:  logits[b] = w[b] x^T
  *                      largest[t], sum[t] <- online softmax over the block, which is still in a cache
@@ -13,7 +13,7 @@
  * loss double. Flops: 6 v d a token, 2 v d without gradients. A chunk's logits are at most CHUNK_BYTES:
  * more tokens in a chunk means fewer passes over dw, which costs 8 v d bytes each time.
  *
- * Scratch: logits | x packed twice | dx (bf16 only) | largest, sum, goal, scale [T] | oneDNN's.
+ * Scratch: logits | x packed | dx (bf16 only) | largest, sum, goal, scale [T] | oneDNN's.
  * A target outside 0 .. v-1 is not counted; its row of dx and its part in dw are zero.
  */
 #include <math.h>
@@ -49,12 +49,12 @@ typedef struct head {
     int64_t chunk, block;
     bool bf16, grad;
     products products[2][2]; /* [last chunk][last block]; where the last is as the others, the same */
-    size_t logits_bytes, pack_logits_bytes, pack_dw_bytes, dx_bytes, product_bytes;
+    size_t logits_bytes, packed_bytes, dx_bytes, product_bytes;
 } head;
 
 /* Scratch, cut up. */
 typedef struct space {
-    void *logits, *x_logits, *x_dw, *product;
+    void *logits, *packed, *product;
     float *dx, *largest, *sum, *goal, *scale;
 } space;
 
@@ -93,7 +93,7 @@ static void note_scratch(head *h, const tr_matmul *product)
     h->product_bytes = TR_MAX(h->product_bytes, tr_matmul_scratch_bytes(product));
 }
 
-/* `like`: the products of the same chunk and a full block, whose packing of x they share; or NULL. */
+/* `like`: the products of the same chunk and a full block, whose packing of x is shared; or NULL. */
 static tr_error *make_products(head *h, int64_t tokens, int64_t words, const products *like, products *out)
 {
     tr_dtype dtype = h->bf16 ? TR_BF16 : TR_F32;
@@ -110,8 +110,7 @@ static tr_error *make_products(head *h, int64_t tokens, int64_t words, const pro
     TR_TRY(tr_matmul_new(&dx, &out->dx));
     note_scratch(h, out->dx);
     tr_matmul_spec dw = {.m = words, .n = h->d, .k = tokens, .dtype = dtype, .out = TR_F32,
-                         .accumulate = true, .widen = widen, .packed = true,
-                         .packed_like = like ? like->dw : NULL};
+                         .accumulate = true, .widen = widen};
     TR_TRY(tr_matmul_new(&dw, &out->dw));
     note_scratch(h, out->dw);
     return NULL;
@@ -125,12 +124,8 @@ static tr_error *make_head(head *h)
             TR_TRY(make_products(h, t ? last_chunk : h->chunk, b ? last_block : h->block,
                                  b ? &h->products[t][0] : NULL, &h->products[t][b]));
     for (int t = 0; t < (last_chunk ? 2 : 1); t++) {
-        size_t logits = tr_matmul_packed_bytes(h->products[t][0].logits);
-        h->pack_logits_bytes = TR_MAX(h->pack_logits_bytes, round_up(logits));
-        if (h->grad) {
-            size_t dw = tr_matmul_packed_bytes(h->products[t][0].dw);
-            h->pack_dw_bytes = TR_MAX(h->pack_dw_bytes, round_up(dw));
-        }
+        size_t bytes = tr_matmul_packed_bytes(h->products[t][0].logits);
+        h->packed_bytes = TR_MAX(h->packed_bytes, round_up(bytes));
     }
     return NULL;
 }
@@ -156,7 +151,7 @@ static tr_error *prepare_head(tr_call *call, bool grad)
     h->logits_bytes = round_up((size_t)((grad ? h->v : h->block) * h->chunk * bytes));
     h->dx_bytes = grad && h->bf16 ? round_up(sizeof(float) * (size_t)(h->chunk * h->d)) : 0;
     call->state = h;
-    call->scratch_bytes = h->logits_bytes + h->pack_logits_bytes + h->pack_dw_bytes + h->dx_bytes +
+    call->scratch_bytes = h->logits_bytes + h->packed_bytes + h->dx_bytes +
                           4 * sizeof(float) * (size_t)up_to(h->chunk, TOKEN_UNIT) + h->product_bytes;
     return NULL;
 }
@@ -166,9 +161,8 @@ static space cut_scratch(const head *h, char *scratch)
     space s;
     int64_t row = up_to(h->chunk, TOKEN_UNIT);
     s.logits = scratch;
-    s.x_logits = scratch + h->logits_bytes;
-    s.x_dw = (char *)s.x_logits + h->pack_logits_bytes;
-    s.dx = (float *)((char *)s.x_dw + h->pack_dw_bytes);
+    s.packed = scratch + h->logits_bytes;
+    s.dx = (float *)((char *)s.packed + h->packed_bytes);
     s.largest = s.dx + h->dx_bytes / sizeof(float);
     s.sum = s.largest + row;
     s.goal = s.sum + row;
@@ -309,15 +303,6 @@ static bool counted(const head *h, int32_t target)
     return target >= 0 && target < h->v;
 }
 
-/* B for a product that may want it packed. */
-static const void *packed(const tr_matmul *product, const void *b, void *room)
-{
-    if (!tr_matmul_packed_bytes(product))
-        return b;
-    tr_matmul_pack(product, b, room);
-    return room;
-}
-
 static void zero(void *data, size_t bytes)
 {
     const int64_t step = 1 << 16;
@@ -341,13 +326,14 @@ static double chunk_forward(const head *h, const products *made, const char *x, 
         s->largest[t] = -1e38f;
         s->sum[t] = s->goal[t] = 0;
     }
-    const void *x_full = packed(made[0].logits, x, s->x_logits);
+    if (tr_matmul_packed_bytes(made[0].logits))
+        tr_matmul_pack(made[0].logits, x, s->packed);
     for (int64_t word = 0; word < h->v; word += h->block) {
         int64_t words = TR_MIN(h->v - word, h->block);
         const tr_matmul *product = made[words < h->block].logits;
         char *logits = (char *)s->logits + (h->grad ? word * tokens * bytes : 0);
-        tr_matmul_run(product, w + word * h->d * bytes, tr_matmul_packed_bytes(product) ? x_full : x, NULL,
-                      logits, s->product);
+        tr_matmul_run(product, w + word * h->d * bytes, tr_matmul_packed_bytes(product) ? s->packed : x,
+                      NULL, logits, s->product);
         softmax_block(h, logits, tokens, words, s);
         keep_goals(h, targets, logits, tokens, word, words, s);
     }
@@ -379,7 +365,6 @@ static void chunk_backward(const head *h, const products *made, const char *x, c
     for (int64_t t = 0; t < tokens; t++)
         s->scale[t] = counted(h, targets[t]) ? dloss : 0;
     zero(dx_sum, sizeof(float) * (size_t)(tokens * h->d));
-    const void *x_full = packed(made[0].dw, x, s->x_dw);
     for (int64_t word = 0; word < h->v; word += h->block) {
         int64_t words = TR_MIN(h->v - word, h->block);
         const products *p = &made[words < h->block];
@@ -387,8 +372,7 @@ static void chunk_backward(const head *h, const products *made, const char *x, c
         gradient_block(h, logits, tokens, words, s);
         subtract_goals(h, targets, logits, tokens, word, words, s);
         tr_matmul_run(p->dx, logits, w + word * h->d * bytes, NULL, dx_sum, s->product);
-        tr_matmul_run(p->dw, logits, tr_matmul_packed_bytes(p->dw) ? x_full : x, NULL, dw + word * h->d,
-                      s->product);
+        tr_matmul_run(p->dw, logits, x, NULL, dw + word * h->d, s->product);
     }
     if (h->bf16)
         store_dx(s->dx, (uint16_t *)dx, tokens * h->d);
