@@ -1,6 +1,6 @@
-/* cross_entropy, cross_entropy_grad, cross_entropy_train: every fast kernel that this machine can run
- * against the reference, and against itself on parts of the tokens (which makes it use several chunks).
- * `test_kernels_cross_entropy bench [name]` prints speeds instead. */
+/* cross_entropy, cross_entropy_grad, cross_entropy_train: every fast kernel that this machine can
+ * run against the reference, and against itself on parts of the tokens (which makes it use several
+ * chunks). `test_kernels_cross_entropy bench [name]` prints speeds instead. */
 #include <omp.h>
 
 #include "base/cpu.h"
@@ -61,7 +61,8 @@ static double value(const tr_tensor *t, int64_t i)
     return t->dtype == TR_BF16 ? tr_bf16_to_f32(((uint16_t *)t->data)[i]) : ((float *)t->data)[i];
 }
 
-static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t tokens, int64_t d, int64_t v, bool acc)
+static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t tokens, int64_t d, int64_t v,
+                      bool acc)
 {
     *t = (trial){.tokens = tokens, .d = d, .v = v, .acc = op == TR_OP_cross_entropy_grad ? 4 : 3};
     t->in[0] = tensor(dtype, 2, tokens, d);
@@ -104,7 +105,8 @@ static void trial_free(trial *t)
         free(t->out[i].data);
 }
 
-/* Runs the kernel twice, checks that both runs give the same bits, leaves the outputs in the trial. */
+/* Runs the kernel twice, checks that both runs give the same bits, leaves the outputs in the trial.
+ */
 static void run(trial *t, const tr_kernel *kernel)
 {
     bool acc = t->in[t->acc].rank >= 0;
@@ -166,8 +168,9 @@ static void every_kernel(tr_op op, tr_dtype dtype, int64_t tokens, int64_t d, in
                 run(&got, kernel);
                 for (int i = 0; i < got.call.n_out; i++) {
                     char who[200];
-                    snprintf(who, sizeof who, "op %d %s %s tokens %lld d %lld v %lld acc %d output %d",
-                             (int)op, kernel->name, tr_dtype_name(dtype), (long long)tokens, (long long)d,
+                    snprintf(who, sizeof who,
+                             "op %d %s %s tokens %lld d %lld v %lld acc %d output %d", (int)op,
+                             kernel->name, tr_dtype_name(dtype), (long long)tokens, (long long)d,
                              (long long)v, acc, i);
                     compare(who, &got.out[i], &want.out[i], dtype == TR_BF16 ? 1.5e-2 : 1e-5);
                 }
@@ -181,8 +184,10 @@ static void every_kernel(tr_op op, tr_dtype dtype, int64_t tokens, int64_t d, in
 
 static void test_against_reference(void)
 {
-    static const int64_t shapes[][3] = {{1, 1, 1}, {3, 5, 2}, {17, 16, 33}, {70, 9, 130}, {130, 20, 67}};
-    static const tr_op ops[] = {TR_OP_cross_entropy, TR_OP_cross_entropy_grad, TR_OP_cross_entropy_train};
+    static const int64_t shapes[][3] = {
+        {1, 1, 1}, {3, 5, 2}, {17, 16, 33}, {70, 9, 130}, {130, 20, 67}};
+    static const tr_op ops[] = {TR_OP_cross_entropy, TR_OP_cross_entropy_grad,
+                                TR_OP_cross_entropy_train};
     for (int s = 0; s < TR_COUNT(shapes); s++)
         for (int op = 0; op < 3; op++)
             for (int variant = 0; variant < 4; variant++)
@@ -252,7 +257,8 @@ static void test_chunks(void)
     parts(TR_BF16, 90 + (104 << 20) / (2 * 50000), 50000);
 }
 
-/* Speed ------------------------------------------------------------------------------------------- */
+/* Speed -------------------------------------------------------------------------------------------
+ */
 
 static void bench_one(tr_op op, tr_dtype dtype, int64_t tokens, const char *name)
 {
@@ -273,9 +279,10 @@ static void bench_one(tr_op op, tr_dtype dtype, int64_t tokens, const char *name
             kernel->run(&t.call);
             best = TR_MIN(best, omp_get_wtime() - start);
         }
-        printf("op %d %-12s %s tokens %lld: %.1f ms, %.0f GFLOP/s, scratch %.1f MB, prepare %.1f ms\n",
-               (int)op, kernel->name, tr_dtype_name(dtype), (long long)tokens, best * 1e3,
-               1e-9 * flops / best, 1e-6 * (double)t.call.scratch_bytes, prepared * 1e3);
+        printf(
+            "op %d %-12s %s tokens %lld: %.1f ms, %.0f GFLOP/s, scratch %.1f MB, prepare %.1f ms\n",
+            (int)op, kernel->name, tr_dtype_name(dtype), (long long)tokens, best * 1e3,
+            1e-9 * flops / best, 1e-6 * (double)t.call.scratch_bytes, prepared * 1e3);
         free(t.call.scratch);
         kernel->release(&t.call);
     }
@@ -287,8 +294,10 @@ int main(int argc, char **argv)
     omp_set_num_threads(THREADS);
     if (argc > 1 && strcmp(argv[1], "bench") == 0) {
         for (int bf16 = 0; bf16 < 2; bf16++) {
-            bench_one(TR_OP_cross_entropy, bf16 ? TR_BF16 : TR_F32, 2048, argc > 2 ? argv[2] : NULL);
-            bench_one(TR_OP_cross_entropy_train, bf16 ? TR_BF16 : TR_F32, 2048, argc > 2 ? argv[2] : NULL);
+            bench_one(TR_OP_cross_entropy, bf16 ? TR_BF16 : TR_F32, 2048,
+                      argc > 2 ? argv[2] : NULL);
+            bench_one(TR_OP_cross_entropy_train, bf16 ? TR_BF16 : TR_F32, 2048,
+                      argc > 2 ? argv[2] : NULL);
         }
         return 0;
     }

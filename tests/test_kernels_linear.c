@@ -58,11 +58,12 @@ static tr_tensor matrix(tr_dtype dtype, int64_t rows, int64_t cols)
     return t;
 }
 
-static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t m, int64_t n, int64_t k, bool transposed,
-                      bool third, tr_fn fn, tr_dtype out)
+static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t m, int64_t n, int64_t k,
+                      bool transposed, bool third, tr_fn fn, tr_dtype out)
 {
     *t = (trial){.m = m, .n = n, .k = k};
-    t->call = (tr_call){.op = op, .n_in = 3, .n_out = 1, .in = t->in, .out = t->out, .attrs = t->attrs};
+    t->call =
+        (tr_call){.op = op, .n_in = 3, .n_out = 1, .in = t->in, .out = t->out, .attrs = t->attrs};
     tr_tensor w = transposed ? matrix(dtype, n, k) : matrix(dtype, k, n);
     t->in[2] = (tr_tensor){.rank = -1};
     if (op == TR_OP_linear) {
@@ -70,7 +71,8 @@ static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t m, int64_t n, 
         t->in[1] = w;
         t->out[0] = matrix(dtype, m, n);
         if (third)
-            t->in[2] = (tr_tensor){.data = new_block(4 * (size_t)n), .dtype = TR_F32, .rank = 1, .dims = {n}};
+            t->in[2] = (tr_tensor){
+                .data = new_block(4 * (size_t)n), .dtype = TR_F32, .rank = 1, .dims = {n}};
         t->attrs[TR_LINEAR_TRANSPOSED].i = transposed;
         t->attrs[TR_LINEAR_FN].i = fn;
     } else if (op == TR_OP_linear_dx) {
@@ -157,10 +159,11 @@ static void compare(trial *t, const tr_kernel *kernel, const tr_tensor *want)
     for (int64_t i = 0; i < tr_tensor_elems(want); i++) {
         double a = value(&got, i), b = value(want, i);
         if (!(fabs(a - b) <= tolerance * (scale + fabs(b)))) {
-            FAIL("%s %s m%lld n%lld k%lld %s transposed %d third %d fn %d: [%lld] is %g, expected %g",
+            FAIL("%s %s m%lld n%lld k%lld %s transposed %d third %d fn %d: [%lld] is %g, expected "
+                 "%g",
                  kernel->name, t->call.op == TR_OP_linear ? "linear" : "grad", (long long)t->m,
-                 (long long)t->n, (long long)t->k, tr_dtype_name(t->in[0].dtype), (int)t->attrs[0].i,
-                 t->in[2].rank >= 0, (int)t->attrs[1].i, (long long)i, a, b);
+                 (long long)t->n, (long long)t->k, tr_dtype_name(t->in[0].dtype),
+                 (int)t->attrs[0].i, t->in[2].rank >= 0, (int)t->attrs[1].i, (long long)i, a, b);
             break;
         }
     }
@@ -187,8 +190,9 @@ static void every_kernel(tr_op op, tr_dtype dtype, int64_t m, int64_t n, int64_t
     trial_free(&t);
 }
 
-static const int64_t shapes[][3] = {{1, 1, 1},    {1, 64, 48},   {2, 37, 65},  {3, 130, 31}, {5, 19, 7},
-                                    {8, 96, 128}, {9, 33, 17},   {64, 48, 80}, {131, 67, 45}, {200, 160, 96}};
+static const int64_t shapes[][3] = {{1, 1, 1},     {1, 64, 48},   {2, 37, 65}, {3, 130, 31},
+                                    {5, 19, 7},    {8, 96, 128},  {9, 33, 17}, {64, 48, 80},
+                                    {131, 67, 45}, {200, 160, 96}};
 
 static void test_linear(void)
 {
@@ -204,8 +208,10 @@ static void test_functions(void)
     for (int fn = 0; fn < TR_FN_COUNT; fn++)
         for (int variant = 0; variant < 4; variant++) {
             tr_dtype dtype = variant & 1 ? TR_BF16 : TR_F32;
-            every_kernel(TR_OP_linear, dtype, 20, 33, 8, variant & 2, variant & 2, (tr_fn)fn, TR_F32);
-            every_kernel(TR_OP_linear, dtype, 1, 33, 8, variant & 2, variant & 2, (tr_fn)fn, TR_F32);
+            every_kernel(TR_OP_linear, dtype, 20, 33, 8, variant & 2, variant & 2, (tr_fn)fn,
+                         TR_F32);
+            every_kernel(TR_OP_linear, dtype, 1, 33, 8, variant & 2, variant & 2, (tr_fn)fn,
+                         TR_F32);
         }
 }
 
@@ -213,21 +219,21 @@ static void test_linear_dx(void)
 {
     for (int i = 0; i < TR_COUNT(shapes); i++)
         for (int variant = 0; variant < 8; variant++)
-            every_kernel(TR_OP_linear_dx, variant & 1 ? TR_BF16 : TR_F32, shapes[i][0], shapes[i][1],
-                         shapes[i][2], variant & 2, variant & 4, TR_FN_none, TR_F32);
+            every_kernel(TR_OP_linear_dx, variant & 1 ? TR_BF16 : TR_F32, shapes[i][0],
+                         shapes[i][1], shapes[i][2], variant & 2, variant & 4, TR_FN_none, TR_F32);
 }
 
 static void test_linear_dw(void)
 {
     for (int i = 0; i < TR_COUNT(shapes); i++)
         for (int variant = 0; variant < 16; variant++)
-            every_kernel(TR_OP_linear_dw, variant & 1 ? TR_BF16 : TR_F32, shapes[i][0], shapes[i][1],
-                         shapes[i][2], variant & 2, variant & 4, TR_FN_none,
+            every_kernel(TR_OP_linear_dw, variant & 1 ? TR_BF16 : TR_F32, shapes[i][0],
+                         shapes[i][1], shapes[i][2], variant & 2, variant & 4, TR_FN_none,
                          (variant & 9) == 9 ? TR_BF16 : TR_F32);
 }
 
-/* Results do not depend on where rows end: a product on parts of larger matrices, in blocks larger than
- * those of the widening path too. */
+/* Results do not depend on where rows end: a product on parts of larger matrices, in blocks larger
+ * than those of the widening path too. */
 static void test_matmul_rows(void)
 {
     enum { M = 530, N = 1030, K = 1100, PAD = 24 };
@@ -243,9 +249,18 @@ static void test_matmul_rows(void)
         fill(&c, 3);
         double before = value(&c, 3 * c.dims[1] + N - 1), pad = value(&c, 3 * c.dims[1] + N);
         tr_matmul *mm = NULL;
-        tr_matmul_spec spec = {.m = M, .n = N, .k = K, .dtype = TR_BF16, .out = TR_F32,
-                               .a_transposed = at, .b_transposed = bt, .a_row = a.dims[1],
-                               .b_row = b.dims[1], .c_row = c.dims[1], .accumulate = acc, .widen = widen};
+        tr_matmul_spec spec = {.m = M,
+                               .n = N,
+                               .k = K,
+                               .dtype = TR_BF16,
+                               .out = TR_F32,
+                               .a_transposed = at,
+                               .b_transposed = bt,
+                               .a_row = a.dims[1],
+                               .b_row = b.dims[1],
+                               .c_row = c.dims[1],
+                               .accumulate = acc,
+                               .widen = widen};
         CHECK_OK(tr_matmul_new(&spec, &mm));
         void *scratch = new_block(tr_matmul_scratch_bytes(mm));
         tr_matmul_run(mm, a.data, b.data, NULL, c.data, scratch);
@@ -265,12 +280,16 @@ static void test_matmul_rows(void)
     }
 }
 
-/* Speed ------------------------------------------------------------------------------------------- */
+/* Speed -------------------------------------------------------------------------------------------
+ */
 
 static double read_bandwidth(void)
 {
     int64_t n = 1 << 26;
-    float *data = new_block(4 * (size_t)n);
+    void *pages = NULL;
+    CHECK_OK(tr_pages_map(4 * (size_t)n, &pages));
+    float *data = pages;
+    memset(data, 0, 4 * (size_t)n);
     double best = 1e9;
     float total = 0;
     for (int repeat = 0; repeat < 9; repeat++) {
@@ -284,7 +303,7 @@ static double read_bandwidth(void)
         }
         best = TR_MIN(best, omp_get_wtime() - start);
     }
-    free(data);
+    tr_pages_unmap(data, 4 * (size_t)n);
     return total == 0.25f ? 0 : 4e-9 * (double)n / best;
 }
 
@@ -295,7 +314,9 @@ static void bench_one(const char *what, tr_op op, tr_dtype dtype, int64_t m, int
     trial_new(&t, op, dtype, m, n, k, transposed, third, fn, out);
     /* Small products cycle through many weights, so that none is found in a cache. */
     int copies = m <= 8 ? (int)TR_MAX(1, (256 << 20) / (int64_t)bytes_of(&t.in[1])) : 1;
-    char *weights = new_block(bytes_of(&t.in[1]) * (size_t)copies);
+    void *pages = NULL; /* huge ones, as a model's weights are in */
+    CHECK_OK(tr_pages_map(bytes_of(&t.in[1]) * (size_t)copies, &pages));
+    char *weights = pages;
     for (int c = 0; c < copies; c++)
         memcpy(weights + bytes_of(&t.in[1]) * (size_t)c, t.in[1].data, bytes_of(&t.in[1]));
     void *keep = t.in[1].data;
@@ -307,7 +328,8 @@ static void bench_one(const char *what, tr_op op, tr_dtype dtype, int64_t m, int
             CHECK_OK(kernel->prepare(&t.call));
             t.call.scratch = new_block(t.call.scratch_bytes);
             double best = 1e9, begin = omp_get_wtime();
-            for (int repeat = 0; repeat < 3 || (omp_get_wtime() - begin < 0.5 && repeat < 50); repeat++) {
+            for (int repeat = 0; repeat < 3 || (omp_get_wtime() - begin < 0.5 && repeat < 50);
+                 repeat++) {
                 double start = omp_get_wtime();
                 for (int c = 0; c < copies; c++) {
                     if (op != TR_OP_linear_dw)
@@ -316,9 +338,10 @@ static void bench_one(const char *what, tr_op op, tr_dtype dtype, int64_t m, int
                 }
                 best = TR_MIN(best, (omp_get_wtime() - start) / copies);
             }
-            printf("%-24s %-20s %s m%-5lld n%-6lld k%-6lld %9.3f ms %7.0f GFLOP/s %6.1f GB/s scratch %.1f MB\n",
-                   what, kernel->name, tr_dtype_name(dtype), (long long)m, (long long)n, (long long)k,
-                   best * 1e3, 2e-9 * (double)m * (double)n * (double)k / best,
+            printf("%-24s %-20s %s m%-5lld n%-6lld k%-6lld %9.3f ms %7.0f GFLOP/s %6.1f GB/s "
+                   "scratch %.1f MB\n",
+                   what, kernel->name, tr_dtype_name(dtype), (long long)m, (long long)n,
+                   (long long)k, best * 1e3, 2e-9 * (double)m * (double)n * (double)k / best,
                    1e-9 * (double)bytes_of(&t.in[1]) / best, 1e-6 * (double)t.call.scratch_bytes);
             free(t.call.scratch);
             if (kernel->release)
@@ -326,7 +349,7 @@ static void bench_one(const char *what, tr_op op, tr_dtype dtype, int64_t m, int
         }
     }
     t.in[1].data = keep;
-    free(weights);
+    tr_pages_unmap(weights, bytes_of(&t.in[1]) * (size_t)copies);
     trial_free(&t);
 }
 
@@ -342,11 +365,13 @@ static void bench(const char *name)
                       n == 3072 ? TR_FN_gelu_tanh : TR_FN_none, d, name);
             bench_one("linear_dx", TR_OP_linear_dx, d, 2048, n, k, false, false, 0, d, name);
             bench_one("linear_dw", TR_OP_linear_dw, d, 2048, n, k, false, false, 0, TR_F32, name);
-            bench_one("linear_dw acc", TR_OP_linear_dw, d, 2048, n, k, false, true, 0, TR_F32, name);
+            bench_one("linear_dw acc", TR_OP_linear_dw, d, 2048, n, k, false, true, 0, TR_F32,
+                      name);
         }
         for (int i = 0; i < TR_COUNT(layers); i++)
             for (int m = 1; m <= 8; m *= i ? 8 : 2)
-                bench_one("few", TR_OP_linear, d, m, layers[i][0], layers[i][1], false, true, 0, d, name);
+                bench_one("few", TR_OP_linear, d, m, layers[i][0], layers[i][1], false, true, 0, d,
+                          name);
         for (int m = 1; m <= 8; m *= 2)
             bench_one("few head", TR_OP_linear, d, m, 50257, 768, true, false, 0, d, name);
     }

@@ -1,5 +1,6 @@
-/* clip, adamw, sgd: every fast kernel that this machine can run against the reference, the split of f32,
- * and a few numbers worked by hand. `test_kernels_optimizer bench [name]` prints speeds instead. */
+/* clip, adamw, sgd: every fast kernel that this machine can run against the reference, the split of
+ * f32, and a few numbers worked by hand. `test_kernels_optimizer bench [name]` prints speeds
+ * instead. */
 #include <omp.h>
 
 #include "base/cpu.h"
@@ -51,8 +52,8 @@ static tr_tensor scalar(float value)
     return t;
 }
 
-/* Weights near 1, gradients over several orders of magnitude with zeros between, moments in the middle of
- * a run. */
+/* Weights near 1, gradients over several orders of magnitude with zeros between, moments in the
+ * middle of a run. */
 static void trial_new(trial *t, tr_op op, int64_t n, tr_dtype gradient, bool halves, float scale)
 {
     bool adam = op == TR_OP_adamw;
@@ -105,7 +106,8 @@ static void trial_new(trial *t, tr_op op, int64_t n, tr_dtype gradient, bool hal
         t->out[n_out++] = t->in[3];
     if (halves)
         t->out[n_out++] = t->in[t->low];
-    t->call = (tr_call){.op = op, .n_in = next, .n_out = n_out, .in = t->in, .out = t->out, .attrs = t->attrs};
+    t->call = (tr_call){
+        .op = op, .n_in = next, .n_out = n_out, .in = t->in, .out = t->out, .attrs = t->attrs};
 }
 
 static void trial_free(trial *t)
@@ -117,8 +119,9 @@ static void trial_free(trial *t)
 
 static double weight(const trial *t, int64_t i)
 {
-    return t->low < 0 ? ((float *)t->in[0].data)[i]
-                      : tr_join_f32(((uint16_t *)t->in[0].data)[i], ((uint16_t *)t->in[t->low].data)[i]);
+    return t->low < 0
+               ? ((float *)t->in[0].data)[i]
+               : tr_join_f32(((uint16_t *)t->in[0].data)[i], ((uint16_t *)t->in[t->low].data)[i]);
 }
 
 static void every_kernel(tr_op op, int64_t n, tr_dtype gradient, bool halves, float scale)
@@ -136,14 +139,15 @@ static void every_kernel(tr_op op, int64_t n, tr_dtype gradient, bool halves, fl
         for (int64_t i = 0; i < n; i++) {
             double a = weight(&got, i), b = weight(&want, i);
             if (!(fabs(a - b) <= 1e-6 * (fabs(b) + 0.1))) {
-                FAIL("%s op %d n %lld %s halves %d: w[%lld] is %.9g, expected %.9g", kernel->name, (int)op,
-                     (long long)n, tr_dtype_name(gradient), halves, (long long)i, a, b);
+                FAIL("%s op %d n %lld %s halves %d: w[%lld] is %.9g, expected %.9g", kernel->name,
+                     (int)op, (long long)n, tr_dtype_name(gradient), halves, (long long)i, a, b);
                 break;
             }
         }
         for (int array = 2; array < got.arrays; array++)
             for (int64_t i = 0; i < n; i++)
-                CHECK_NEAR(((float *)got.in[array].data)[i], ((float *)want.in[array].data)[i], 2e-6);
+                CHECK_NEAR(((float *)got.in[array].data)[i], ((float *)want.in[array].data)[i],
+                           2e-6);
         for (int i = 0; i < got.call.n_in; i++)
             CHECK(guard_intact(&got.in[i]));
         trial_free(&got);
@@ -156,8 +160,8 @@ static void test_against_reference(void)
     static const int64_t counts[] = {1, 3, 15, 16, 17, 255, 1000, 8192, 20011};
     for (int i = 0; i < TR_COUNT(counts); i++)
         for (int variant = 0; variant < 8; variant++)
-            every_kernel(variant & 1 ? TR_OP_adamw : TR_OP_sgd, counts[i], variant & 2 ? TR_BF16 : TR_F32,
-                         variant & 4, 0.5f);
+            every_kernel(variant & 1 ? TR_OP_adamw : TR_OP_sgd, counts[i],
+                         variant & 2 ? TR_BF16 : TR_F32, variant & 4, 0.5f);
 }
 
 /* scale < 0: not a bit changes. */
@@ -166,7 +170,8 @@ static void test_step_not_applied(void)
     for (int variant = 0; variant < 4; variant++) {
         tr_op op = variant & 1 ? TR_OP_adamw : TR_OP_sgd;
         for (int isa = -1; isa <= (int)tr_cpu_isa_best(); isa++) {
-            const tr_kernel *kernel = isa < 0 ? tr_kernel_reference(op) : tr_kernel_fast(op, (tr_isa)isa, 0);
+            const tr_kernel *kernel =
+                isa < 0 ? tr_kernel_reference(op) : tr_kernel_fast(op, (tr_isa)isa, 0);
             trial t, before;
             trial_new(&t, op, 100, TR_F32, variant & 2, -1);
             trial_new(&before, op, 100, TR_F32, variant & 2, -1);
@@ -202,9 +207,10 @@ static void test_halves_are_exact(void)
 static void test_split(void)
 {
     for (uint64_t i = 0; i < 100000; i++) {
-        uint32_t bits = i < 16 ? (uint32_t[]){0, 1, 0x7fff, 0x8000, 0x8001, 0xffff, 0x10000, 0x7f800000,
-                                              0xff800000, 0x80000000, 0x80008000, 0x3f7fffff, 0x3f808000,
-                                              0xbf808000, 0x7f7f7fff, 0x00ffffff}[i]
+        uint32_t bits = i < 16 ? (uint32_t[]){0,          1,          0x7fff,     0x8000,
+                                              0x8001,     0xffff,     0x10000,    0x7f800000,
+                                              0xff800000, 0x80000000, 0x80008000, 0x3f7fffff,
+                                              0x3f808000, 0xbf808000, 0x7f7f7fff, 0x00ffffff}[i]
                                : tr_random(1, 0, 0, i).word[0];
         float value, back;
         uint16_t high, low;
@@ -221,8 +227,8 @@ static void test_first_step(void)
 {
     float w = 2, g = -3, m = 0, v = 0, scale = 0.25f, lr = 0.1f;
     int32_t step = 1;
-    tr_tensor in[7] = {{&w, TR_F32, 1, {1}}, {&g, TR_F32, 1, {1}},     {&m, TR_F32, 1, {1}},
-                       {&v, TR_F32, 1, {1}}, {&scale, TR_F32, 1, {1}}, {&lr, TR_F32, 1, {1}},
+    tr_tensor in[7] = {{&w, TR_F32, 1, {1}},   {&g, TR_F32, 1, {1}},     {&m, TR_F32, 1, {1}},
+                       {&v, TR_F32, 1, {1}},   {&scale, TR_F32, 1, {1}}, {&lr, TR_F32, 1, {1}},
                        {&step, TR_I32, 1, {1}}};
     tr_attr attrs[TR_MAX_ATTRS] = {{.f = 0.9}, {.f = 0.999}, {.f = 1e-8}, {.f = 0.5}};
     tr_call call = {.op = TR_OP_adamw, .n_in = 7, .in = in, .attrs = attrs};
@@ -282,8 +288,8 @@ static void bench(const char *name)
                 best = TR_MIN(best, omp_get_wtime() - start);
             }
             printf("%s %-12s gradient %s halves %d: %.1f ms, %.1f GB/s\n",
-                   op == TR_OP_adamw ? "adamw" : "sgd  ", kernel->name, tr_dtype_name(g), halves, best * 1e3,
-                   1e-9 * bytes / best);
+                   op == TR_OP_adamw ? "adamw" : "sgd  ", kernel->name, tr_dtype_name(g), halves,
+                   best * 1e3, 1e-9 * bytes / best);
         }
         trial_free(&t);
     }

@@ -1,9 +1,9 @@
 /* Matrix products by oneDNN 2.6 (C API).
  *
- * oneDNN has two kinds of product inside: batch-reduced blocks ("brg", AVX-512 only) and the classical
- * packed one ("gemm"). Which is faster depends on the orientation, and so does whether B pays for being
- * reordered into brg's own layout first. Measured on Zen 5 (2 threads, GFLOP/s out of 520 in f32 and 1040
- * in bf16, reorder included; m n k of GPT-2's layers at 2048 rows):
+ * oneDNN has two kinds of product inside: batch-reduced blocks ("brg", AVX-512 only) and the
+ * classical packed one ("gemm"). Which is faster depends on the orientation, and so does whether B
+ * pays for being reordered into brg's own layout first. Measured on Zen 5 (2 threads, GFLOP/s out
+ * of 520 in f32 and 1040 in bf16, reorder included; m n k of GPT-2's layers at 2048 rows):
  *
  *                               brg       reorder + brg   gemm
  *   f32   A   B   2048 3072  768   429    500             490
@@ -16,15 +16,18 @@
  *   f32   C += A B  3072 768  512   460    450             490
  *   bf16  C += A B  3072 768 1024   850    885             965      (C is f32)
  *
- * brg is slow where it adds to C; gemm does so at no cost. `choose` below is that table. "gemm" is asked for by leaving a row stride to run time, which brg
- * does not support; dims, and so the scratch, stay known.
+ * brg is slow where it adds to C; gemm does so at no cost. `choose` below is that table. "gemm" is
+ * asked for by leaving a row stride to run time, which brg does not support; dims, and so the
+ * scratch, stay known.
  *
  * Where the machine or the forced instruction set has no bf16 product, operands are widened to f32
- * block by block (BLOCK_M x BLOCK_K and BLOCK_K x BLOCK_N, about 8 MB in all) and multiplied by sgemm.
+ * block by block (BLOCK_M x BLOCK_K and BLOCK_K x BLOCK_N, about 8 MB in all) and multiplied by
+ * sgemm.
  *
- * Invariant: everything in tr_matmul but the data handles of the dnnl_memory objects is constant after
- * tr_matmul_new. The engine is one for the process (oneDNN's is immutable and thread-safe, and cached
- * primitives refer to it, so that it must outlive them all); the stream is the object's own.
+ * Invariant: everything in tr_matmul but the data handles of the dnnl_memory objects is constant
+ * after tr_matmul_new. The engine is one for the process (oneDNN's is immutable and thread-safe,
+ * and cached primitives refer to it, so that it must outlive them all); the stream is the object's
+ * own.
  */
 #include "kernels/matmul.h"
 
@@ -44,9 +47,9 @@ struct tr_matmul {
     tr_matmul_spec spec;
     plan plan;
     dnnl_stream_t stream;
-    dnnl_primitive_t product;  /* PLAIN, PACK, GEMM */
-    dnnl_primitive_t pack;     /* PACK */
-    dnnl_primitive_t function; /* WIDEN with fn: in place on one block */
+    dnnl_primitive_t product;    /* PLAIN, PACK, GEMM */
+    dnnl_primitive_t pack;       /* PACK */
+    dnnl_primitive_t function;   /* WIDEN with fn: in place on one block */
     dnnl_memory_desc_t b_layout; /* what the product reads */
     dnnl_memory_t a, b, b_packed, bias, c, scratch;
     size_t packed_bytes, product_bytes, scratch_bytes;
@@ -341,8 +344,8 @@ void tr_matmul_pack(const tr_matmul *mm, const void *b, void *packed)
 }
 
 /* rows x cols of bf16 to dense f32 rows. */
-static void widen_block(float *to, int64_t to_row, const uint16_t *from, int64_t from_row, int64_t rows,
-                        int64_t cols)
+static void widen_block(float *to, int64_t to_row, const uint16_t *from, int64_t from_row,
+                        int64_t rows, int64_t cols)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++)
@@ -373,15 +376,16 @@ static void store_block(const tr_matmul *mm, float *sums, const float *bias, voi
         uint16_t *half = (uint16_t *)c + i * s->c_row;
         for (int64_t j = 0; j < cols; j++) {
             if (s->out == TR_BF16)
-                half[j] = tr_f32_to_bf16(from[j] + (s->accumulate ? tr_bf16_to_f32(half[j]) : 0.0f));
+                half[j] =
+                    tr_f32_to_bf16(from[j] + (s->accumulate ? tr_bf16_to_f32(half[j]) : 0.0f));
             else
                 wide[j] = s->accumulate ? wide[j] + from[j] : from[j];
         }
     }
 }
 
-static void run_widened(const tr_matmul *mm, const uint16_t *a, const uint16_t *b, const float *bias,
-                        void *c, float *scratch)
+static void run_widened(const tr_matmul *mm, const uint16_t *a, const uint16_t *b,
+                        const float *bias, void *c, float *scratch)
 {
     const tr_matmul_spec *s = &mm->spec;
     float *a_block = scratch, *b_block = a_block + BLOCK_M * BLOCK_K;
@@ -394,17 +398,20 @@ static void run_widened(const tr_matmul *mm, const uint16_t *a, const uint16_t *
             for (int64_t l = 0; l < s->k; l += BLOCK_K) {
                 int64_t k = TR_MIN(s->k - l, BLOCK_K);
                 int64_t a_cols = s->a_transposed ? m : k, b_cols = s->b_transposed ? k : n;
-                widen_block(a_block, a_cols, a + (s->a_transposed ? l * s->a_row + i : i * s->a_row + l),
-                            s->a_row, s->a_transposed ? k : m, a_cols);
-                widen_block(b_block, b_cols, b + (s->b_transposed ? j * s->b_row + l : l * s->b_row + j),
-                            s->b_row, s->b_transposed ? n : k, b_cols);
-                must(dnnl_sgemm(s->a_transposed ? 'T' : 'N', s->b_transposed ? 'T' : 'N', m, n, k, 1.0f,
-                                a_block, a_cols, b_block, b_cols, l ? 1.0f : 0.0f, sums, BLOCK_N),
+                widen_block(a_block, a_cols,
+                            a + (s->a_transposed ? l * s->a_row + i : i * s->a_row + l), s->a_row,
+                            s->a_transposed ? k : m, a_cols);
+                widen_block(b_block, b_cols,
+                            b + (s->b_transposed ? j * s->b_row + l : l * s->b_row + j), s->b_row,
+                            s->b_transposed ? n : k, b_cols);
+                must(dnnl_sgemm(s->a_transposed ? 'T' : 'N', s->b_transposed ? 'T' : 'N', m, n, k,
+                                1.0f, a_block, a_cols, b_block, b_cols, l ? 1.0f : 0.0f, sums,
+                                BLOCK_N),
                      mm);
             }
             int64_t at = i * s->c_row + j;
-            store_block(mm, sums, bias ? bias + j : NULL,
-                        (char *)c + at * tr_dtype_bytes(s->out), m, n);
+            store_block(mm, sums, bias ? bias + j : NULL, (char *)c + at * tr_dtype_bytes(s->out),
+                        m, n);
         }
 }
 

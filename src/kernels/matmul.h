@@ -1,10 +1,11 @@
 /* Matrix products by oneDNN: C = fn(A B + bias), or C += A B.
  *
  * A is m x k, B is k x n, C is m x n, all in row-major order; A or B may be stored transposed, and
- * rows may be further apart than they are long. f32 x f32 -> f32, bf16 x bf16 -> bf16 or f32; sums are
- * kept in f32. A tr_matmul is made once, when shapes are known, and run many times on fresh pointers;
- * one thread at a time may run it. Memory is the caller's: scratch of tr_matmul_scratch_bytes, 64-byte
- * aligned. The size of the thread team must be the same at making and at running.
+ * rows may be further apart than they are long. f32 x f32 -> f32, bf16 x bf16 -> bf16 or f32; sums
+ * are kept in f32. A tr_matmul is made once, when shapes are known, and run many times on fresh
+ * pointers; one thread at a time may run it. Memory is the caller's: scratch of
+ * tr_matmul_scratch_bytes, 64-byte aligned. The size of the thread team must be the same at making
+ * and at running.
  */
 #pragma once
 #include <stdbool.h>
@@ -27,18 +28,18 @@ typedef struct tr_matmul_spec {
     bool bias;                   /* f32, n elements */
     bool accumulate;             /* C += A B; then neither bias nor fn */
     tr_fn fn;
-    bool widen;                  /* bf16 without bf16 instructions: through f32 blocks in scratch */
-    bool packed;                 /* the caller keeps B packed over several runs, see below */
+    bool widen;  /* bf16 without bf16 instructions: through f32 blocks in scratch */
+    bool packed; /* the caller keeps B packed over several runs, see below */
     const tr_matmul *packed_like; /* with packed: take B as packed for that one (same n, k) */
 } tr_matmul_spec;
 
 tr_error *tr_matmul_new(const tr_matmul_spec *spec, tr_matmul **out);
 void tr_matmul_free(tr_matmul *matmul); /* NULL is allowed */
 size_t tr_matmul_scratch_bytes(const tr_matmul *matmul);
-void tr_matmul_run(const tr_matmul *matmul, const void *a, const void *b, const float *bias, void *c,
-                   void *scratch);
+void tr_matmul_run(const tr_matmul *matmul, const void *a, const void *b, const float *bias,
+                   void *c, void *scratch);
 
-/* With spec.packed: how much memory a packed B takes, 0 when packing has no use here (then run takes B
- * as it is); and packing it, after which run takes `packed` in the place of B. */
+/* With spec.packed: how much memory a packed B takes, 0 when packing has no use here (then run
+ * takes B as it is); and packing it, after which run takes `packed` in the place of B. */
 size_t tr_matmul_packed_bytes(const tr_matmul *matmul);
 void tr_matmul_pack(const tr_matmul *matmul, const void *b, void *packed);

@@ -5,13 +5,12 @@
  * once a chunk; and a vector holds one word's logits for neighbouring tokens, so that softmax needs
  * no sums across lanes. For a chunk of T tokens, with the vocabulary in blocks:
  *   for each block b:  logits[b] = w[b] x^T
- *                      largest[t], sum[t] <- online softmax over the block, which is still in a cache
- *   loss += log sum exp - logits[target]
- *   for each block b:  logits[b] <- P = scale (exp(logits - lse) - onehot)
- *                      dx += P^T w[b];  dw[b] += P x
- * cross_entropy alone keeps one block of logits. P has the dtype of x; sums (dx, dw, softmax) are f32, the
- * loss double. Flops: 6 v d a token, 2 v d without gradients. A chunk's logits are at most CHUNK_BYTES:
- * more tokens in a chunk means fewer passes over dw, which costs 8 v d bytes each time.
+ *                      largest[t], sum[t] <- online softmax over the block, which is still in a
+ * cache loss += log sum exp - logits[target] for each block b:  logits[b] <- P = scale (exp(logits
+ * - lse) - onehot) dx += P^T w[b];  dw[b] += P x cross_entropy alone keeps one block of logits. P
+ * has the dtype of x; sums (dx, dw, softmax) are f32, the loss double. Flops: 6 v d a token, 2 v d
+ * without gradients. A chunk's logits are at most CHUNK_BYTES: more tokens in a chunk means fewer
+ * passes over dw, which costs 8 v d bytes each time.
  *
  * Scratch: logits | x packed | dx (bf16 only) | largest, sum, goal, scale [T] | oneDNN's.
  * A target outside 0 .. v-1 is not counted; its row of dx and its part in dw are zero.
@@ -48,7 +47,8 @@ typedef struct head {
     int64_t tokens, d, v;
     int64_t chunk, block;
     bool bf16, grad;
-    products products[2][2]; /* [last chunk][last block]; where the last is as the others, the same */
+    products products[2]
+                     [2]; /* [last chunk][last block]; where the last is as the others, the same */
     size_t logits_bytes, packed_bytes, dx_bytes, product_bytes;
 } head;
 
@@ -75,7 +75,8 @@ static int64_t even_part(int64_t n, int64_t most, int64_t unit)
     return TR_MIN(n, up_to((n + parts - 1) / parts, unit));
 }
 
-/* Making and freeing -------------------------------------------------------------------------------- */
+/* Making and freeing
+ * -------------------------------------------------------------------------------- */
 
 static void head_free(head *h)
 {
@@ -93,24 +94,43 @@ static void note_scratch(head *h, const tr_matmul *product)
     h->product_bytes = TR_MAX(h->product_bytes, tr_matmul_scratch_bytes(product));
 }
 
-/* `like`: the products of the same chunk and a full block, whose packing of x is shared; or NULL. */
-static tr_error *make_products(head *h, int64_t tokens, int64_t words, const products *like, products *out)
+/* `like`: the products of the same chunk and a full block, whose packing of x is shared; or NULL.
+ */
+static tr_error *make_products(head *h, int64_t tokens, int64_t words, const products *like,
+                               products *out)
 {
     tr_dtype dtype = h->bf16 ? TR_BF16 : TR_F32;
     bool widen = h->bf16 && no_bf16_product;
-    tr_matmul_spec logits = {.m = words, .n = tokens, .k = h->d, .dtype = dtype, .out = dtype,
-                             .b_transposed = true, .widen = widen, .packed = true,
+    tr_matmul_spec logits = {.m = words,
+                             .n = tokens,
+                             .k = h->d,
+                             .dtype = dtype,
+                             .out = dtype,
+                             .b_transposed = true,
+                             .widen = widen,
+                             .packed = true,
                              .packed_like = like ? like->logits : NULL};
     TR_TRY(tr_matmul_new(&logits, &out->logits));
     note_scratch(h, out->logits);
     if (!h->grad)
         return NULL;
-    tr_matmul_spec dx = {.m = tokens, .n = h->d, .k = words, .dtype = dtype, .out = TR_F32,
-                         .a_transposed = true, .accumulate = true, .widen = widen};
+    tr_matmul_spec dx = {.m = tokens,
+                         .n = h->d,
+                         .k = words,
+                         .dtype = dtype,
+                         .out = TR_F32,
+                         .a_transposed = true,
+                         .accumulate = true,
+                         .widen = widen};
     TR_TRY(tr_matmul_new(&dx, &out->dx));
     note_scratch(h, out->dx);
-    tr_matmul_spec dw = {.m = words, .n = h->d, .k = tokens, .dtype = dtype, .out = TR_F32,
-                         .accumulate = true, .widen = widen};
+    tr_matmul_spec dw = {.m = words,
+                         .n = h->d,
+                         .k = tokens,
+                         .dtype = dtype,
+                         .out = TR_F32,
+                         .accumulate = true,
+                         .widen = widen};
     TR_TRY(tr_matmul_new(&dw, &out->dw));
     note_scratch(h, out->dw);
     return NULL;
@@ -152,7 +172,8 @@ static tr_error *prepare_head(tr_call *call, bool grad)
     h->dx_bytes = grad && h->bf16 ? round_up(sizeof(float) * (size_t)(h->chunk * h->d)) : 0;
     call->state = h;
     call->scratch_bytes = h->logits_bytes + h->packed_bytes + h->dx_bytes +
-                          4 * sizeof(float) * (size_t)up_to(h->chunk, TOKEN_UNIT) + h->product_bytes;
+                          4 * sizeof(float) * (size_t)up_to(h->chunk, TOKEN_UNIT) +
+                          h->product_bytes;
     return NULL;
 }
 
@@ -171,11 +192,13 @@ static space cut_scratch(const head *h, char *scratch)
     return s;
 }
 
-/* Softmax ------------------------------------------------------------------------------------------- */
+/* Softmax
+ * ------------------------------------------------------------------------------------------- */
 
-/* Takes `words` rows of logits into largest and sum, for tokens [first, first + count), count <= TR_VL. */
-TR_INLINE void softmax_lanes(const void *logits, int64_t row, int64_t words, space *s, int64_t first,
-                             int count, bool bf16)
+/* Takes `words` rows of logits into largest and sum, for tokens [first, first + count), count <=
+ * TR_VL. */
+TR_INLINE void softmax_lanes(const void *logits, int64_t row, int64_t words, space *s,
+                             int64_t first, int count, bool bf16)
 {
     vf largest = vf_load_n(s->largest + first, count), sum = vf_load_n(s->sum + first, count);
     for (int64_t i = 0; i < words; i += SUB_WORDS) {
@@ -206,11 +229,13 @@ TR_INLINE void softmax_wide(const void *logits, int64_t row, int64_t words, spac
         vf before[4] = {largest[0], largest[1], largest[2], largest[3]};
         for (int64_t j = i; j < end; j++)
             for (int u = 0; u < 4; u++)
-                largest[u] = vf_max(vf_load_as(logits, j * row + first + u * TR_VL, bf16), largest[u]);
+                largest[u] =
+                    vf_max(vf_load_as(logits, j * row + first + u * TR_VL, bf16), largest[u]);
         vf part[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
         for (int64_t j = i; j < end; j++)
             for (int u = 0; u < 4; u++)
-                part[u] += vf_exp(vf_load_as(logits, j * row + first + u * TR_VL, bf16) - largest[u]);
+                part[u] +=
+                    vf_exp(vf_load_as(logits, j * row + first + u * TR_VL, bf16) - largest[u]);
         for (int u = 0; u < 4; u++)
             sum[u] = vf_fma(sum[u], vf_exp(before[u] - largest[u]), part[u]);
     }
@@ -246,13 +271,15 @@ TR_INLINE void gradient_as(void *logits, int64_t tokens, int64_t words, const sp
         }
         if (t < tokens) {
             int n = (int)(tokens - t);
-            vf p = vf_exp(vf_load_as_n(logits, j * tokens + t, n, bf16) - vf_load_n(s->largest + t, n));
+            vf p = vf_exp(vf_load_as_n(logits, j * tokens + t, n, bf16) -
+                          vf_load_n(s->largest + t, n));
             vf_store_as_n(logits, j * tokens + t, p * vf_load_n(s->scale + t, n), n, bf16);
         }
     }
 }
 
-static void softmax_block(const head *h, const void *logits, int64_t tokens, int64_t words, space *s)
+static void softmax_block(const head *h, const void *logits, int64_t tokens, int64_t words,
+                          space *s)
 {
     if (h->bf16)
         softmax_as(logits, tokens, words, s, true);
@@ -260,7 +287,8 @@ static void softmax_block(const head *h, const void *logits, int64_t tokens, int
         softmax_as(logits, tokens, words, s, false);
 }
 
-static void gradient_block(const head *h, void *logits, int64_t tokens, int64_t words, const space *s)
+static void gradient_block(const head *h, void *logits, int64_t tokens, int64_t words,
+                           const space *s)
 {
     if (h->bf16)
         gradient_as(logits, tokens, words, s, true);
@@ -296,7 +324,8 @@ static void subtract_goals(const head *h, const int32_t *targets, void *logits, 
     }
 }
 
-/* A chunk ------------------------------------------------------------------------------------------- */
+/* A chunk
+ * ------------------------------------------------------------------------------------------- */
 
 static bool counted(const head *h, int32_t target)
 {
@@ -332,8 +361,8 @@ static double chunk_forward(const head *h, const products *made, const char *x, 
         int64_t words = TR_MIN(h->v - word, h->block);
         const tr_matmul *product = made[words < h->block].logits;
         char *logits = (char *)s->logits + (h->grad ? word * tokens * bytes : 0);
-        tr_matmul_run(product, w + word * h->d * bytes, tr_matmul_packed_bytes(product) ? s->packed : x,
-                      NULL, logits, s->product);
+        tr_matmul_run(product, w + word * h->d * bytes,
+                      tr_matmul_packed_bytes(product) ? s->packed : x, NULL, logits, s->product);
         softmax_block(h, logits, tokens, words, s);
         keep_goals(h, targets, logits, tokens, word, words, s);
     }
@@ -405,7 +434,8 @@ static void run_head(const tr_call *call, float dloss, float *dw, char *dx, floa
     }
 }
 
-/* The ops ------------------------------------------------------------------------------------------- */
+/* The ops
+ * ------------------------------------------------------------------------------------------- */
 
 static bool accepts(const tr_call *call)
 {
@@ -448,7 +478,8 @@ static void cross_entropy(const tr_call *call)
 static void cross_entropy_grad(const tr_call *call)
 {
     start_dw(call, 4);
-    run_head(call, *(const float *)call->in[3].data, call->out[0].data, call->out[1].data, NULL, NULL);
+    run_head(call, *(const float *)call->in[3].data, call->out[0].data, call->out[1].data, NULL,
+             NULL);
 }
 
 static void cross_entropy_train(const tr_call *call)

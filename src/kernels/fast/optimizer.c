@@ -1,9 +1,9 @@
 /* Fast kernels: adamw, sgd.
  *
- * One pass over the parameter and its moments, in place. adamw moves 28 bytes an element (f32 gradient),
- * and its square root and division hide behind that. What depends on step and attributes alone is computed
- * once, in double. Elements are independent: any cut gives the same bits.
- * A bf16 weight comes with the low halves of its f32 master, see tr_split_f32.
+ * One pass over the parameter and its moments, in place. adamw moves 28 bytes an element (f32
+ * gradient), and its square root and division hide behind that. What depends on step and attributes
+ * alone is computed once, in double. Elements are independent: any cut gives the same bits. A bf16
+ * weight comes with the low halves of its f32 master, see tr_split_f32.
  */
 #include <math.h>
 
@@ -22,12 +22,13 @@ typedef struct arrays {
 } arrays;
 
 typedef struct factors {
-    float scale, decay;       /* of the gradient; lr * decay for adamw, decay for sgd */
+    float scale, decay;               /* of the gradient; lr * decay for adamw, decay for sgd */
     float beta1, rest1, beta2, rest2; /* rest = 1 - beta */
-    float rate, correct, eps; /* lr / (1 - beta1^step); 1 / (1 - beta2^step) */
+    float rate, correct, eps;         /* lr / (1 - beta1^step); 1 / (1 - beta2^step) */
 } factors;
 
-/* Halves of f32 ------------------------------------------------------------------------------------- */
+/* Halves of f32
+ * ------------------------------------------------------------------------------------- */
 
 TR_INLINE vu load_halves(const uint16_t *p)
 {
@@ -55,7 +56,8 @@ TR_INLINE void split(uint16_t *high, uint16_t *low, vf value)
     store_halves(high, (bits + 0x8000u) >> 16);
 }
 
-/* One vector ---------------------------------------------------------------------------------------- */
+/* One vector
+ * ---------------------------------------------------------------------------------------- */
 
 TR_INLINE vf adamw_step(const factors *f, vf w, vf g, vf *m, vf *v)
 {
@@ -73,7 +75,8 @@ TR_INLINE vf sgd_step(const factors *f, vf w, vf g, vf *m)
     return w - f->rate * *m;
 }
 
-TR_INLINE void vector(const arrays *a, int64_t i, const factors *f, bool adam, bool halves, bool bf16)
+TR_INLINE void vector(const arrays *a, int64_t i, const factors *f, bool adam, bool halves,
+                      bool bf16)
 {
     vf w = halves ? join((uint16_t *)a->w + i, a->low + i) : vf_load((float *)a->w + i);
     vf g = vf_load_as(a->g, i, bf16), m = vf_load(a->m + i);
@@ -120,8 +123,8 @@ TR_INLINE void elements(const arrays *a, int64_t first, int64_t last, const fact
         memcpy(a->low + i, low, n * 2);
 }
 
-TR_INLINE void all_elements(const arrays *a, int64_t count, const factors *f, bool adam, bool halves,
-                            bool bf16)
+TR_INLINE void all_elements(const arrays *a, int64_t count, const factors *f, bool adam,
+                            bool halves, bool bf16)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; i += PART)
@@ -140,7 +143,8 @@ TR_INLINE void update(const arrays *a, int64_t count, const factors *f, bool ada
         all_elements(a, count, f, adam, false, false);
 }
 
-/* The ops ------------------------------------------------------------------------------------------- */
+/* The ops
+ * ------------------------------------------------------------------------------------------- */
 
 /* An f32 weight alone, or a bf16 one with its low halves in input `low`. */
 static bool accepts(const tr_call *call, int low)
@@ -170,9 +174,12 @@ static void adamw(const tr_call *call)
 {
     double lr = scalar(call, 5), step = *(const int32_t *)call->in[6].data;
     double beta1 = call->attrs[TR_ADAMW_BETA1].f, beta2 = call->attrs[TR_ADAMW_BETA2].f;
-    factors f = {.scale = scalar(call, 4), .decay = (float)(lr * call->attrs[TR_ADAMW_DECAY].f),
-                 .beta1 = (float)beta1, .rest1 = (float)(1 - beta1),
-                 .beta2 = (float)beta2, .rest2 = (float)(1 - beta2),
+    factors f = {.scale = scalar(call, 4),
+                 .decay = (float)(lr * call->attrs[TR_ADAMW_DECAY].f),
+                 .beta1 = (float)beta1,
+                 .rest1 = (float)(1 - beta1),
+                 .beta2 = (float)beta2,
+                 .rest2 = (float)(1 - beta2),
                  .rate = (float)(lr / (1 - pow(beta1, step))),
                  .correct = (float)(1 / (1 - pow(beta2, step))),
                  .eps = (float)call->attrs[TR_ADAMW_EPS].f};
@@ -184,8 +191,10 @@ static void adamw(const tr_call *call)
 
 static void sgd(const tr_call *call)
 {
-    factors f = {.scale = scalar(call, 3), .decay = (float)call->attrs[TR_SGD_DECAY].f,
-                 .beta1 = (float)call->attrs[TR_SGD_MOMENTUM].f, .rate = scalar(call, 4)};
+    factors f = {.scale = scalar(call, 3),
+                 .decay = (float)call->attrs[TR_SGD_DECAY].f,
+                 .beta1 = (float)call->attrs[TR_SGD_MOMENTUM].f,
+                 .rate = scalar(call, 4)};
     arrays a = {call->in[0].data, call->in[1].data, call->in[2].data, NULL,
                 tr_has(call, 5) ? call->in[5].data : NULL};
     if (f.scale >= 0)

@@ -1,7 +1,7 @@
 /* Reference kernels: cross_entropy, cross_entropy_grad, cross_entropy_train.
  *
- * In double, a logit at a time: each is computed afresh wherever it is needed, so that the scratch is
- * one number a token (log sum exp, NaN for a token that is not counted) and one row of dw.
+ * In double, a logit at a time: each is computed afresh wherever it is needed, so that the scratch
+ * is one number a token (log sum exp, NaN for a token that is not counted) and one row of dw.
  */
 #include <math.h>
 
@@ -134,7 +134,13 @@ static void cross_entropy_train(const tr_call *call)
 
 const tr_kernel tr_reference_cross_entropy[] = {
     {.op = TR_OP_cross_entropy, .name = "reference", .prepare = prepare, .run = cross_entropy},
-    {.op = TR_OP_cross_entropy_grad, .name = "reference", .prepare = prepare, .run = cross_entropy_grad},
-    {.op = TR_OP_cross_entropy_train, .name = "reference", .prepare = prepare, .run = cross_entropy_train},
+    {.op = TR_OP_cross_entropy_grad,
+     .name = "reference",
+     .prepare = prepare,
+     .run = cross_entropy_grad},
+    {.op = TR_OP_cross_entropy_train,
+     .name = "reference",
+     .prepare = prepare,
+     .run = cross_entropy_train},
     {0},
 };
