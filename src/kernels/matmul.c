@@ -16,9 +16,9 @@
  *   f32   C += A B  3072 768  512   460    450             490
  *   bf16  C += A B  3072 768 1024   850    885             965      (C is f32)
  *
- * brg is slow where it adds to C; gemm does so at no cost. `choose` below is that table. "gemm" is
- * asked for by leaving a row stride to run time, which brg does not support; dims, and so the
- * scratch, stay known.
+ * (The last two rows are twice what one thread reached.) brg is slow where it adds to C; gemm does
+ * so at no cost. `choose` below is that table. "gemm" is asked for by leaving a row stride to run
+ * time, which brg does not support; dims, and so the scratch, stay known.
  *
  * Where the machine or the forced instruction set has no bf16 product, operands are widened to f32
  * block by block (BLOCK_M x BLOCK_K and BLOCK_K x BLOCK_N, about 8 MB in all) and multiplied by
