@@ -125,9 +125,14 @@ typedef tr_head (*tr_model)(tr_graph *graph, const tr_tokens *tokens, const tr_s
 
 /* Trains `model` by the configuration file (as `trireme train` does; NULL: defaults) with `overrides`
  * ("key=value") after it. The run's directory gets checkpoints and metrics.jsonl. Blocks until the
- * last step, or until SIGINT or SIGTERM, after which the run is saved. */
+ * last step, or until SIGINT or SIGTERM, after which the run is saved. Only this program can open what it
+ * saves (config.json says "trireme-custom"): by tr_resume. `train.sample_every` writes text meanwhile. */
 tr_error *tr_train(const char *config_path, const char *const *overrides, int n_overrides,
                    tr_model model, void *user);
+/* Goes on with such a run from its newest checkpoint, with the same model function. A larger train.steps=N
+ * prolongs it. */
+tr_error *tr_resume(const char *directory, const char *const *overrides, int n_overrides, tr_model model,
+                    void *user);
 
 #ifdef __cplusplus
 }

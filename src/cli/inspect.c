@@ -5,7 +5,6 @@
 
 #include "base/memory.h"
 #include "cli/options.h"
-#include "models/models.h"
 #include "train/trainer.h"
 
 typedef struct inspect_options {
@@ -76,12 +75,14 @@ static tr_error *inspect(const inspect_options *options)
     tr_error *error = NULL;
     tr_config *config = NULL;
     tr_program *program = NULL;
+    tr_model model;
     tr_sizes sizes;
     tr_text dump = {0};
     tr_pass_log log = {0};
     TR_GO(tr_cli_subject(options->operands, options->operand_count, &config));
+    TR_GO(tr_config_model(config, &model));
     TR_GO(complete_sizes(config, &sizes));
-    TR_GO(tr_trainer_plan(config, &sizes, tr_gpt, NULL, options->dump_after, &dump, &log, &program));
+    TR_GO(tr_trainer_plan(config, &sizes, model, NULL, options->dump_after, &dump, &log, &program));
     if (dump.bytes)
         fputs(dump.bytes, stdout);
     else if (options->json)

@@ -6,7 +6,6 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "cli/options.h"
-#include "models/models.h"
 #include "train/run.h"
 
 typedef struct train_options {
@@ -21,6 +20,7 @@ static tr_error *train(const train_options *options)
     tr_config *config = NULL;
     tr_text dump = {0};
     int signal = 0;
+    tr_model model = NULL;
     tr_error *error = NULL;
     char *isa = options->isa ? tr_format("isa=%s", options->isa) : NULL;
     char **overrides = tr_alloc_zero((size_t)options->operand_count + 1, sizeof *overrides);
@@ -30,8 +30,9 @@ static tr_error *train(const train_options *options)
         overrides[count++] = isa;
     TR_GO(options->resume ? tr_config_load_run(options->resume, overrides, count, &config)
                           : tr_config_load(options->operands[0], overrides, count, &config));
+    TR_GO(tr_config_model(config, &model));
     TR_GO(tr_run(config,
-                 &(tr_run_options){.trainer = {.model = tr_gpt, .resume = options->resume,
+                 &(tr_run_options){.trainer = {.model = model, .resume = options->resume,
                                                .dump_after = options->dump_after, .dump = &dump},
                                    .quiet = options->quiet, .profile = options->profile, .trace = options->trace},
                  &signal));

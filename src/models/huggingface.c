@@ -54,6 +54,9 @@ static tr_error *read_gpt2(const json_t *c, const char *where, tr_sizes *s)
     return NULL;
 }
 
+/* The model_type of a model that only the program which defines it can open. */
+static const char CUSTOM[] = "trireme-custom";
+
 tr_error *tr_hf_config_read(const char *directory, tr_sizes *out)
 {
     tr_error *error = NULL;
@@ -63,6 +66,9 @@ tr_error *tr_hf_config_read(const char *directory, tr_sizes *out)
     *out = (tr_sizes){0};
     TR_GO(tr_json_load(path, &config));
     TR_GO(tr_json_string(config, path, "model_type", TR_REQUIRED, &type));
+    if (strcmp(type, CUSTOM) == 0)
+        TR_GO(tr_error_new(TR_USER, "%s: the model is defined in a program of its own, which called tr_train; only "
+                                    "that program can open it", path));
     if (strcmp(type, "gpt2") != 0)
         TR_GO(tr_error_new(TR_USER, "%s: model_type is \"%s\"; the families that can be read are: gpt2", path, type));
     TR_GO(read_gpt2(config, path, out));
@@ -92,6 +98,20 @@ char *tr_hf_config_text(const tr_sizes *s, tr_dtype dtype, int32_t end_of_text)
     set_token(c, "eos_token_id", end_of_text);
     if (s->band > 0)
         json_object_set_new(c, "trireme_band", json_integer((json_int_t)s->band));
+    char *text = tr_json_text(c);
+    json_decref(c);
+    return text;
+}
+
+char *tr_hf_custom_config_text(const tr_sizes *s, tr_dtype dtype, int32_t end_of_text)
+{
+    json_t *c = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "model_type", CUSTOM, "vocab_size",
+                          (json_int_t)s->vocab, "n_positions", (json_int_t)s->context, "n_embd", (json_int_t)s->embed,
+                          "n_layer", (json_int_t)s->layers, "n_head", (json_int_t)s->heads, "n_inner",
+                          (json_int_t)s->mlp, "torch_dtype", dtype == TR_BF16 ? "bfloat16" : "float32");
+    TR_CHECK(c, "config.json could not be packed");
+    set_token(c, "bos_token_id", end_of_text);
+    set_token(c, "eos_token_id", end_of_text);
     char *text = tr_json_text(c);
     json_decref(c);
     return text;

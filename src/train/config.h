@@ -22,7 +22,8 @@
 /* What the complete config is called in a run's directory; tr_config_load_run reads it. */
 #define TR_CONFIG_NAME "trireme.yaml"
 
-typedef enum tr_family { TR_FAMILY_GPT2 } tr_family;
+/* CUSTOM: a model function that is none of src/models', given to tr_train by a program of its own. */
+typedef enum tr_family { TR_FAMILY_GPT2, TR_FAMILY_CUSTOM } tr_family;
 typedef enum tr_schedule_kind {
     TR_SCHEDULE_CONSTANT,
     TR_SCHEDULE_LINEAR,

@@ -11,7 +11,7 @@
 
 #include "base/suggest.h"
 
-static const tr_choice families[] = {{"gpt2", TR_FAMILY_GPT2}, {0}};
+static const tr_choice families[] = {{"gpt2", TR_FAMILY_GPT2}, {"custom", TR_FAMILY_CUSTOM}, {0}};
 static const tr_choice precisions[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
 static const tr_choice recomputes[] = {
     {"none", TR_RECOMPUTE_NONE}, {"cheap", TR_RECOMPUTE_CHEAP}, {"full", TR_RECOMPUTE_FULL}, {0}};
@@ -55,7 +55,7 @@ static const tr_choice schedules[] = {{"constant", TR_SCHEDULE_CONSTANT},
     }
 
 const tr_config_key tr_config_keys[] = {
-    CHOICE(model.family, families, .fallback = "gpt2", .fixed = true, .help = "kind of model"),
+    CHOICE(model.family, families, .fallback = "gpt2", .fixed = true, .help = "kind of model; custom: given by a program that calls tr_train"),
     TEXT(model.preset, .fixed = true, .also = " size ",
          .help = "sizes of a published model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-small, "
                  "gpt3-medium, "

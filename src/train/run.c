@@ -53,9 +53,9 @@ static tr_error *prepare_directory(const tr_config *c, bool resume)
         error = tr_directory_list(path, &names, &count);
         for (int64_t i = 0; i < count && !error; i++)
             if (names[i][0] != '.')
-                error = tr_error_new(TR_USER, "%s already holds a run; go on with it by `trireme train --resume %s`, or "
-                                              "choose another out=DIR",
-                                     c->out, c->out);
+                error = tr_error_new(TR_USER, "%s already holds a run; go on with it by `%s %s`, or choose another out=DIR",
+                                     c->out, c->model.family == TR_FAMILY_CUSTOM ? "tr_resume" : "trireme train --resume",
+                                     c->out);
         tr_names_free(names, count);
     }
     free(path);
@@ -303,7 +303,19 @@ tr_error *tr_train(const char *config_path, const char *const *overrides, int n_
     tr_config *config;
     int signal = 0;
     TR_TRY(tr_config_load(config_path, (char *const *)(uintptr_t)overrides, n_overrides, &config));
+    config->model.family = TR_FAMILY_CUSTOM;
     tr_run_options options = {.trainer = {.model = model, .user = user}};
+    tr_error *error = tr_run(config, &options, &signal);
+    tr_config_free(config);
+    return error;
+}
+
+tr_error *tr_resume(const char *directory, const char *const *overrides, int n_overrides, tr_model model, void *user)
+{
+    tr_config *config;
+    int signal = 0;
+    TR_TRY(tr_config_load_run(directory, (char *const *)(uintptr_t)overrides, n_overrides, &config));
+    tr_run_options options = {.trainer = {.model = model, .user = user, .resume = directory}};
     tr_error *error = tr_run(config, &options, &signal);
     tr_config_free(config);
     return error;

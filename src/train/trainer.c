@@ -8,6 +8,7 @@
 #include "base/cpu.h"
 #include "base/json.h"
 #include "models/huggingface.h"
+#include "models/models.h"
 #include "train/schedule.h"
 #include "data/weights.h"
 
@@ -34,6 +35,15 @@ int64_t tr_process_peak_bytes(void)
 double tr_flops_per_token(const tr_sizes *s, int64_t parameters, int64_t seq)
 {
     return 6.0 * (double)parameters + 12.0 * (double)s->layers * (double)s->embed * (double)seq;
+}
+
+tr_error *tr_config_model(const tr_config *c, tr_model *out)
+{
+    if (c->model.family == TR_FAMILY_CUSTOM)
+        return tr_config_error(c, "model.family", "the model is defined in a program of its own, which calls tr_train "
+                                                  "or tr_resume; only that program can open it");
+    *out = tr_gpt;
+    return NULL;
 }
 
 tr_error *tr_config_target(const tr_config *c, tr_target *out)
@@ -335,7 +345,8 @@ static tr_error *collect_files(const tr_trainer *t, tr_checkpoint_file **out, in
     int64_t count = 0, room = 0, n = 0;
     char **names = NULL;
     int32_t end = tr_tokenizer_end_of_text(t->tokenizer);
-    char *text = tr_hf_config_text(&t->sizes, t->config->train.precision, end);
+    bool custom = t->config->model.family == TR_FAMILY_CUSTOM;
+    char *text = (custom ? tr_hf_custom_config_text : tr_hf_config_text)(&t->sizes, t->config->train.precision, end);
     tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("config.json"), text, (int64_t)strlen(text)};
     text = tr_hf_generation_text(end);
     tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("generation_config.json"), text, (int64_t)strlen(text)};

@@ -54,6 +54,8 @@ tr_error *tr_trainer_plan(const tr_config *config, const tr_sizes *sizes, tr_mod
 double tr_flops_per_token(const tr_sizes *sizes, int64_t parameters, int64_t seq);
 /* The tokenizer that data.tokenizer names; "chars" learns it from data.train. */
 tr_error *tr_config_tokenizer(const tr_config *config, tr_tokenizer **out);
+/* The model function of model.family; one that only another program has is refused. */
+tr_error *tr_config_model(const tr_config *config, tr_model *out);
 tr_error *tr_config_target(const tr_config *config, tr_target *out);
 /* Most memory the process has held so far (VmHWM), in bytes; 0 when the system does not say. */
 int64_t tr_process_peak_bytes(void);
