@@ -55,7 +55,8 @@ static inline tr_init tr_normal(double standard_deviation)
 }
 
 /* A trained parameter. `name` is what it is called in model.safetensors, after the prefix of the layer
- * that is open. `dims` names each dim and gives its size, printf-style: "embed=%d mlp=%d". Parameters
+ * that is open. `dims` names each dim and gives its size, printf-style: "embed=%d mlp=%d". A dim
+ * that several ranks share is cut anywhere, or, written "heads=%d*%d", at multiples of the second. Parameters
  * of one dim stay f32; weight decay applies to those of two and more. */
 tr_value tr_param(tr_graph *graph, tr_init init, const char *name, const char *dims, ...)
     __attribute__((format(printf, 4, 5)));

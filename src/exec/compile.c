@@ -5,7 +5,7 @@
 #include "ir/table.h"
 #include "ir/text.h"
 
-static const char *const pass_names[] = {"model", "autodiff", "update", "recompute", "cache", "fuse", "order"};
+static const char *const pass_names[] = {"model", "autodiff", "update", "shard", "recompute", "cache", "fuse", "order"};
 
 /* Between two passes: the log, the dump, the verifier. */
 static tr_error *after(const char *pass, const tr_graph *g, const tr_compile *how)
@@ -31,8 +31,16 @@ static tr_error *check_dump(const tr_compile *how)
             return NULL;
     const char *near = tr_suggest(how->dump_after, pass_names, TR_COUNT(pass_names));
     return tr_error_new(TR_USER, "--dump-after=%s: there is no such pass; the passes are model, autodiff, update, "
-                                 "recompute, cache, fuse, order%s%s",
+                                 "shard, recompute, cache, fuse, order%s%s",
                         how->dump_after, near ? "; did you mean " : "", near ? near : "");
+}
+
+static tr_error *shard(tr_graph **graph, const tr_compile *how)
+{
+    if (!how->sharding)
+        return NULL;
+    TR_TRY(tr_pass_shard(graph, how->sharding));
+    return after("shard", *graph, how);
 }
 
 static tr_value input(tr_graph *g, const char *name, const tr_compile *how)
@@ -89,6 +97,7 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
         keep_gradients(g, grads, n_grads);
     TR_GO(tr_pass_update(g, sum, count, grads, n_grads, &how->update));
     TR_GO(after("update", g, how));
+    TR_GO(shard(&g, how));
     TR_GO(tr_pass_recompute(g, how->recompute));
     TR_GO(after("recompute", g, how));
     TR_GO(tr_pass_fuse(g));
@@ -109,6 +118,7 @@ static tr_error *finish_take(tr_graph *g, const tr_compile *how, int64_t context
     tr_error *error = NULL;
     TR_GO(tr_graph_error_take(g));
     TR_GO(after("model", g, how));
+    TR_GO(shard(&g, how));
     if (context > 0) {
         TR_GO(tr_pass_cache(g, context));
         TR_GO(after("cache", g, how));

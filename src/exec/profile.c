@@ -10,6 +10,11 @@ typedef struct line {
     double flops, bytes;
 } line;
 
+static const char *kernel_name(const tr_instruction *i)
+{
+    return i->kernel ? i->kernel->name : "ranks";
+}
+
 static int by_time(const void *a, const void *b)
 {
     const line *x = a, *y = b;
@@ -27,10 +32,10 @@ char *tr_program_profile_text(const tr_program *p, double peak_flops)
         const tr_node_info *node = &p->graph->nodes[i->node];
         line *at = NULL;
         for (uint32_t l = 0; l < count && !at; l++)
-            if (lines[l].op == node->op && lines[l].phase == node->phase && lines[l].kernel == i->kernel->name)
+            if (lines[l].op == node->op && lines[l].phase == node->phase && lines[l].kernel == kernel_name(i))
                 at = &lines[l];
         if (!at) {
-            tr_push(lines, count, room) = (line){.op = node->op, .phase = node->phase, .kernel = i->kernel->name};
+            tr_push(lines, count, room) = (line){.op = node->op, .phase = node->phase, .kernel = kernel_name(i)};
             at = &lines[count - 1];
         }
         tr_cost cost = tr_node_cost(p->graph, i->node);

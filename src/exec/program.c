@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/random.h"
+#include "exec/collective.h"
 #include "ir/table.h"
 
 static tr_tensor tensor_of(const tr_graph *g, tr_value v)
@@ -19,7 +20,7 @@ static tr_tensor tensor_of(const tr_graph *g, tr_value v)
     return t;
 }
 
-/* Where the op's first input sits in the whole tensor: microbatches cut the batch dim. */
+/* Where the op's first input sits in the whole tensor: meshes and microbatches cut it. */
 static void set_extent(const tr_program *p, tr_instruction *i)
 {
     const tr_graph *g = p->graph;
@@ -27,9 +28,22 @@ static void set_extent(const tr_program *p, tr_instruction *i)
     if (!v)
         return;
     const tr_shape *s = tr_shape_at(g, v);
+    const tr_layout *layout = g->values[v].layout;
     for (int d = 0; d < s->rank; d++) {
         bool batch = strcmp(g->dim_names[s->names[d]], "batch") == 0;
-        i->call.extent[d] = s->dims[d] * (batch ? p->micro_batches : 1);
+        int64_t whole = layout && !layout->flat ? layout->whole[d] : s->dims[d];
+        i->origin[d] = layout && !layout->flat ? layout->origin[d] : 0;
+        i->call.extent[d] = whole * (batch ? p->micro_batches : 1);
+    }
+}
+
+static void set_origin(const tr_program *p, tr_instruction *i, int64_t micro)
+{
+    const tr_graph *g = p->graph;
+    tr_value v = tr_in(g, i->node, 0);
+    for (int d = 0; v && d < i->call.in[0].rank; d++) {
+        bool batch = strcmp(g->dim_names[tr_shape_at(g, v)->names[d]], "batch") == 0;
+        i->call.origin[d] = i->origin[d] + (batch ? micro * (i->call.extent[d] / p->micro_batches) : 0);
     }
 }
 
@@ -44,6 +58,10 @@ static tr_error *build_instruction(tr_program *p, tr_node n, tr_instruction *i)
     for (uint32_t k = 0; k < node->n_in + node->n_out; k++)
         i->call.in[k] = tensor_of(g, k < node->n_in ? tr_in(g, n, (int)k) : tr_out(g, n, (int)(k - node->n_in)));
     set_extent(p, i);
+    if (tr_op_table[node->op]->flags & TR_OP_COLLECTIVE) {
+        p->scratch_bytes[n] = (int64_t)(i->call.scratch_bytes = tr_collective_scratch(&i->call));
+        return NULL;
+    }
     i->kernel = p->target.reference ? tr_kernel_reference(node->op) : tr_kernel_choose(&i->call, p->target.isa);
     TR_CHECK(i->kernel, "no kernel for node %u, op %s", n, tr_op_name(node->op));
     if (i->kernel->prepare)
@@ -167,6 +185,7 @@ void tr_program_free(tr_program *p)
         tr_pages_unmap(p->arena, (size_t)p->memory.arena_bytes);
     free(p->borrowed);
     tr_memory_free(&p->memory);
+    tr_error_free(p->error);
     tr_graph_free(p->graph);
     free(p->scratch_bytes);
     free(p->instructions);
@@ -259,7 +278,8 @@ void tr_program_init(tr_program *p, uint64_t seed)
         for (int64_t i = 0; i < n; i++) {
             float x = info->init.kind == TR_INIT_ONES
                           ? 1
-                          : scale * tr_random_normal(seed, 0, info->stream, (uint64_t)i);
+                          : scale * tr_random_normal(seed, 0, info->stream,
+                                                     (uint64_t)(info->layout ? tr_layout_index(info->layout, i) : i));
             store_param(data, low, bf16, i, x);
         }
     }
@@ -279,29 +299,43 @@ static void write_trace(tr_program *p, const tr_instruction *i, int64_t from, in
             "%s{\"name\":\"%s\",\"ph\":\"X\",\"pid\":0,\"tid\":0,\"ts\":%.3f,\"dur\":%.3f,"
             "\"args\":{\"node\":%u,\"layer\":%d,\"kernel\":\"%s\"}}",
             p->trace_events++ ? ",\n" : "[\n", tr_op_name(node->op), (double)from / 1e3,
-            (double)(to - from) / 1e3, i->node, node->layer, i->kernel->name);
+            (double)(to - from) / 1e3, i->node, node->layer, i->kernel ? i->kernel->name : "ranks");
+}
+
+static void run_one(tr_program *p, tr_instruction *i)
+{
+    if (i->kernel)
+        i->kernel->run(&i->call);
+    else
+        p->error = tr_collective_run(p->ranks, &i->call);
+}
+
+tr_error *tr_program_error_take(tr_program *p)
+{
+    tr_error *error = p->error;
+    p->error = NULL;
+    return error;
 }
 
 void tr_program_run(tr_program *p, tr_phase first, tr_phase last, uint32_t step, int64_t micro)
 {
     TR_CHECK(p->state || p->arena || p->inputs, "the program has no memory yet");
     omp_set_num_threads(p->target.threads);
-    for (uint32_t k = 0; k < p->n_instructions; k++) {
+    for (uint32_t k = 0; k < p->n_instructions && !p->error; k++) {
         tr_instruction *i = &p->instructions[k];
         tr_phase phase = p->graph->nodes[i->node].phase;
         if (phase < first || phase > last)
             continue;
         i->call.seed = p->seed;
         i->call.step = step;
-        if (p->micro_batches > 1 && i->call.n_in)
-            for (int d = 0; d < i->call.in[0].rank; d++)
-                i->call.origin[d] = i->call.extent[d] > i->call.in[0].dims[d] ? micro * i->call.in[0].dims[d] : 0;
+        if (i->call.n_in)
+            set_origin(p, i, micro);
         if (!p->profile && !p->trace) {
-            i->kernel->run(&i->call);
+            run_one(p, i);
             continue;
         }
         int64_t from = now_ns();
-        i->kernel->run(&i->call);
+        run_one(p, i);
         int64_t to = now_ns();
         i->time_ns += to - from;
         i->runs++;

@@ -20,8 +20,9 @@ typedef struct tr_target {
 
 typedef struct tr_instruction {
     tr_node node;
-    const tr_kernel *kernel;
+    const tr_kernel *kernel; /* NULL: a collective */
     tr_call call;
+    int64_t origin[TR_MAX_RANK]; /* of in[0], without the microbatch */
     int64_t time_ns, runs; /* measured when the program's profile is on */
 } tr_instruction;
 
@@ -36,6 +37,8 @@ typedef struct tr_program {
     char *state, *inputs, *arena; /* the three regions; NULL until allocated */
     void **borrowed;              /* by value: where an owner has it, or NULL */
     bool arena_borrowed;
+    struct tr_ranks *ranks; /* what collectives run over (exec/collective.h); NULL: one rank */
+    tr_error *error;        /* of a collective; the run stops at it */
     uint64_t seed;
     bool profile;
     FILE *trace; /* Chrome trace events are written here; NULL: none */
@@ -66,6 +69,8 @@ void tr_program_init(tr_program *program, uint64_t seed);
 /* Runs the nodes of the phases first..last once. `step` and `micro` (0 <= micro < micro_batches) decide
  * what random ops draw. */
 void tr_program_run(tr_program *program, tr_phase first, tr_phase last, uint32_t step, int64_t micro);
+/* What went wrong between ranks in runs so far, the caller's; NULL: nothing. Without ranks nothing can. */
+tr_error *tr_program_error_take(tr_program *program);
 
 /* Parameters as f32 whatever they are kept in (with the low half of a split master). */
 void tr_program_get_f32(const tr_program *program, tr_value param, float *out);

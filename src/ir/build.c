@@ -5,8 +5,8 @@
 
 #include "ir/graph.h"
 
-/* Reads "batch=4 seq=512 64" into a shape. */
-static tr_error *parse_dims(tr_graph *g, const char *text, tr_shape *out)
+/* Reads "batch=4 seq=512 64" into a shape; "heads=12*64" is a dim of 768 that is cut at multiples of 64. */
+static tr_error *parse_dims(tr_graph *g, const char *text, tr_shape *out, int64_t *units)
 {
     const char *at = text;
     out->rank = 0;
@@ -22,12 +22,19 @@ static tr_error *parse_dims(tr_graph *g, const char *text, tr_shape *out)
         if (*at == '=')
             at++;
         char *end;
-        long long size = strtoll(at, &end, 10);
+        int64_t size = strtoll(at, &end, 10);
         if (end == at || length > 31 || out->rank == TR_MAX_RANK)
             return tr_error_new(TR_USER, "dims \"%s\": expected up to %d of NAME=SIZE", text, TR_MAX_RANK);
         char copy[32];
         memcpy(copy, name, length);
         copy[length] = '\0';
+        if (*end == '*') {
+            int64_t unit = strtoll(end + 1, &end, 10);
+            if (unit < 1 || !tr_mul_fits(size, unit, &size))
+                return tr_error_new(TR_USER, "dims \"%s\": bad size of %s", text, copy);
+            if (units)
+                units[out->rank] = unit;
+        }
         out->names[out->rank] = tr_graph_dim(g, copy);
         out->dims[out->rank++] = size;
         at = end;
@@ -45,7 +52,8 @@ tr_value tr_param(tr_graph *g, tr_init init, const char *name, const char *dims,
     va_end(arguments);
     snprintf(full, sizeof full, "%s%s", g->prefix, name);
     tr_shape shape = {0};
-    tr_error *error = parse_dims(g, text, &shape);
+    int64_t units[TR_MAX_RANK] = {0};
+    tr_error *error = parse_dims(g, text, &shape, units);
     if (error) {
         tr_graph_fail(g, tr_error_in_take(error, "parameter %s", full));
         return 0;
@@ -53,8 +61,10 @@ tr_value tr_param(tr_graph *g, tr_init init, const char *name, const char *dims,
     bool matrix = tr_shape_in_file(g, &shape).rank >= 2;
     shape.dtype = matrix ? g->compute : TR_F32;
     tr_value v = tr_graph_leaf(g, TR_PARAM, full, shape, init);
-    if (v)
+    if (v) {
         g->values[v].decay = matrix;
+        memcpy(g->values[v].unit, units, sizeof units);
+    }
     return v;
 }
 
@@ -88,7 +98,7 @@ tr_value tr_reshape(tr_graph *g, tr_value x, const char *dims, ...)
     vsnprintf(text, sizeof text, dims, arguments);
     va_end(arguments);
     tr_shape shape = {0};
-    tr_error *error = parse_dims(g, text, &shape);
+    tr_error *error = parse_dims(g, text, &shape, NULL);
     if (error) {
         tr_graph_fail(g, tr_error_in_take(error, "op reshape"));
         return 0;

@@ -61,6 +61,12 @@ tr_graph *tr_graph_copy(const tr_graph *from)
     for (uint32_t v = 1; v < g->n_values; v++)
         if (g->values[v].name)
             g->values[v].name = tr_arena_strdup(g->arena, g->values[v].name);
+    for (uint32_t v = 1; v < g->n_values; v++)
+        if (g->values[v].layout) {
+            tr_layout *layout = tr_arena_alloc(g->arena, sizeof *layout);
+            *layout = *g->values[v].layout;
+            g->values[v].layout = layout;
+        }
     for (uint32_t d = 0; d < g->n_dim_names; d++)
         g->dim_names[d] = tr_arena_strdup(g->arena, g->dim_names[d]);
     for (uint32_t o = 0; o < g->n_outputs; o++)
@@ -110,6 +116,18 @@ tr_shape tr_shape_of(tr_graph *g, tr_dtype dtype, int rank, const char *const *n
 static bool is_head_dim(const char *name)
 {
     return strcmp(name, "qkv") == 0 || strcmp(name, "heads") == 0 || strcmp(name, "head_dim") == 0;
+}
+
+int64_t tr_layout_index(const tr_layout *l, int64_t i)
+{
+    int64_t index = 0, stride = 1;
+    i += l->first;
+    for (int d = l->rank - 1; d >= 0; d--) {
+        index += (i % l->block[d] + l->origin[d]) * stride;
+        i /= l->block[d];
+        stride *= l->whole[d];
+    }
+    return index;
 }
 
 tr_shape tr_shape_in_file(const tr_graph *g, const tr_shape *shape)

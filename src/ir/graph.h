@@ -47,6 +47,18 @@ typedef enum tr_role {
 /* When a node runs within a step: once, once for each microbatch (the two in the middle), once. */
 typedef enum tr_phase { TR_START, TR_FORWARD, TR_BACKWARD, TR_UPDATE, TR_PHASE_COUNT } tr_phase;
 
+/* Where a value's elements stand in the whole tensor, when the graph is one rank's part: a block of it, and
+ * of the block's elements in row-major order those from `first` on (all, unless the value is a flat shard). */
+typedef struct tr_layout {
+    int rank;
+    int64_t whole[TR_MAX_RANK], origin[TR_MAX_RANK], block[TR_MAX_RANK];
+    int64_t first, count;
+    bool flat;      /* the value's own shape is [count] */
+    uint32_t owner; /* bit k: this rank is not the first on mesh axis k, over which the value is replicated */
+} tr_layout;
+/* The index in the whole tensor of the local element i. */
+int64_t tr_layout_index(const tr_layout *layout, int64_t i);
+
 typedef struct tr_value_info {
     tr_shape shape;
     tr_role role;
@@ -56,6 +68,8 @@ typedef struct tr_value_info {
     tr_init init;
     uint32_t stream;  /* of random numbers, for TR_INIT_NORMAL */
     bool decay;       /* parameters: weight decay applies (2-D and up) */
+    int64_t unit[TR_MAX_RANK]; /* a dim is cut at multiples of this; 0 is 1 */
+    const tr_layout *layout;   /* NULL: the value is the whole tensor */
 } tr_value_info;
 
 typedef struct tr_node_info {

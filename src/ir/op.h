@@ -59,6 +59,16 @@
  *                       split so that it costs 4 bytes in all, see tr_split_f32 in kernels/kernel.h
  *  sgd                  w, g, m, scale[1], lr[1], low? -> w', m', low'          momentum, decay
  *                       g = scale g + decay w; m = momentum m + g; w -= lr m
+ *  slice                a[+] -> c[+]        first .. first + count of one dim    dim, first, count
+ *  shift                ids[*] i32 -> ids'[*]  id - first, or -1 outside of [0, count)   first, count
+ *
+ * Collectives, made by the sharding pass; `axis` is of the mesh, a dim is cut among the axis's ranks into
+ * [whole i / n, whole (i + 1) / n) in steps of `unit`. The executor runs them over src/comm.
+ *  all_reduce           a[+] -> c[+]        sum over the axis                    axis
+ *  all_gather           a[+] -> c[+]        dim becomes whole                    axis, dim, whole, unit
+ *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit
+ *  all_to_all           a[+] -> c[+]        dim becomes whole, to is cut         axis, dim, whole, to, count, unit
+ *                       (unit is of the dim that is cut; the one that becomes whole has unit 1)
  */
 #pragma once
 #include <stdint.h>
@@ -71,7 +81,8 @@
     X(embedding) X(embedding_grad)                                                          \
     X(attention) X(attention_grad) X(attention_cached)                                      \
     X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
-    X(global_norm) X(clip) X(adamw) X(sgd)
+    X(global_norm) X(clip) X(adamw) X(sgd)                                                  \
+    X(slice) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)
 
 typedef enum tr_op {
 #define X(name) TR_OP_##name,
@@ -102,6 +113,13 @@ enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTIO
 enum { TR_CLIP_MAX_NORM };
 enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
 enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
+
+enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
+enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };
+enum { TR_COLLECTIVE_AXIS, TR_COLLECTIVE_DIM };
+enum { TR_GATHER_WHOLE = 2, TR_GATHER_UNIT };
+enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT };
+enum { TR_EXCHANGE_WHOLE = 2, TR_EXCHANGE_TO, TR_EXCHANGE_COUNT, TR_EXCHANGE_UNIT };
 
 /* The functions of activate, and of linear's fn. */
 #define TR_FNS(X) X(none) X(gelu_tanh) X(gelu_erf) X(relu) X(silu) X(tanh) X(sigmoid)

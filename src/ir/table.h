@@ -3,7 +3,8 @@
  * Sharding rules are read by the sharding pass. A rule names each dim of each input and output with a
  * letter; `*` and `+` stand for groups of dims as in ir/op.h. The same letter (or group) may be sharded
  * on the same mesh axis everywhere it stands. A letter that is in the inputs only is contracted: sharding
- * it makes the outputs partial sums. A letter in brackets must be whole: "*[d],[d]->*[d]".
+ * it makes the outputs partial sums, or those outputs that do not carry it. A letter in brackets must be
+ * whole: "*[d],[d]->*[d]". An operand without letters is a scalar.
  */
 #pragma once
 #include "ir/graph.h"
@@ -26,6 +27,7 @@ enum {
     TR_OP_ACCUMULATES = 8, /* has acc?, see ir/op.h */
     TR_OP_CHEAP = 16,      /* costs less to compute again than to keep */
     TR_OP_VIEW = 32,
+    TR_OP_COLLECTIVE = 128, /* runs over the ranks of a mesh axis; has no kernel */
     TR_OP_UPDATES = 64,    /* writes over inputs: output k lives in input updates[k] */
 };
 
@@ -41,7 +43,8 @@ typedef struct tr_op_row {
      * input k has one. NULL: the op has no gradient (no_gradient says why). */
     void (*gradient)(tr_graph *graph, tr_node node, const tr_value *d_out, tr_value *d_in);
     const char *no_gradient;
-    const char *sharding;
+    const char *sharding; /* NULL: the sharding pass treats the op by itself */
+    const char *(*sharding_of)(const tr_graph *graph, tr_node node); /* where it depends on the node */
     void (*cost)(const tr_graph *graph, tr_node node, tr_cost *out);
 } tr_op_row;
 

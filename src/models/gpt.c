@@ -35,7 +35,7 @@ tr_head tr_gpt(tr_graph *g, const tr_tokens *tokens, const tr_sizes *s, void *un
         y = tr_attention(g, y, true, i % 2 ? s->band : 0, s->dropout); /* [B, T, H, E] */
         y = tr_reshape(g, y, "batch=%lld seq=%lld heads=%lld", (long long)tr_size(g, y, 0),
                        (long long)tr_size(g, y, 1), D);
-        w = tr_param(g, residual, "attn.c_proj.weight", "heads=%lld embed=%lld", D, D);
+        w = tr_param(g, residual, "attn.c_proj.weight", "heads=%lld*%lld embed=%lld", H, E, D);
         b = tr_param(g, tr_zeros(), "attn.c_proj.bias", "embed=%lld", D);
         x = tr_add(g, x, tr_dropout(g, tr_linear(g, y, w, b), s->dropout));
 

@@ -7,7 +7,8 @@
 #include "base/json.h"
 #include "base/memory.h"
 
-static const int64_t MOST = INT64_C(1) << 40;
+/* The same limit as in a config: it keeps arithmetic on sizes inside of 64 bits. */
+static const int64_t MOST = INT64_C(1) << 24;
 
 static tr_error *only(const json_t *config, const char *where, const char *key, const char *value)
 {
@@ -35,9 +36,9 @@ static tr_error *read_gpt2(const json_t *c, const char *where, tr_sizes *s)
     TR_TRY(tr_json_int(c, where, "n_embd", TR_REQUIRED, 1, MOST, &s->embed));
     TR_TRY(tr_json_int(c, where, "n_head", TR_REQUIRED, 1, MOST, &s->heads));
     TR_TRY(tr_json_int(c, where, "n_positions", TR_REQUIRED, 1, MOST, &s->context));
-    TR_TRY(tr_json_int(c, where, "vocab_size", TR_REQUIRED, 1, INT32_MAX, &s->vocab));
+    TR_TRY(tr_json_int(c, where, "vocab_size", TR_REQUIRED, 1, MOST, &s->vocab));
     s->mlp = 4 * s->embed;
-    TR_TRY(tr_json_int(c, where, "n_inner", TR_OPTIONAL, 1, MOST, &s->mlp));
+    TR_TRY(tr_json_int(c, where, "n_inner", TR_OPTIONAL, 1, 4 * MOST, &s->mlp));
     TR_TRY(tr_json_real(c, where, "resid_pdrop", TR_OPTIONAL, &s->dropout));
     TR_TRY(tr_json_int(c, where, "trireme_band", TR_OPTIONAL, 0, MOST, &s->band));
     TR_TRY(tr_json_real(c, where, "layer_norm_epsilon", TR_OPTIONAL, &eps));

@@ -83,9 +83,27 @@ static void cost_attention(const tr_graph *g, tr_node n, tr_cost *cost)
     cost->flops = products * 2.0 * (double)tr_shape_elems(&q) * keys;
 }
 
+/* Queries of a sequence that is cut would need keys of all of it: the sequence is whole, heads may be cut. */
+static const char *rule_attention(const tr_graph *g, tr_node n)
+{
+    return tr_in(g, n, 1) ? "b[t]h[e],b[s]h[e],b[s]h[e]->b[t]h[e],bh[t]" : "b[t][q]h[e],,->b[t]h[e],bh[t]";
+}
+
+static const char *rule_attention_grad(const tr_graph *g, tr_node n)
+{
+    return tr_in(g, n, 4) ? "b[t]h[e],b[t]h[e],bh[t],b[t]h[e],b[s]h[e],b[s]h[e]->b[t]h[e],b[s]h[e],b[s]h[e]"
+                          : "b[t]h[e],b[t]h[e],bh[t],b[t][q]h[e],,->b[t][q]h[e]";
+}
+
+static const char *rule_attention_cached(const tr_graph *g, tr_node n)
+{
+    return tr_in(g, n, 1) ? "b[t]h[e],b[s]h[e],b[s]h[e],bh[c][e],bh[c][e],->b[t]h[e],bh[c][e],bh[c][e]"
+                          : "b[t][q]h[e],,,bh[c][e],bh[c][e],->b[t]h[e],bh[c][e],bh[c][e]";
+}
+
 const tr_op_row tr_row_attention = {
     .min_in = 1, .max_in = 3, .flags = TR_OP_RANDOM, .attrs = ATTENTION_ATTRS, .infer = infer_attention,
-    .gradient = grad_attention, .sharding = "bthe,b[s]he,b[s]he->bthe,bht", .cost = cost_attention};
+    .gradient = grad_attention, .sharding_of = rule_attention, .cost = cost_attention};
 
 TR_INFER(infer_attention_grad)
 {
@@ -100,7 +118,7 @@ TR_INFER(infer_attention_grad)
 const tr_op_row tr_row_attention_grad = {
     .min_in = 4, .max_in = 6, .flags = TR_OP_RANDOM, .attrs = ATTENTION_ATTRS,
     .infer = infer_attention_grad, .no_gradient = "second derivatives are not needed for training",
-    .sharding = "bthe,bthe,bht,bthe,b[s]he,b[s]he->bthe,b[s]he,b[s]he", .cost = cost_attention};
+    .sharding_of = rule_attention_grad, .cost = cost_attention};
 
 TR_INFER(infer_attention_cached)
 {
@@ -121,7 +139,7 @@ TR_INFER(infer_attention_cached)
 const tr_op_row tr_row_attention_cached = {
     .min_in = 1, .max_in = 6, .flags = TR_OP_UPDATES, .updates = {-1, 3, 4},
     .attrs = ATTENTION_ATTRS, .infer = infer_attention_cached, .no_gradient = "inference only",
-    .sharding = "bthe,b[s]he,b[s]he,bhce,bhce,->bthe,bhce,bhce", .cost = cost_attention};
+    .sharding_of = rule_attention_cached, .cost = cost_attention};
 
 tr_value tr_attention(tr_graph *g, tr_value qkv, bool causal, int64_t window, double p)
 {

@@ -39,7 +39,7 @@ static void cost_cross_entropy(const tr_graph *g, tr_node n, tr_cost *cost)
 
 const tr_op_row tr_row_cross_entropy = {
     .min_in = 3, .max_in = 3, .infer = infer_cross_entropy, .gradient = grad_cross_entropy,
-    .sharding = "*d,vd,*->,", .cost = cost_cross_entropy};
+    .sharding = "*[d],[v][d],*->,", .cost = cost_cross_entropy};
 
 static void gradient_shapes(const tr_graph *g, const tr_value *in, tr_shape *dw, tr_shape *dx)
 {
@@ -59,7 +59,7 @@ TR_INFER(infer_cross_entropy_grad)
 
 const tr_op_row tr_row_cross_entropy_grad = {
     .min_in = 4, .max_in = 5, .flags = TR_OP_ACCUMULATES, .infer = infer_cross_entropy_grad,
-    .no_gradient = "second derivatives are not needed for training", .sharding = "*d,vd,*,,vd->vd,*d",
+    .no_gradient = "second derivatives are not needed for training", .sharding = "*[d],[v][d],*,,[v][d]->[v][d],*[d]",
     .cost = cost_cross_entropy};
 
 TR_INFER(infer_cross_entropy_train)
@@ -74,5 +74,5 @@ TR_INFER(infer_cross_entropy_train)
 
 const tr_op_row tr_row_cross_entropy_train = {
     .min_in = 3, .max_in = 4, .flags = TR_OP_ACCUMULATES, .infer = infer_cross_entropy_train,
-    .no_gradient = "made by fusion, after autodiff", .sharding = "*d,vd,*,vd->vd,*d,,",
+    .no_gradient = "made by fusion, after autodiff", .sharding = "*[d],[v][d],*,[v][d]->[v][d],*[d],,",
     .cost = cost_cross_entropy};

@@ -67,9 +67,24 @@ static void cost_matmul(const tr_graph *g, tr_node n, tr_cost *cost)
     cost->flops = 2.0 * rows * (double)tr_shape_elems(w);
 }
 
+static const char *rule_linear(const tr_graph *g, tr_node n)
+{
+    return g->nodes[n].attrs[TR_LINEAR_TRANSPOSED].i ? "*k,+k,+->*+" : "*k,k+,+->*+";
+}
+
+static const char *rule_linear_dx(const tr_graph *g, tr_node n)
+{
+    return g->nodes[n].attrs[TR_LINEAR_TRANSPOSED].i ? "*+,+k,*k->*k" : "*+,k+,*k->*k";
+}
+
+static const char *rule_linear_dw(const tr_graph *g, tr_node n)
+{
+    return g->nodes[n].attrs[TR_LINEAR_DW_TRANSPOSED].i ? "*k,*+,+k->+k" : "*k,*+,k+->k+";
+}
+
 const tr_op_row tr_row_linear = {
     .min_in = 2, .max_in = 3, .attrs = {{"transposed", TR_ATTR_BOOL}, {"fn", TR_ATTR_FN}},
-    .infer = infer_linear, .gradient = grad_linear, .sharding = "*k,k+,+->*+", .cost = cost_matmul};
+    .infer = infer_linear, .gradient = grad_linear, .sharding_of = rule_linear, .cost = cost_matmul};
 
 TR_INFER(infer_linear_dx)
 {
@@ -90,7 +105,7 @@ TR_INFER(infer_linear_dx)
 const tr_op_row tr_row_linear_dx = {
     .min_in = 2, .max_in = 3, .flags = TR_OP_ACCUMULATES, .attrs = {{"transposed", TR_ATTR_BOOL}},
     .infer = infer_linear_dx, .no_gradient = "second derivatives are not needed for training",
-    .sharding = "*+,k+,*k->*k", .cost = cost_matmul};
+    .sharding_of = rule_linear_dx, .cost = cost_matmul};
 
 TR_INFER(infer_linear_dw)
 {
@@ -113,7 +128,7 @@ const tr_op_row tr_row_linear_dw = {
     .min_in = 2, .max_in = 3, .flags = TR_OP_ACCUMULATES,
     .attrs = {{"transposed", TR_ATTR_BOOL}, {"dtype", TR_ATTR_DTYPE}, {"split", TR_ATTR_INT}},
     .infer = infer_linear_dw, .no_gradient = "second derivatives are not needed for training",
-    .sharding = "*k,*+,k+->k+", .cost = cost_matmul};
+    .sharding_of = rule_linear_dw, .cost = cost_matmul};
 
 tr_value tr_linear(tr_graph *g, tr_value x, tr_value w, tr_value bias)
 {

@@ -46,7 +46,7 @@ TR_INFER(infer_global_norm)
 }
 
 const tr_op_row tr_row_global_norm = {.min_in = 1, .max_in = -1, .infer = infer_global_norm,
-                                      .no_gradient = "part of the update", .sharding = "+...->",
+                                      .no_gradient = "part of the update",
                                       .cost = cost_reads};
 
 TR_INFER(infer_reshape)
@@ -63,4 +63,4 @@ static void grad_reshape(tr_graph *g, tr_node n, const tr_value *d_out, tr_value
 }
 
 const tr_op_row tr_row_reshape = {.min_in = 1, .max_in = 1, .flags = TR_OP_VIEW, .infer = infer_reshape,
-                                  .gradient = grad_reshape, .sharding = "[+]->[*]"};
+                                  .gradient = grad_reshape};

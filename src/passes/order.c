@@ -31,6 +31,18 @@ void tr_graph_replace(tr_graph *g, tr_value from, tr_value to)
             g->values[v].home = to;
 }
 
+void tr_graph_order_phases(tr_graph *g)
+{
+    tr_node *order = tr_alloc(g->n_nodes * sizeof *order);
+    uint32_t count = 0;
+    for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
+        for (tr_node n = 1; n < g->n_nodes; n++)
+            if ((int)g->nodes[n].phase == phase)
+                order[count++] = n;
+    tr_graph_reorder(g, order, count);
+    free(order);
+}
+
 tr_error *tr_pass_order(tr_graph *g)
 {
     bool *live = tr_alloc_zero(g->n_nodes, sizeof *live);

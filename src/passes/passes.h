@@ -4,6 +4,7 @@
  *   model      the model function builds the forward graph              src/models
  *   autodiff   appends the gradient of the loss                         autodiff.c
  *   update     accumulators, clipping, the optimizer                    update.c
+ *   shard      the graph of one rank of a mesh                         shard.c
  *   recompute  values that are cheaper to make again than to keep       recompute.c
  *   fuse       nodes that are faster together                           fuse.c
  *   order      dead nodes leave; what is made early but used late moves order.c
@@ -61,5 +62,7 @@ tr_error *tr_memory_verify(const tr_graph *graph, const tr_memory *memory,
 
 /* For passes: how often each value is read (by nodes, and by being an output). Caller frees. */
 uint32_t *tr_graph_uses(const tr_graph *graph);
+/* Nodes by phase, otherwise in their order: what runs once at the start may be appended last. */
+void tr_graph_order_phases(tr_graph *graph);
 /* Makes every reader of `from` (and the outputs) read `to`. */
 void tr_graph_replace(tr_graph *graph, tr_value from, tr_value to);

@@ -69,19 +69,6 @@ static void emit_optimizer(tr_graph *g, tr_value w, tr_value grad, tr_value scal
     }
 }
 
-/* START nodes were appended last but run first. */
-static void phases_in_order(tr_graph *g)
-{
-    tr_node *order = tr_alloc(g->n_nodes * sizeof *order);
-    uint32_t count = 0;
-    for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
-        for (tr_node n = 1; n < g->n_nodes; n++)
-            if ((int)g->nodes[n].phase == phase)
-                order[count++] = n;
-    tr_graph_reorder(g, order, count);
-    free(order);
-}
-
 tr_error *tr_pass_update(tr_graph *g, tr_value loss, tr_value count, const tr_value *grads_in,
                          uint32_t n_grads, const tr_update *how)
 {
@@ -120,7 +107,7 @@ tr_error *tr_pass_update(tr_graph *g, tr_value loss, tr_value count, const tr_va
         tr_graph_output(g, "count", count);
         tr_graph_output(g, "scale", tr_out(g, clip, 0));
         tr_graph_output(g, "grad_norm", tr_out(g, clip, 1));
-        phases_in_order(g);
+        tr_graph_order_phases(g);
     }
     free(grads);
     free(list);

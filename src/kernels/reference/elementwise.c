@@ -179,7 +179,30 @@ static void run_expand(const tr_call *call)
     {                                                          \
         TR_OP_##op, "reference", accepts, NULL, run_##op, NULL \
     }
+/* [outer, dim, inner] -> [outer, count, inner]. */
+static void slice(const tr_call *call)
+{
+    const tr_tensor *x = &call->in[0];
+    int dim = (int)call->attrs[TR_SLICE_DIM].i;
+    int64_t first = call->attrs[TR_SLICE_FIRST].i, count = call->attrs[TR_SLICE_COUNT].i;
+    int64_t outer = tr_tensor_span(x, 0, dim), inner = tr_tensor_span(x, dim + 1, x->rank) * tr_dtype_bytes(x->dtype);
+    for (int64_t o = 0; o < outer; o++)
+        memcpy((char *)call->out[0].data + o * count * inner,
+               (const char *)x->data + (o * x->dims[dim] + first) * inner, (size_t)(count * inner));
+}
+
+static void shift(const tr_call *call)
+{
+    const int32_t *ids = call->in[0].data;
+    int32_t *out = call->out[0].data, first = (int32_t)call->attrs[TR_SHIFT_FIRST].i,
+            count = (int32_t)call->attrs[TR_SHIFT_COUNT].i;
+    for (int64_t i = 0, n = tr_tensor_elems(&call->in[0]); i < n; i++)
+        out[i] = ids[i] >= first && ids[i] - first < count ? ids[i] - first : -1;
+}
+
 const tr_kernel tr_reference_elementwise[] = {
+    {.op = TR_OP_slice, .name = "reference", .run = slice},
+    {.op = TR_OP_shift, .name = "reference", .run = shift},
     ROW(add, accepts_floats),
     ROW(mul, accepts_floats),
     ROW(scale, accepts_floats),

@@ -1,0 +1,84 @@
+/* What the sharding pass adds: cutting a dim locally, and the collectives over a mesh axis. */
+#include "ops/rule.h"
+
+static const char made_by[] = "made by sharding, after autodiff";
+
+static tr_error *check_dim(const tr_shape *s, int64_t dim)
+{
+    if (dim < 0 || dim >= s->rank)
+        return tr_error_new(TR_RUN, "dim %lld of %d", (long long)dim, s->rank);
+    return NULL;
+}
+
+static tr_error *with_dim(const tr_shape *x, int64_t dim, int64_t size, tr_shape *out, int *n_out)
+{
+    TR_TRY(check_dim(x, dim));
+    *out = *x;
+    out->dims[dim] = size;
+    *n_out = 1;
+    return NULL;
+}
+
+TR_INFER(infer_slice)
+{
+    const tr_shape *x = shape_in(g, in, 0);
+    int64_t dim = attrs[TR_SLICE_DIM].i, first = attrs[TR_SLICE_FIRST].i, count = attrs[TR_SLICE_COUNT].i;
+    (void)n_in;
+    TR_TRY(check_dim(x, dim));
+    if (first < 0 || count < 1 || first + count > x->dims[dim])
+        return tr_error_new(TR_RUN, "elements %lld to %lld of a dim of %lld", (long long)first, (long long)(first + count),
+                            (long long)x->dims[dim]);
+    return with_dim(x, dim, count, &out[0], n_out);
+}
+
+const tr_op_row tr_row_slice = {.min_in = 1, .max_in = 1, .infer = infer_slice, .no_gradient = made_by,
+                                .attrs = {{"dim", TR_ATTR_INT}, {"first", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
+
+TR_INFER(infer_as_is)
+{
+    (void)n_in, (void)attrs;
+    out[0] = *shape_in(g, in, 0);
+    *n_out = 1;
+    return NULL;
+}
+
+const tr_op_row tr_row_shift = {.min_in = 1, .max_in = 1, .infer = infer_as_is, .no_gradient = made_by,
+                                .attrs = {{"first", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
+
+const tr_op_row tr_row_all_reduce = {.min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE | TR_OP_IN_PLACE,
+                                     .infer = infer_as_is, .no_gradient = made_by, .attrs = {{"axis", TR_ATTR_INT}}};
+
+TR_INFER(infer_all_gather)
+{
+    (void)n_in;
+    return with_dim(shape_in(g, in, 0), attrs[TR_COLLECTIVE_DIM].i, attrs[TR_GATHER_WHOLE].i, &out[0], n_out);
+}
+
+
+const tr_op_row tr_row_all_gather = {
+    .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_all_gather, .no_gradient = made_by,
+    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"whole", TR_ATTR_INT}, {"unit", TR_ATTR_INT}}};
+
+TR_INFER(infer_reduce_scatter)
+{
+    (void)n_in;
+    return with_dim(shape_in(g, in, 0), attrs[TR_COLLECTIVE_DIM].i, attrs[TR_SCATTER_COUNT].i, &out[0], n_out);
+}
+
+const tr_op_row tr_row_reduce_scatter = {
+    .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_reduce_scatter, .no_gradient = made_by,
+    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT}}};
+
+TR_INFER(infer_all_to_all)
+{
+    (void)n_in;
+    TR_TRY(with_dim(shape_in(g, in, 0), attrs[TR_COLLECTIVE_DIM].i, attrs[TR_EXCHANGE_WHOLE].i, &out[0], n_out));
+    TR_TRY(check_dim(&out[0], attrs[TR_EXCHANGE_TO].i));
+    out[0].dims[attrs[TR_EXCHANGE_TO].i] = attrs[TR_EXCHANGE_COUNT].i;
+    return NULL;
+}
+
+const tr_op_row tr_row_all_to_all = {
+    .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_all_to_all, .no_gradient = made_by,
+    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"whole", TR_ATTR_INT}, {"to", TR_ATTR_INT},
+              {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT}}};

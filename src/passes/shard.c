@@ -1,0 +1,542 @@
+/* Pass shard; see shard.h. This file walks the graph and decides where values are; shard_move.c moves them. */
+#include "passes/shard.h"
+
+#include "ir/sharding_rule.h"
+#include "passes/passes.h"
+#include "passes/shard_move.h"
+
+static bool is_kept(const tr_graph *g, tr_value v)
+{
+    return g->values[v].role == TR_PARAM || g->values[v].role == TR_STATE;
+}
+
+static int64_t block_elems(const sharder *s, tr_value v, const place *at)
+{
+    int64_t n = 1, block[TR_MAX_RANK], origin[TR_MAX_RANK];
+    shard_block(s, v, at, block, origin);
+    for (int d = 0; d < tr_shape_at(s->from, v)->rank; d++)
+        n *= block[d];
+    return n;
+}
+
+/* Leaves ---------------------------------------------------------------------------------------- */
+
+static tr_error *place_leaf(sharder *s, tr_value v, place *out)
+{
+    const tr_value_info *info = &s->from->values[v];
+    *out = place_whole();
+    for (int r = 0; r < s->how->n_leaves; r++)
+        for (int d = 0; d < info->shape.rank; d++) {
+            int axis = s->how->leaves[r].axis;
+            const tr_axis *a = &s->how->axes[axis];
+            if (a->size == 1 || strcmp(s->from->dim_names[info->shape.names[d]], s->how->leaves[r].dim) != 0 ||
+                out->at[axis] != WHOLE)
+                continue;
+            int64_t unit = TR_MAX(info->unit[d], 1), pieces = info->shape.dims[d] / unit;
+            if (pieces < a->size)
+                return tr_error_new(TR_USER, "%s: dim %s has %lld pieces and mesh.%s is %d; at most %lld ranks can share it",
+                                    info->name, s->how->leaves[r].dim, (long long)pieces, a->name, a->size,
+                                    (long long)pieces);
+            out->at[axis] = (int8_t)d;
+            out->unit[axis] = unit;
+        }
+    return NULL;
+}
+
+static bool zero_applies(const sharder *s, int level)
+{
+    return s->how->zero >= level && s->how->axes[s->how->zero_axis].size > 1;
+}
+
+static tr_error *emit_leaf(sharder *s, tr_value v, const place *at)
+{
+    const tr_value_info *info = &s->from->values[v];
+    place p = *at;
+    if (p.flat && block_elems(s, v, at) < s->how->axes[s->how->zero_axis].size)
+        return tr_error_new(TR_USER, "%s has %lld elements and cannot be cut over %d ranks; use zero=0 or fewer ranks",
+                            info->name, (long long)block_elems(s, v, at), s->how->axes[s->how->zero_axis].size);
+    tr_shape shape = shard_shape(s, v, &p);
+    p.v = tr_graph_leaf(s->to, info->role, info->name, shape, info->init);
+    if (!p.v)
+        return tr_graph_error_take(s->to);
+    s->to->values[p.v].stream = info->stream;
+    s->to->values[p.v].decay = info->decay;
+    s->to->values[p.v].layout = shard_layout(s, v, &p);
+    s->places[v] = p;
+    return NULL;
+}
+
+/* Parameters and inputs come first; state when its use has shown where it must be. */
+static tr_error *emit_leaves(sharder *s)
+{
+    for (tr_value v = 1; v < s->from->n_values; v++) {
+        tr_role role = s->from->values[v].role;
+        place at;
+        if (role != TR_PARAM && role != TR_INPUT)
+            continue;
+        TR_TRY(place_leaf(s, v, &at));
+        at.flat = role == TR_PARAM && zero_applies(s, 3);
+        TR_TRY(emit_leaf(s, v, &at));
+    }
+    return NULL;
+}
+
+/* Where the gradient of parameter w is wanted. */
+static place gradient_target(const sharder *s, tr_value w)
+{
+    place at = s->places[w];
+    at.flat = zero_applies(s, 1);
+    return at;
+}
+
+/* Nodes ----------------------------------------------------------------------------------------- */
+
+/* May this label be cut at all: no operand needs it whole. */
+static bool may_cut(const tr_rule *rule, int label)
+{
+    for (int k = 0; k < rule->n_in + rule->n_out; k++)
+        for (int d = 0; d < rule->rank[k]; d++)
+            if (rule->dims[k][d].label == label && rule->dims[k][d].whole)
+                return false;
+    return label != 0;
+}
+
+/* A dim is cut on one axis at most. */
+static bool is_free(const sharder *s, const tr_rule *rule, const place *want, int label, int axis)
+{
+    for (int k = 0; k < rule->n_in + rule->n_out; k++) {
+        int d = tr_rule_find(rule, k, label);
+        for (int a = 0; a < s->how->n_axes && d >= 0; a++)
+            if (a != axis && want[k].at[a] == d)
+                return false;
+    }
+    return true;
+}
+
+typedef struct choice {
+    int label;
+    int64_t unit;
+    bool exchanged; /* Ulysses: the sequence was cut, heads are cut inside of attention */
+} choice;
+
+static bool is_attention(tr_op op)
+{
+    return op == TR_OP_attention || op == TR_OP_attention_grad || op == TR_OP_attention_cached;
+}
+
+static bool is_token_op(tr_op op)
+{
+    return op == TR_OP_cross_entropy || op == TR_OP_cross_entropy_grad;
+}
+
+/* The residual stream outside of layers is cut where the rules say so; elementwise ops then keep the cut. */
+static int on_stream(const sharder *s, tr_node n, const tr_rule *rule, int axis)
+{
+    const tr_node_info *node = &s->from->nodes[n];
+    if (node->phase != TR_FORWARD || node->layer >= 0 || node->op != TR_OP_add)
+        return 0;
+    const tr_shape *x = tr_shape_at(s->from, tr_in(s->from, n, 0));
+    for (int r = 0; r < s->how->n_stream; r++)
+        for (int d = 0; d < x->rank; d++)
+            if (s->how->stream[r].axis == axis &&
+                strcmp(s->from->dim_names[x->names[d]], s->how->stream[r].dim) == 0)
+                return rule->dims[0][d].label;
+    return 0;
+}
+
+/* What to cut on one axis: what a parameter is cut along, else what any operand is cut along. */
+static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
+{
+    const tr_graph *g = s->from;
+    choice c = {on_stream(s, n, rule, axis), 1, false};
+    bool cut_but_whole = false;
+    for (int round = 0; round < 2 && !c.label; round++)
+        for (int k = 0; k < rule->n_in && !c.label; k++) {
+            tr_value v = tr_in(g, n, k);
+            if (!v || (round == 0 && !is_kept(g, v)) || rule->rank[k] < 0 || s->places[v].at[axis] < 0)
+                continue;
+            int label = rule->dims[k][s->places[v].at[axis]].label;
+            cut_but_whole |= !may_cut(rule, label);
+            if (may_cut(rule, label) && is_free(s, rule, want, label, axis))
+                c = (choice){label, s->places[v].unit[axis], false};
+        }
+    const tr_node_info *node = &g->nodes[n];
+    if (!c.label && cut_but_whole && is_attention(node->op) && is_free(s, rule, want, 'h', axis)) {
+        int k = node->op == TR_OP_attention_grad ? 3 : 0, last = tr_in(g, n, k + 1) ? k + 1 : k;
+        int d = tr_rule_find(rule, last, 'h');
+        if (tr_shape_at(g, tr_in(g, n, last))->dims[d] >= s->how->axes[axis].size)
+            c = (choice){'h', 1, true};
+    }
+    /* The table's gradient is wanted where the table is. */
+    if (!c.label && node->op == TR_OP_embedding_grad)
+        for (int r = 0; r < s->how->n_leaves; r++)
+            if (s->how->leaves[r].axis == axis &&
+                strcmp(s->how->leaves[r].dim, g->dim_names[tr_shape_at(g, tr_out(g, n, 0))->names[0]]) == 0)
+                c.label = 'v';
+    /* Ranks that would all compute the loss of the same tokens share the tokens instead. */
+    if (!c.label && is_token_op(node->op)) {
+        const tr_shape *t = tr_shape_at(g, tr_in(g, n, 2));
+        for (int d = t->rank - 1; d >= 0 && !c.label; d--)
+            if (t->dims[d] >= s->how->axes[axis].size && is_free(s, rule, want, rule->dims[2][d].label, axis))
+                c.label = rule->dims[2][d].label;
+    }
+    return c;
+}
+
+/* Sums pass through ops that are linear in all of their operands. */
+static bool passes_partial(const sharder *s, tr_node n, int axis)
+{
+    const tr_node_info *node = &s->from->nodes[n];
+    if (node->op != TR_OP_add && node->op != TR_OP_scale && node->op != TR_OP_cast && node->op != TR_OP_sum_leading)
+        return false;
+    for (uint32_t k = 0; k < node->n_in; k++) {
+        tr_value v = tr_in(s->from, n, (int)k);
+        if (v && s->places[v].at[axis] != PARTIAL)
+            return false;
+    }
+    return true;
+}
+
+/* Decides where every operand of the node is wanted. */
+static void decide(const sharder *s, tr_node n, const tr_rule *rule, place *want, bool *exchanged)
+{
+    for (int k = 0; k < rule->n_in + rule->n_out; k++)
+        want[k] = place_whole();
+    for (int a = 0; a < s->how->n_axes; a++) {
+        exchanged[a] = false;
+        if (s->how->axes[a].size == 1)
+            continue;
+        choice c = choose(s, n, rule, want, a);
+        exchanged[a] = c.exchanged;
+        bool partial = !c.label && passes_partial(s, n, a);
+        for (int k = 0; k < rule->n_in + rule->n_out && (c.label || partial); k++) {
+            int d = c.label ? tr_rule_find(rule, k, c.label) : -1;
+            want[k].unit[a] = c.unit;
+            want[k].at[a] = (int8_t)(d >= 0 ? d : partial || (k >= rule->n_in && c.label) ? PARTIAL : WHOLE);
+        }
+    }
+}
+
+/* A bias is added once: by the first rank of every axis over which the product is a partial sum. */
+static bool drops_bias(const sharder *s, const tr_rule *rule, const place *want)
+{
+    for (int a = 0; a < s->how->n_axes; a++)
+        if (want[rule->n_in].at[a] == PARTIAL && s->how->axes[a].index > 0)
+            return true;
+    return false;
+}
+
+/* Ids count from the first row that this rank has. */
+static tr_value local_ids(sharder *s, tr_value ids, int64_t rows, const place *table)
+{
+    for (int a = 0; a < s->how->n_axes; a++)
+        if (table->at[a] == 0) {
+            int64_t first, count;
+            tr_part(rows, s->how->axes[a].size, s->how->axes[a].index, table->unit[a], &first, &count);
+            const tr_attr attrs[TR_MAX_ATTRS] = {[TR_SHIFT_FIRST] = {.i = first}, [TR_SHIFT_COUNT] = {.i = count}};
+            ids = tr_out(s->to, tr_graph_node(s->to, TR_OP_shift, &ids, 1, attrs), 0);
+        }
+    return ids;
+}
+
+/* What depends on sizes or on the rank in a node's operands and attributes. */
+static void localize(sharder *s, tr_node n, const tr_rule *rule, const place *want, tr_value *in, tr_attr *attrs)
+{
+    const tr_node_info *node = &s->from->nodes[n];
+    if (node->op == TR_OP_linear && drops_bias(s, rule, want))
+        in[2] = 0;
+    if (node->op == TR_OP_embedding)
+        in[1] = local_ids(s, in[1], tr_shape_at(s->from, tr_in(s->from, n, 0))->dims[0], &want[0]);
+    if (node->op == TR_OP_embedding_grad) {
+        const place *out = &want[rule->n_in];
+        int64_t rows = node->attrs[TR_EMBEDDING_GRAD_ROWS].i;
+        in[0] = local_ids(s, in[0], rows, out);
+        attrs[TR_EMBEDDING_GRAD_ROWS].i = shard_shape(s, tr_out(s->from, n, 0), out).dims[0];
+    }
+}
+
+static void set_homes(sharder *s, tr_node n, tr_node made)
+{
+    for (uint32_t k = 0; k < s->from->nodes[n].n_out; k++) {
+        tr_value v = tr_out(s->from, n, (int)k), home = s->from->values[v].home, local = tr_out(s->to, made, (int)k);
+        if (home != v && s->to->values[local].home == local)
+            s->to->values[local].home = s->places[home].v;
+    }
+}
+
+static tr_error *emit_generic(sharder *s, tr_node n)
+{
+    const tr_node_info *node = &s->from->nodes[n];
+    place want[TR_MAX_OPERANDS];
+    bool exchanged[TR_MAX_AXES];
+    tr_value in[TR_MAX_OPERANDS] = {0};
+    tr_rule rule;
+    TR_TRY(tr_rule_fit(s->from, n, &rule));
+    decide(s, n, &rule, want, exchanged);
+    for (int k = 0; k < rule.n_in; k++)
+        if (tr_in(s->from, n, k))
+            TR_TRY(shard_move(s, tr_in(s->from, n, k), &want[k], &in[k]));
+    tr_attr attrs[TR_MAX_ATTRS];
+    memcpy(attrs, node->attrs, sizeof attrs);
+    localize(s, n, &rule, want, in, attrs);
+    if (tr_op_table[node->op]->flags & TR_OP_RANDOM && in[0])
+        s->to->values[in[0]].layout = shard_layout(s, tr_in(s->from, n, 0), &want[0]);
+    tr_node made = tr_graph_node(s->to, node->op, in, (int)node->n_in, attrs);
+    if (!made)
+        return tr_graph_error_take(s->to);
+    for (uint32_t k = 0; k < node->n_out; k++) {
+        tr_value v = tr_out(s->from, n, (int)k);
+        s->places[v] = want[rule.n_in + (int)k];
+        s->places[v].v = tr_out(s->to, made, (int)k);
+    }
+    set_homes(s, n, made);
+    /* Outside of attention the sequence is cut again; inside, the heads are: the backward finds both. */
+    for (int a = 0; a < s->how->n_axes; a++)
+        for (uint32_t k = 0; exchanged[a] && k < node->n_out && (node->op == TR_OP_attention_grad || k == 0); k++)
+            TR_TRY(shard_exchange_back(s, tr_out(s->from, n, (int)k), a));
+    return NULL;
+}
+
+/* The dim of `to` that holds dim d of `from` after a reshape, when d is the outermost of its group. */
+static int reshaped_dim(const tr_shape *from, int d, const tr_shape *to, int64_t *unit)
+{
+    int i = 0, j = 0;
+    while (i < from->rank && j < to->rank) {
+        int first_i = i, first_j = j;
+        int64_t a = from->dims[i++], b = to->dims[j++];
+        while (a != b && (a < b ? i < from->rank : j < to->rank)) {
+            if (a < b)
+                a *= from->dims[i++];
+            else
+                b *= to->dims[j++];
+        }
+        if (first_i == d) {
+            /* One step of the dim is this many steps of the other. */
+            int64_t inner_from = a / from->dims[d], inner_to = b / to->dims[first_j];
+            if (*unit * inner_from % inner_to != 0)
+                return -1;
+            *unit = *unit * inner_from / inner_to;
+            return first_j;
+        }
+    }
+    return -1;
+}
+
+static tr_error *emit_reshape(sharder *s, tr_node n)
+{
+    tr_value x = tr_in(s->from, n, 0), y = tr_out(s->from, n, 0), moved;
+    const tr_shape *from = tr_shape_at(s->from, x), *to = tr_shape_at(s->from, y);
+    place want = s->places[x], out = place_whole();
+    for (int a = 0; a < s->how->n_axes; a++) {
+        if (want.at[a] == PARTIAL)
+            out.at[a] = PARTIAL;
+        if (want.at[a] < 0)
+            continue;
+        int64_t unit = want.unit[a];
+        int d = reshaped_dim(from, want.at[a], to, &unit);
+        if (d < 0)
+            want.at[a] = WHOLE;
+        out.at[a] = (int8_t)d;
+        out.unit[a] = d < 0 ? 1 : unit;
+    }
+    TR_TRY(shard_move(s, x, &want, &moved));
+    s->places[y] = out;
+    s->places[y].v = tr_graph_view(s->to, moved, shard_shape(s, y, &out));
+    return tr_graph_error_take(s->to);
+}
+
+/* sum = add(clear(acc), x): the accumulator is where x is, or where ZeRO-2 wants the gradient. */
+static tr_error *emit_accumulate(sharder *s, tr_node n, tr_node clear)
+{
+    tr_value acc = tr_in(s->from, clear, 0), x = tr_in(s->from, n, 1), sum = tr_out(s->from, n, 0), moved;
+    tr_value w = s->parameter_of[sum];
+    place at = s->places[x];
+    if (w && zero_applies(s, 2))
+        at = gradient_target(s, w);
+    TR_TRY(shard_move(s, x, &at, &moved));
+    TR_TRY(emit_leaf(s, acc, &at));
+    s->to->phase = TR_START;
+    tr_value cleared = tr_out(s->to, tr_graph_node(s->to, TR_OP_clear, &s->places[acc].v, 1, NULL), 0);
+    s->to->phase = TR_BACKWARD;
+    tr_value added = tr_add(s->to, cleared, moved);
+    if (!added)
+        return tr_graph_error_take(s->to);
+    s->to->values[added].home = cleared;
+    s->places[sum] = at;
+    s->places[sum].v = added;
+    return NULL;
+}
+
+/* The update ------------------------------------------------------------------------------------- */
+
+/* Squares are summed over what each rank has; over the axes that cut it the sums are added up. */
+static tr_error *emit_global_norm(sharder *s, tr_node n)
+{
+    const tr_node_info *node = &s->from->nodes[n];
+    uint32_t done = 0;
+    bool *taken = tr_alloc_zero(node->n_in, sizeof *taken);
+    tr_value *list = tr_alloc_zero(node->n_in, sizeof *list), total = 0;
+    tr_error *error = NULL;
+    while (done < node->n_in && !error) {
+        uint32_t mask = UINT32_MAX;
+        int count = 0;
+        for (uint32_t k = 0; k < node->n_in && !error; k++) {
+            tr_value grad = tr_in(s->from, n, (int)k), moved;
+            if (taken[k])
+                continue;
+            place at = gradient_target(s, s->parameter_of[grad]);
+            uint32_t cut = 0;
+            for (int a = 0; a < s->how->n_axes; a++)
+                cut |= (at.at[a] >= 0 || (at.flat && a == s->how->zero_axis) ? 1u : 0u) << a;
+            if (mask != UINT32_MAX && cut != mask)
+                continue;
+            mask = cut;
+            error = shard_move(s, grad, &at, &moved);
+            list[count++] = moved;
+            taken[k] = true;
+            done++;
+        }
+        tr_value sum = error ? 0 : tr_out(s->to, tr_graph_node(s->to, TR_OP_global_norm, list, count, NULL), 0);
+        for (int a = 0; a < s->how->n_axes && sum; a++)
+            if (mask >> a & 1)
+                sum = shard_all_reduce(s, sum, a);
+        total = total && sum ? tr_add(s->to, total, sum) : sum;
+    }
+    s->places[tr_out(s->from, n, 0)] = place_whole();
+    s->places[tr_out(s->from, n, 0)].v = total;
+    free(taken);
+    free(list);
+    return error ? error : tr_graph_error_take(s->to);
+}
+
+/* adamw and sgd: w, g, and state of the same sharding. Under ZeRO the flat shard is updated, and below
+ * level 3 the parameter is gathered from the shards afterwards, into its own buffer. */
+static tr_error *emit_update(sharder *s, tr_node n)
+{
+    const tr_node_info *node = &s->from->nodes[n];
+    tr_value w = tr_in(s->from, n, 0), in[8] = {0};
+    place at = gradient_target(s, w);
+    bool cut_now = at.flat && !s->places[w].flat;
+    for (uint32_t k = 0; k < node->n_in; k++) {
+        tr_value v = tr_in(s->from, n, (int)k);
+        if (!v)
+            continue;
+        bool state = s->from->values[v].role == TR_STATE;
+        if (state)
+            TR_TRY(emit_leaf(s, v, &at));
+        place scalar = place_whole();
+        bool sharded = state || k == 0 || k == 1;
+        if (k == 0 && !cut_now)
+            in[k] = s->places[w].v;
+        else
+            TR_TRY(shard_move(s, v, sharded ? &at : &scalar, &in[k]));
+    }
+    tr_node made = tr_graph_node(s->to, node->op, in, (int)node->n_in, node->attrs);
+    if (!made)
+        return tr_graph_error_take(s->to);
+    if (cut_now) {
+        tr_value whole = shard_gather_flat(s, tr_out(s->to, made, 0), block_elems(s, w, &s->places[w]));
+        if (!whole)
+            return tr_graph_error_take(s->to);
+        s->to->values[whole].home = s->places[w].v;
+    }
+    return NULL;
+}
+
+/* The walk --------------------------------------------------------------------------------------- */
+
+static tr_error *emit(sharder *s, tr_node n)
+{
+    const tr_graph *g = s->from;
+    const tr_node_info *node = &g->nodes[n];
+    s->to->phase = node->phase;
+    s->to->layer = node->layer;
+    switch (node->op) {
+    case TR_OP_clear: /* when its accumulator's place is known */
+        return NULL;
+    case TR_OP_reshape:
+        return emit_reshape(s, n);
+    case TR_OP_global_norm:
+        return emit_global_norm(s, n);
+    case TR_OP_adamw:
+    case TR_OP_sgd:
+        return emit_update(s, n);
+    case TR_OP_add: {
+        tr_node before = g->values[tr_in(g, n, 0)].node;
+        if (before && g->nodes[before].op == TR_OP_clear)
+            return emit_accumulate(s, n, before);
+        return emit_generic(s, n);
+    }
+    default:
+        return emit_generic(s, n);
+    }
+}
+
+/* Gradients go where they are wanted at once, so that nothing whole waits for the update. */
+static tr_error *settle(sharder *s, tr_node n)
+{
+    const tr_graph *g = s->from;
+    for (uint32_t k = 0; k < g->nodes[n].n_out; k++) {
+        tr_value v = tr_out(g, n, (int)k), moved;
+        if (!s->parameter_of[v] || g->nodes[n].phase != TR_BACKWARD || s->accumulates)
+            continue;
+        place at = gradient_target(s, s->parameter_of[v]);
+        TR_TRY(shard_move(s, v, &at, &moved));
+        s->places[v] = at;
+        s->places[v].v = moved;
+    }
+    return NULL;
+}
+
+/* Which parameter each gradient belongs to, from the optimizer's nodes. */
+static void find_gradients(sharder *s)
+{
+    for (tr_node n = 1; n < s->from->n_nodes; n++) {
+        tr_op op = s->from->nodes[n].op;
+        if (op == TR_OP_adamw || op == TR_OP_sgd)
+            s->parameter_of[tr_in(s->from, n, 1)] = tr_in(s->from, n, 0);
+        s->accumulates |= op == TR_OP_clear;
+    }
+}
+
+static tr_error *emit_outputs(sharder *s)
+{
+    for (uint32_t o = 0; o < s->from->n_outputs; o++) {
+        tr_value v = s->from->outputs[o], moved;
+        place whole = place_whole();
+        s->to->phase = s->from->nodes[s->from->n_nodes - 1].phase;
+        s->to->layer = -1;
+        TR_TRY(shard_move(s, v, &whole, &moved));
+        tr_graph_output(s->to, s->from->output_names[o], moved);
+    }
+    return NULL;
+}
+
+tr_error *tr_pass_shard(tr_graph **graph, const tr_sharding *how)
+{
+    tr_error *error = NULL;
+    const tr_graph *g = *graph;
+    sharder s = {.from = g, .to = tr_graph_new(g->name, g->compute), .how = how,
+                 .places = tr_alloc_zero(g->n_values, sizeof(place)),
+                 .parameter_of = tr_alloc_zero(g->n_values, sizeof(tr_value))};
+    for (uint32_t d = 1; d < g->n_dim_names; d++)
+        tr_graph_dim(s.to, g->dim_names[d]);
+    s.to->streams = g->streams;
+    find_gradients(&s);
+    TR_GO(emit_leaves(&s));
+    for (tr_node n = 1; n < g->n_nodes; n++) {
+        TR_GO(tr_error_in_take(emit(&s, n), "sharding of node %u", n));
+        TR_GO(settle(&s, n));
+    }
+    TR_GO(emit_outputs(&s));
+    tr_graph_order_phases(s.to);
+    tr_graph_free(*graph);
+    *graph = s.to;
+    s.to = NULL;
+done:
+    tr_graph_free(s.to);
+    free(s.places);
+    free(s.parameter_of);
+    free(s.moves);
+    return error;
+}

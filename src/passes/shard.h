@@ -1,0 +1,42 @@
+/* Pass shard: from the graph of the whole computation to the graph of one rank of a mesh.
+ *
+ * On each mesh axis a value is whole (every rank has all of it), cut along one of its dims, or partial (each
+ * rank has a summand). Rules pin leaves: "heads -> tensor". All else follows from the ops' sharding rules,
+ * node by node; where an operand is not as its node needs it, a collective is put between. A technique is a
+ * rule set (train/parallel.c): no model file knows of any.
+ *
+ * A dim is cut into [size i / n, size (i + 1) / n), in steps of its unit: sizes need not divide. What cannot
+ * be cut at all is refused.
+ *
+ * ZeRO cuts the flattened block of a parameter over the data axis: 1: the optimizer's state; 2: gradient
+ * accumulators too; 3: parameters too, gathered before use and dropped after.
+ */
+#pragma once
+#include "ir/graph.h"
+
+enum { TR_MAX_AXES = 8, TR_MAX_RULES = 16 };
+
+typedef struct tr_axis {
+    const char *name;
+    int size;  /* axes of size 1 may be left in */
+    int index; /* this rank's place on it */
+} tr_axis;
+
+typedef struct tr_sharding {
+    tr_axis axes[TR_MAX_AXES];
+    int n_axes;
+    struct {
+        const char *dim;
+        int axis;
+    } leaves[TR_MAX_RULES], /* parameters and inputs by dim name */
+        stream[2];          /* activations outside of layers: Megatron's sequence parallelism cuts "seq" there */
+    int n_leaves, n_stream;
+    int zero;      /* 0..3 */
+    int zero_axis; /* of the mesh */
+} tr_sharding;
+
+/* Replaces *graph by this rank's. Precondition: update has run (or the graph is forward only); recompute and
+ * fuse have not. Post: shapes are local; leaves have layouts; outputs are whole. */
+tr_error *tr_pass_shard(tr_graph **graph, const tr_sharding *how);
+/* [first, first + count): part `index` of `size` over `parts` in steps of `unit`. */
+void tr_part(int64_t size, int parts, int index, int64_t unit, int64_t *first, int64_t *count);

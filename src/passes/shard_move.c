@@ -1,0 +1,257 @@
+/* Moving values between places on a mesh: one collective a step.
+ *
+ *   whole   -> cut      slice, local
+ *   partial -> cut      reduce_scatter
+ *   cut     -> cut      all_to_all, another dim
+ *   partial -> whole    all_reduce
+ *   cut     -> whole    all_gather
+ *
+ * What makes the value smaller comes first. A move is done once for each phase and layer: what was gathered
+ * for the forward is not kept for the backward.
+ */
+#include "passes/shard_move.h"
+
+#include "passes/passes.h"
+
+place place_whole(void)
+{
+    place p = {0};
+    for (int a = 0; a < TR_MAX_AXES; a++) {
+        p.at[a] = WHOLE;
+        p.unit[a] = 1;
+    }
+    return p;
+}
+
+void tr_part(int64_t size, int parts, int index, int64_t unit, int64_t *first, int64_t *count)
+{
+    int64_t pieces = size / unit;
+    *first = pieces * index / parts * unit;
+    *count = (index + 1 == parts ? size : pieces * (index + 1) / parts * unit) - *first;
+}
+
+void shard_block(const sharder *s, tr_value v, const place *at, int64_t *block, int64_t *origin)
+{
+    const tr_shape *whole = tr_shape_at(s->from, v);
+    for (int d = 0; d < whole->rank; d++) {
+        block[d] = whole->dims[d];
+        origin[d] = 0;
+    }
+    for (int a = 0; a < s->how->n_axes; a++)
+        if (at->at[a] >= 0)
+            tr_part(whole->dims[at->at[a]], s->how->axes[a].size, s->how->axes[a].index, at->unit[a],
+                    &origin[at->at[a]], &block[at->at[a]]);
+}
+
+static int64_t elems(const int64_t *dims, int rank)
+{
+    int64_t n = 1;
+    for (int d = 0; d < rank; d++)
+        n *= dims[d];
+    return n;
+}
+
+static void flat_part(const sharder *s, int64_t n, int64_t *first, int64_t *count)
+{
+    const tr_axis *axis = &s->how->axes[s->how->zero_axis];
+    tr_part(n, axis->size, axis->index, 1, first, count);
+}
+
+tr_shape shard_shape(const sharder *s, tr_value v, const place *at)
+{
+    tr_shape shape = *tr_shape_at(s->from, v);
+    int64_t origin[TR_MAX_RANK], first;
+    shard_block(s, v, at, shape.dims, origin);
+    if (at->flat) {
+        tr_shape flat = {.dtype = shape.dtype, .rank = 1};
+        flat_part(s, elems(shape.dims, shape.rank), &first, &flat.dims[0]);
+        return flat;
+    }
+    return shape;
+}
+
+const tr_layout *shard_layout(const sharder *s, tr_value v, const place *at)
+{
+    const tr_shape *whole = tr_shape_at(s->from, v);
+    tr_layout *l = tr_arena_alloc(s->to->arena, sizeof *l);
+    l->rank = whole->rank;
+    memcpy(l->whole, whole->dims, sizeof l->whole);
+    shard_block(s, v, at, l->block, l->origin);
+    l->count = elems(l->block, l->rank);
+    l->flat = at->flat;
+    if (at->flat)
+        flat_part(s, elems(l->block, l->rank), &l->first, &l->count);
+    for (int a = 0; a < s->how->n_axes; a++) {
+        bool cut = at->at[a] >= 0 || (at->flat && a == s->how->zero_axis);
+        l->owner |= (!cut && s->how->axes[a].index > 0 ? 1u : 0u) << a;
+    }
+    return l;
+}
+
+static tr_value node1(sharder *s, tr_op op, tr_value x, const tr_attr *attrs)
+{
+    return tr_out(s->to, tr_graph_node(s->to, op, &x, 1, attrs), 0);
+}
+
+tr_value shard_all_reduce(sharder *s, tr_value local, int axis)
+{
+    return node1(s, TR_OP_all_reduce, local, (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}});
+}
+
+static tr_value gather(sharder *s, tr_value local, int axis, int dim, int64_t whole, int64_t unit)
+{
+    return node1(s, TR_OP_all_gather, local,
+                 (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}, [TR_COLLECTIVE_DIM] = {.i = dim},
+                                         [TR_GATHER_WHOLE] = {.i = whole}, [TR_GATHER_UNIT] = {.i = unit}});
+}
+
+tr_value shard_gather_flat(sharder *s, tr_value local, int64_t n)
+{
+    return gather(s, local, s->how->zero_axis, 0, n, 1);
+}
+
+static tr_value scatter(sharder *s, tr_value local, int axis, int dim, int64_t count, int64_t unit)
+{
+    return node1(s, TR_OP_reduce_scatter, local,
+                 (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}, [TR_COLLECTIVE_DIM] = {.i = dim},
+                                         [TR_SCATTER_COUNT] = {.i = count}, [TR_SCATTER_UNIT] = {.i = unit}});
+}
+
+static tr_value slice(sharder *s, tr_value local, int dim, int64_t first, int64_t count)
+{
+    return node1(s, TR_OP_slice, local,
+                 (tr_attr[TR_MAX_ATTRS]){[TR_SLICE_DIM] = {.i = dim}, [TR_SLICE_FIRST] = {.i = first},
+                                         [TR_SLICE_COUNT] = {.i = count}});
+}
+
+/* One axis of one move; *done says whether the kind of step was the one asked for. */
+typedef enum kind { SLICE, SCATTER, EXCHANGE, REDUCE, GATHER, KINDS } kind;
+
+static kind kind_of(int from, int to)
+{
+    if (to >= 0)
+        return from == WHOLE ? SLICE : from == PARTIAL ? SCATTER : EXCHANGE;
+    return from == PARTIAL ? REDUCE : GATHER;
+}
+
+static tr_value step(sharder *s, tr_value v, tr_value local, int axis, place *now, const place *want)
+{
+    const tr_shape *whole = tr_shape_at(s->from, v);
+    const tr_axis *a = &s->how->axes[axis];
+    int from = now->at[axis], to = want->at[axis];
+    int64_t first = 0, count = 0;
+    if (to >= 0)
+        tr_part(whole->dims[to], a->size, a->index, want->unit[axis], &first, &count);
+    switch (kind_of(from, to)) {
+    case SLICE:
+        local = slice(s, local, to, first, count);
+        break;
+    case SCATTER:
+        local = scatter(s, local, axis, to, count, want->unit[axis]);
+        break;
+    case EXCHANGE:
+        local = node1(s, TR_OP_all_to_all, local,
+                      (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}, [TR_COLLECTIVE_DIM] = {.i = from},
+                                              [TR_EXCHANGE_WHOLE] = {.i = whole->dims[from]},
+                                              [TR_EXCHANGE_TO] = {.i = to}, [TR_EXCHANGE_COUNT] = {.i = count},
+                                              [TR_EXCHANGE_UNIT] = {.i = want->unit[axis]}});
+        break;
+    case REDUCE:
+        local = shard_all_reduce(s, local, axis);
+        break;
+    default:
+        local = gather(s, local, axis, from, whole->dims[from], now->unit[axis]);
+    }
+    now->at[axis] = want->at[axis];
+    now->unit[axis] = want->unit[axis];
+    return local;
+}
+
+static bool same(const sharder *s, const place *a, const place *b)
+{
+    for (int k = 0; k < s->how->n_axes; k++)
+        if (a->at[k] != b->at[k] || (a->at[k] >= 0 && a->unit[k] != b->unit[k]))
+            return false;
+    return a->flat == b->flat;
+}
+
+/* To a flat shard: everything else first, then the block as one dim. */
+static tr_value flatten(sharder *s, tr_value v, tr_value local, const place *now)
+{
+    const tr_axis *axis = &s->how->axes[s->how->zero_axis];
+    int64_t block[TR_MAX_RANK], origin[TR_MAX_RANK], first, count;
+    shard_block(s, v, now, block, origin);
+    tr_shape flat = {.rank = 1, .dims = {elems(block, tr_shape_at(s->from, v)->rank)}};
+    tr_part(flat.dims[0], axis->size, axis->index, 1, &first, &count);
+    bool partial = now->at[s->how->zero_axis] == PARTIAL;
+    local = tr_graph_view(s->to, local, flat);
+    return partial ? scatter(s, local, s->how->zero_axis, 0, count, 1) : slice(s, local, 0, first, count);
+}
+
+static tr_value unflatten(sharder *s, tr_value v, tr_value local, const place *now)
+{
+    place block = *now;
+    block.flat = false;
+    tr_shape shape = shard_shape(s, v, &block);
+    return tr_graph_view(s->to, shard_gather_flat(s, local, tr_shape_elems(&shape)), shape);
+}
+
+static tr_value find_move(const sharder *s, tr_value v, const place *want)
+{
+    for (uint32_t m = s->n_moves; m-- > 0;) {
+        const move *done = &s->moves[m];
+        if (done->from == v && same(s, &done->to, want) &&
+            (done->lasts || (done->phase == s->to->phase && done->layer == s->to->layer)))
+            return done->to.v;
+    }
+    return 0;
+}
+
+static void remember(sharder *s, tr_value v, const place *at, tr_value local, bool lasts)
+{
+    tr_push(s->moves, s->n_moves, s->moves_room) =
+        (move){.from = v, .to = *at, .phase = s->to->phase, .layer = s->to->layer, .lasts = lasts};
+    s->moves[s->n_moves - 1].to.v = local;
+}
+
+tr_error *shard_move(sharder *s, tr_value v, const place *want, tr_value *out)
+{
+    place now = s->places[v];
+    tr_value local = now.v;
+    *out = local;
+    if (same(s, &now, want))
+        return NULL;
+    *out = find_move(s, v, want);
+    if (*out)
+        return NULL;
+    if (now.flat && !want->flat) {
+        local = unflatten(s, v, local, &now);
+        now.flat = false;
+    }
+    for (int k = 0; k < KINDS; k++)
+        for (int a = 0; a < s->how->n_axes; a++) {
+            bool by_flatten = want->flat && !now.flat && a == s->how->zero_axis;
+            if (now.at[a] != want->at[a] && !by_flatten && (int)kind_of(now.at[a], want->at[a]) == k)
+                local = step(s, v, local, a, &now, want);
+        }
+    if (want->flat && !now.flat)
+        local = flatten(s, v, local, &now);
+    if (!local)
+        return tr_graph_error_take(s->to);
+    remember(s, v, want, local, false);
+    *out = local;
+    return NULL;
+}
+
+tr_error *shard_exchange_back(sharder *s, tr_value v, int axis)
+{
+    place inside = s->places[v], outside = inside;
+    tr_value local;
+    outside.at[axis] = 1;
+    outside.unit[axis] = 1;
+    TR_TRY(shard_move(s, v, &outside, &local));
+    s->places[v] = outside;
+    s->places[v].v = local;
+    remember(s, v, &inside, inside.v, true);
+    return NULL;
+}
