@@ -1,24 +1,28 @@
 /* Matrix products by oneDNN 2.6 (C API).
  *
  * oneDNN has two kinds of product inside: batch-reduced blocks ("brg", AVX-512 only) and the
- * classical packed one ("gemm"). Which is faster depends on the orientation, and so does whether B
- * pays for being reordered into brg's own layout first. Measured on Zen 5 (2 threads, GFLOP/s out
- * of 520 in f32 and 1040 in bf16, reorder included; m n k of GPT-2's layers at 2048 rows):
+ * classical packed one ("gemm"), and brg can have B reordered into its own layout first. Measured
+ * on one core of Zen 5 (GFLOP/s; about 255 in f32 and 510 in bf16 is all there is):
  *
- *                               brg       reorder + brg   gemm
- *   f32   A   B   2048 3072  768   429    500             490
- *   f32   A   B^T 2048  768 3072   496    486             476
- *   f32   A^T B    768 3072 2048   410    440             480
- *   bf16  A   B   2048 3072  768  1010   1030             940
- *   bf16  A   B^T 2048  768 3072   985    930             945
- *   bf16  A^T B    768 3072 2048   860    900             990
- *   bf16  A^T B   3072  768 2048   885    910             900
- *   f32   C += A B  3072 768  512   460    450             490
- *   bf16  C += A B  3072 768 1024   850    885             965      (C is f32)
+ *                                brg   brg, B reordered   the same with      gemm
+ *                                                         the reorder's time
+ *   f32   A   B   2048 3072  768   206   243                239                247
+ *   f32   A   B^T 2048  768 3072   240   243                237                242
+ *   f32   A^T B    768 3072 2048   207   232                215                246
+ *   f32   A   B^T   16 50257 768    96   142                                    72
+ *   f32   A   B^T 3072  512  768   234   251                247                235
+ *   bf16  A   B   2048 3072  768   488   513                497                484
+ *   bf16  A   B^T 2048  768 3072   475   494                467                479
+ *   bf16  A   B^T 3072 1024  768   483   500                489                467
+ *   C in f32, which gemm adds to at no cost:
+ *   bf16  A^T B    768 3072 2048   429   437                407                485
+ *   bf16  A^T B   3072  768 2048   443   458                449                474
+ *   f32   C += A B 3072 768  512   219   224                222                240
+ *   bf16  C += A B 3072 768 1024   428   440                433                485
  *
- * (The last two rows are twice what one thread reached.) brg is slow where it adds to C; gemm does
- * so at no cost. `choose` below is that table. "gemm" is asked for by leaving a row stride to run
- * time, which brg does not support; dims, and so the scratch, stay known.
+ * So: gemm where C is f32, brg where it is bf16, and a reordered B only where the caller keeps it
+ * for several runs. gemm is asked for by leaving a row stride to run time, which brg does not
+ * support; dims, and so the scratch, stay known.
  *
  * Where the machine or the forced instruction set has no bf16 product, operands are widened to f32
  * block by block (BLOCK_M x BLOCK_K and BLOCK_K x BLOCK_N, about 8 MB in all) and multiplied by
@@ -38,7 +42,7 @@
 #include "base/memory.h"
 
 enum { BLOCK_M = 512, BLOCK_N = 1024, BLOCK_K = 1024 };
-enum { PACK_ROWS = 128 }; /* from this many rows on a reordered B pays in f32 */
+enum { THIN_ROWS = 64 }; /* with fewer rows gemm spends its time on packing B^T */
 enum { ALIGN = 64 };
 
 typedef enum plan { PLAIN, PACK, GEMM, WIDEN } plan;
@@ -110,11 +114,8 @@ static plan choose(const tr_matmul_spec *s)
 {
     if (s->packed)
         return s->packed_like && s->packed_like->plan != PACK ? PLAIN : PACK;
-    if (s->accumulate && s->out == TR_F32)
-        return GEMM;
-    if (s->a_transposed)
-        return s->dtype == TR_F32 || s->n > s->m ? GEMM : PACK;
-    return s->dtype == TR_F32 && !s->b_transposed && s->m >= PACK_ROWS ? PACK : PLAIN;
+    bool thin = s->b_transposed && s->m < THIN_ROWS;
+    return s->out == TR_F32 && !thin ? GEMM : PLAIN;
 }
 
 /* A matrix of rows x cols, `row` elements apart, seen transposed or not. */
@@ -263,8 +264,6 @@ static tr_error *make(tr_matmul *mm)
         return make_function(mm);
     }
     mm->scratch_bytes = round_up(mm->product_bytes);
-    if (mm->plan == PACK && !mm->spec.packed)
-        mm->scratch_bytes += mm->packed_bytes;
     return NULL;
 }
 
@@ -321,7 +320,7 @@ size_t tr_matmul_scratch_bytes(const tr_matmul *mm)
 
 size_t tr_matmul_packed_bytes(const tr_matmul *mm)
 {
-    return mm->spec.packed ? mm->packed_bytes : 0;
+    return mm->packed_bytes;
 }
 
 static void must(dnnl_status_t status, const tr_matmul *mm)
@@ -421,11 +420,6 @@ void tr_matmul_run(const tr_matmul *mm, const void *a, const void *b, const floa
     if (mm->plan == WIDEN) {
         run_widened(mm, a, b, bias, c, scratch);
         return;
-    }
-    if (mm->plan == PACK && !mm->spec.packed) {
-        void *packed = (char *)scratch + round_up(mm->product_bytes);
-        tr_matmul_pack(mm, b, packed);
-        b = packed;
     }
     point(mm, mm->a, a);
     point(mm, mm->b_packed, b);

@@ -3,17 +3,20 @@
  * Many rows: a matrix product (kernels/matmul.h), with bias and function inside it.
  *
  * Few rows (at most 4; decoding): the weights are read once and that is all the time it takes, so
- * the only aim is that every thread reads long runs of them. With R the number of rows, rounded up
- * to 1, 2 or 4: w[k,n]: threads split k. A thread adds STREAMS rows of w, each times R numbers, to
- * its own R rows of n sums, in tiles of n whose sums stay in the first cache. w[n,k]: threads split
- * n; a row of w after the other is multiplied with R rows of x. Then the threads' sums are added in
- * the order of threads, with bias and function. Sums are f32, also for bf16 operands. Scratch: the
- * sums, [threads][R][n] or [R][n]. Rows past the last are row 0 again; their sums are not used.
- * From 5 rows on oneDNN's products measured faster. Share of the
- * read bandwidth with one row on 2 cores: where a read loop gets 50 GB/s, w[n,k] 98-100 %, w[k,n]
- * 98-100 % in f32 and 85-95 % in bf16; where it gets 90-97, w[n,k] 97 % in f32 and 89 % in bf16,
- * w[k,n] 80-86 and 63-66 %. Prefetching by software, 4, 12 or 16 streams, or tall tiles did not
- * help.
+ * the only aim is that every thread reads long runs of them. R is the number of rows rounded up to
+ * 1, 2 or 4; rows past the last are row 0 again, and their sums are not used.
+ *
+ * - w[k,n]: threads split k. A thread adds STREAMS rows of w, each times R numbers, to its own R
+ * rows of n sums.
+ * - w[n,k]: threads split n. One row of w after the other is multiplied with R rows of x.
+ *
+ * Then the threads' sums are added in the order of threads, with bias and function. Sums are f32,
+ * also for bf16 operands. Scratch: the sums, [threads][R][n] or [R][n].
+ *
+ * From 5 rows on oneDNN measured faster. Share of the read bandwidth with one row on 2 cores: where
+ * a read loop gets 50 GB/s, w[n,k] 98-100 %, w[k,n] 98-100 % in f32 and 85-95 % in bf16; where it
+ * gets 90-97, w[n,k] 97 % in f32 and 89 % in bf16, w[k,n] 80-86 and 63-66 %. Prefetching by
+ * software, 4, 12 or 16 streams, or tall tiles did not help.
  */
 #include <omp.h>
 
