@@ -5,10 +5,13 @@
 #     python=$(tools/python.sh) || exit $?        # 77: not to be had here, so the check is skipped
 #     "$python" tests/compare_hf.py ...
 #
-# Looks, in this order, at $TRIREME_PYTHON, build/venv and python3 on the path. When none has the
-# packages it makes build/venv and installs them there, about 1 GB. TRIREME_PYTHON=none never
-# installs and exits 77. What it does and why it gave up goes to standard error. Exit status 77 when
-# there is no Python, no venv module, or no package registry that answers.
+# TRIREME_PYTHON says which one:
+#     (not set)   build/venv, or python3 on the path, if one of them has the packages
+#     a path      that one
+#     install     as when it is not set, and when neither has the packages, build/venv is made and
+#                 they are installed into it (more than 1 GB)
+#     none        no one: exit status 77
+# Why it gave up goes to standard error. Exit status 77 when no Python has the packages.
 set -u
 cd "$(dirname "$0")/.." || exit 77
 root=$PWD
@@ -35,7 +38,7 @@ if [ "${TRIREME_PYTHON:-}" = none ]; then
     say "TRIREME_PYTHON is none: nothing that needs Python packages is run"
     exit 77
 fi
-if [ -n "${TRIREME_PYTHON:-}" ]; then
+if [ -n "${TRIREME_PYTHON:-}" ] && [ "$TRIREME_PYTHON" != install ]; then
     if has_packages "$TRIREME_PYTHON"; then
         command -v "$TRIREME_PYTHON"
         exit 0
@@ -56,6 +59,11 @@ for candidate in "$venv/bin/python" python3; do
     fi
 done
 
+if [ "${TRIREME_PYTHON:-}" != install ]; then
+    say "no Python here has the packages of tests/requirements.txt; TRIREME_PYTHON=PATH names one that" \
+        "has, TRIREME_PYTHON=install puts them into build/venv (more than 1 GB)"
+    exit 77
+fi
 if ! command -v python3 >/dev/null 2>&1; then
     say "there is no python3"
     exit 77

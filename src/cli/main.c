@@ -24,9 +24,7 @@ static const tr_command commands[] = {
     {"eval", "loss, perplexity and bits per byte of a model on a text", cmd_eval},
     {"inspect", "parameters, graph, planned memory and flops of a config or a run", cmd_inspect},
     {"tokenizer", "train a tokenizer, encode and decode text", cmd_tokenizer},
-#if __has_include("cli/report.c")
     {"report", "one HTML page about a run", cmd_report},
-#endif
     {"bench", "what this machine reaches: matrix products, training, generation", cmd_bench},
 };
 

@@ -8,7 +8,7 @@
 
 #include "base/cpu.h"
 #include "base/file.h"
-#include "base/json.h"
+#include "models/huggingface.h"
 #include "train/config_schema.h"
 
 /* Nothing decided the key yet. */
@@ -29,6 +29,8 @@ void tr_config_resolve(tr_config *c)
         c->model.context = is_open(c, "train.seq") ? 256 : c->train.seq;
     if (is_open(c, "train.seq"))
         c->train.seq = c->model.context;
+    if (is_open(c, "mesh.sequence_kind"))
+        c->mesh.sequence_kind = c->mesh.sequence > 1 ? TR_SEQUENCE_ULYSSES : TR_SEQUENCE_NONE;
     if (is_open(c, "train.micro_batch"))
         c->train.micro_batch = c->train.batch;
     if (is_open(c, "data.tokenizer"))
@@ -123,6 +125,47 @@ static tr_error *check_train(const tr_config *c)
     return NULL;
 }
 
+/* What each axis of the mesh can share, and what goes together. */
+static tr_error *check_mesh(const tr_config *c)
+{
+    const struct {
+        const char *key, *what;
+        int64_t ranks, pieces;
+    } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
+                {"mesh.tensor", "heads", c->mesh.tensor, c->model.heads},
+                {"mesh.sequence", "heads", c->mesh.sequence, c->model.heads},
+                {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
+    for (int64_t i = 0; i < TR_COUNT(rows); i++)
+        if (rows[i].ranks > rows[i].pieces)
+            return tr_config_error(c, rows[i].key, "%s %lld cannot share %lld %s; it can be 1 to %lld",
+                                   rows[i].key, (long long)rows[i].ranks,
+                                   (long long)rows[i].pieces, rows[i].what,
+                                   (long long)rows[i].pieces);
+    bool ulysses = c->mesh.sequence_kind == TR_SEQUENCE_ULYSSES;
+    if (c->mesh.sequence > 1 && !ulysses)
+        return tr_config_error(
+            c, blamed(c, "mesh.sequence", "mesh.sequence_kind"),
+            "mesh.sequence %lld needs mesh.sequence_kind ulysses; the other kinds leave it at 1",
+            (long long)c->mesh.sequence);
+    if (ulysses && c->mesh.tensor > 1)
+        return tr_config_error(
+            c, blamed(c, "mesh.tensor", "mesh.sequence_kind"),
+            "mesh.sequence_kind ulysses and mesh.tensor %lld both share the heads; leave "
+            "mesh.tensor at 1, or use mesh.sequence_kind megatron",
+            (long long)c->mesh.tensor);
+    if (c->mesh.sequence_kind == TR_SEQUENCE_MEGATRON && c->train.seq < c->mesh.tensor)
+        return tr_config_error(c, "mesh.tensor",
+                               "mesh.tensor %lld cannot share %lld tokens of a sequence",
+                               (long long)c->mesh.tensor, (long long)c->train.seq);
+    bool ranks = c->mesh.data * c->mesh.tensor * c->mesh.sequence > 1;
+    if (ranks && c->train.sample_every)
+        return tr_config_error(
+            c, blamed(c, "train.sample_every", "mesh.data"),
+            "samples while training are drawn on one rank only; set train.sample_every=0 and "
+            "use `trireme generate` on the run");
+    return NULL;
+}
+
 static tr_error *check_schedule(const tr_config *c)
 {
     long long steps = c->train.steps, warmup = c->schedule.warmup, decay = c->schedule.decay;
@@ -173,7 +216,39 @@ tr_error *tr_config_check(const tr_config *config)
     TR_TRY(check_model(config));
     TR_TRY(check_train(config));
     TR_TRY(check_schedule(config));
+    TR_TRY(check_mesh(config));
     return check_effects(config);
+}
+
+/* A size that the checkpoint decides: it may be given as well, if it is the same. */
+static tr_error *take_size(tr_config *c, const char *key, int64_t value)
+{
+    int64_t k = tr_config_key_find(key);
+    int64_t *field = tr_config_field(c, &tr_config_keys[k]);
+    if (tr_config_given(c, key) && *field != value)
+        return tr_config_error(c, key,
+                               "%s is %lld here but %lld in %s/config.json; leave it out, the "
+                               "checkpoint decides",
+                               key, (long long)*field, (long long)value, c->model.from);
+    *field = value;
+    if (!tr_config_given(c, key))
+        c->own->origin[k] = FROM_PRESET;
+    return NULL;
+}
+
+/* Local attention: trireme_band in config.json says its width, or that there is none. */
+static tr_error *take_band(tr_config *c, int64_t band)
+{
+    if (tr_config_given(c, "model.banded") && c->model.banded != (band > 0))
+        return tr_config_error(c, "model.banded",
+                               "model.banded is %s here but the checkpoint %s was made with %s; "
+                               "leave it out, the checkpoint decides",
+                               c->model.banded ? "true" : "false", c->model.from,
+                               band > 0 ? "banded attention" : "dense attention");
+    c->model.banded = band > 0;
+    if (!tr_config_given(c, "model.banded"))
+        c->own->origin[tr_config_key_find("model.banded")] = FROM_PRESET;
+    return band > 0 ? take_size(c, "model.band", band) : NULL;
 }
 
 tr_error *tr_config_read_from(tr_config *c)
@@ -185,59 +260,25 @@ tr_error *tr_config_read_from(tr_config *c)
             "model.from must be a directory with a Hugging Face checkpoint, and '%s' is %s", from,
             tr_path_exists(from) ? "none" : "not there");
     char *path = tr_path_join(from, "config.json");
-    json_t *json = NULL;
-    tr_error *error = NULL;
-    const char *type = NULL;
-
-    struct {
-        const char *json_key, *key;
-        int64_t *field, value;
-    } sizes[] = {{"n_layer", "model.layers", &c->model.layers, 0},
-                 {"n_embd", "model.embed", &c->model.embed, 0},
-                 {"n_head", "model.heads", &c->model.heads, 0},
-                 {"n_positions", "model.context", &c->model.context, 0},
-                 {"vocab_size", "model.vocab", &c->model.vocab, 0},
-                 {"n_inner", "model.mlp", &c->model.mlp, 0}};
-    if (!tr_path_exists(path)) {
-        error = tr_config_error(c, "model.from", "'%s' has no config.json, so it is no checkpoint",
-                                from);
-        goto done;
-    }
-    TR_GO(tr_json_load(path, &json));
-    if (!json_is_object(json)) {
-        error =
-            tr_error_new(TR_USER, "%s: this is no checkpoint's config: it holds no object", path);
-        goto done;
-    }
-    TR_GO(tr_json_string(json, path, "model_type", TR_REQUIRED, &type));
-    if (strcmp(type, "gpt2") != 0) {
-        error = tr_config_error(
-            c, "model.from",
-            "'%s' holds a model of type '%.60s'; the type that can be read is gpt2", from, type);
-        goto done;
-    }
-    for (int64_t i = 0; i < TR_COUNT(sizes); i++) {
-        const tr_config_key *key = &tr_config_keys[tr_config_key_find(sizes[i].key)];
-        bool optional = sizes[i].field == &c->model.mlp;
-        TR_GO(tr_json_int(json, path, sizes[i].json_key, optional ? TR_OPTIONAL : TR_REQUIRED, 1,
-                          (int64_t)key->most, &sizes[i].value));
-        if (optional && !sizes[i].value)
-            sizes[i].value = 4 * sizes[1].value;
-        if (tr_config_given(c, sizes[i].key) && *sizes[i].field != sizes[i].value) {
-            error = tr_config_error(
-                c, sizes[i].key,
-                "%s is %lld here but %lld in %s; leave it out, the checkpoint decides",
-                sizes[i].key, (long long)*sizes[i].field, (long long)sizes[i].value, path);
-            goto done;
-        }
-        *sizes[i].field = sizes[i].value;
-        if (!tr_config_given(c, sizes[i].key))
-            c->own->origin[tr_config_key_find(sizes[i].key)] = FROM_PRESET;
-    }
-done:
-    json_decref(json);
+    bool found = tr_path_exists(path);
     free(path);
-    return error;
+    if (!found)
+        return tr_config_error(c, "model.from", "'%s' has no config.json, so it is no checkpoint",
+                               from);
+    tr_sizes sizes;
+    tr_error *error = tr_hf_config_read(from, &sizes);
+    if (error) {
+        tr_error *placed = tr_config_error(c, "model.from", "%s", tr_error_text(error));
+        tr_error_free(error);
+        return placed;
+    }
+    TR_TRY(take_size(c, "model.layers", sizes.layers));
+    TR_TRY(take_size(c, "model.embed", sizes.embed));
+    TR_TRY(take_size(c, "model.heads", sizes.heads));
+    TR_TRY(take_size(c, "model.context", sizes.context));
+    TR_TRY(take_size(c, "model.vocab", sizes.vocab));
+    TR_TRY(take_size(c, "model.mlp", sizes.mlp));
+    return take_band(c, sizes.band);
 }
 
 static tr_error *check_sources(const tr_config *c, const char *key, const tr_sources *sources)

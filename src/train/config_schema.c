@@ -13,6 +13,10 @@
 
 static const tr_choice families[] = {{"gpt2", TR_FAMILY_GPT2}, {"custom", TR_FAMILY_CUSTOM}, {0}};
 static const tr_choice precisions[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
+static const tr_choice sequence_kinds[] = {{"none", TR_SEQUENCE_NONE},
+                                           {"megatron", TR_SEQUENCE_MEGATRON},
+                                           {"ulysses", TR_SEQUENCE_ULYSSES},
+                                           {0}};
 static const tr_choice recomputes[] = {
     {"none", TR_RECOMPUTE_NONE}, {"cheap", TR_RECOMPUTE_CHEAP}, {"full", TR_RECOMPUTE_FULL}, {0}};
 static const tr_choice optimizers[] = {{"adamw", TR_ADAMW}, {"sgd", TR_SGD}, {0}};
@@ -125,7 +129,7 @@ const tr_config_key tr_config_keys[] = {
             .help = "steps between samples; 0: never"),
     TEXT(train.sample_prompt, .automatic = "the tokenizer's end-of-text token",
          .help = "what samples begin with"),
-    CHOICE(train.recompute, recomputes, .fallback = "none",
+    CHOICE(train.recompute, recomputes, .fallback = "cheap",
            .also = " activation_checkpointing gradient_checkpointing ",
            .help = "activations that are made again in the backward pass instead of kept"),
 
@@ -156,10 +160,26 @@ const tr_config_key tr_config_keys[] = {
             .only_if = "schedule.name=wsd",
             .help = "steps at the end of wsd in which the learning rate falls"),
 
+    INTEGER(mesh.data, 1, 1e6, .fallback = "1", .also = " data_parallel_size dp ",
+            .help = "ranks that share each batch"),
+    INTEGER(mesh.tensor, 1, 1e6, .fallback = "1", .also = " tensor_parallel_size tensor_model_parallel_size tp ",
+            .help = "ranks that share heads, MLPs and the vocabulary (Megatron)"),
+    INTEGER(mesh.pipeline, 1, 1, .fallback = "1", .also = " pipeline_parallel_size pp ",
+            .help = "pipeline stages; only 1 so far"),
+    INTEGER(mesh.sequence, 1, 1e6, .fallback = "1", .also = " context_parallel_size sequence_parallel_size cp ",
+            .help = "ranks that share each sequence (with mesh.sequence_kind ulysses)"),
+    INTEGER(mesh.expert, 1, 1, .fallback = "1", .also = " expert_parallel_size ep ",
+            .help = "ranks that share experts; only 1 so far"),
+    CHOICE(mesh.sequence_kind, sequence_kinds, .automatic = "ulysses when mesh.sequence > 1, else none",
+           .help = "megatron: sequences are cut over the tensor axis between attention and MLP; ulysses: over "
+                   "the sequence axis, heads inside of attention"),
+    INTEGER(zero, 0, 3, .fallback = "0", .also = " zero_stage zero_optimization ",
+            .help = "cut over the data axis: 1 the optimizer's state, 2 gradients too, 3 parameters too"),
+
     INTEGER(seed, 0, 0x1p53, .fallback = "1",
             .help = "of initialisation, dropout and the order of the data"),
     INTEGER(threads, 0, 4096, .fallback = "0", .also = " num_threads n_threads ",
-            .help = "threads; 0: all cores"),
+            .help = "threads a rank; 0: the cores shared out among the ranks of this machine"),
     TEXT(isa, .fallback = "auto",
          .help = "instruction set: auto, portable, avx2, avx512, avx512_bf16"),
     TEXT(out, .automatic = "runs/ and the name of the config file", .also = " out_dir output_dir ",

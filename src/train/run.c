@@ -30,7 +30,8 @@ typedef struct run {
     tr_generator *generator; /* for samples; made when first wanted */
     int64_t tokens;          /* seen since the beginning of the run */
     int64_t refused;         /* steps in a row that were not finite */
-    int64_t saved_step;
+    int64_t saved_step;      /* -1: none yet */
+    int64_t traced_step;     /* the one that --trace writes: the second, since the first warms up */
     double peak_flops;
 } run;
 
@@ -224,7 +225,7 @@ static tr_error *one_step(run *r)
     const tr_config *c = r->config;
     tr_trainer *t = r->trainer;
     tr_step s;
-    bool trace = r->options->trace && r->saved_step + 1 == t->step;
+    bool trace = r->options->trace && t->step + 1 == r->traced_step;
     if (trace && !(t->program->trace = fopen(r->options->trace, "w")))
         return tr_error_new(TR_USER, "%s cannot be written; give --trace another path", r->options->trace);
     tr_error *error = tr_trainer_step(t, &s);
@@ -267,7 +268,8 @@ tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *ou
     TR_GO(tr_trainer_new(config, &options->trainer, &warning, &r.trainer));
     if (warning)
         tr_log("warning: %s", warning);
-    r.saved_step = resume ? r.trainer->step : 0;
+    r.saved_step = resume ? r.trainer->step : -1;
+    r.traced_step = TR_MIN(r.trainer->step + 2, config->train.steps);
     r.tokens = r.trainer->step * config->train.batch * config->train.seq;
     r.trainer->program->profile = options->profile;
     if (options->trainer.dump_after)
