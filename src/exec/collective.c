@@ -109,13 +109,13 @@ static tr_error *run_all_to_all(tr_ranks *ranks, const tr_call *call, int axis)
 {
     const tr_attr *a = call->attrs;
     const tr_tensor *x = &call->in[0], *y = &call->out[0];
-    int64_t from_dim = a[TR_COLLECTIVE_DIM].i, to_dim = a[TR_EXCHANGE_TO].i, unit = a[TR_EXCHANGE_UNIT].i;
+    int64_t from_dim = a[TR_COLLECTIVE_DIM].i, to_dim = a[TR_EXCHANGE_TO].i;
     int64_t send[MOST_RANKS], receive[MOST_RANKS];
     int n = ranks->axis_size[axis];
     char *packed = call->scratch, *arrived = packed + tensor_bytes(x);
     /* what leaves: parts of the dim that will be cut */
     int64_t outer = outer_of(x, to_dim), inner = inner_bytes(x, to_dim);
-    parts(x->dims[to_dim], n, unit, outer * inner, send);
+    parts(x->dims[to_dim], n, a[TR_EXCHANGE_TO_UNIT].i, outer * inner, send);
     char *to = packed;
     const char *from = x->data;
     for (int r = 0; r < n; r++) {
@@ -126,7 +126,7 @@ static tr_error *run_all_to_all(tr_ranks *ranks, const tr_call *call, int axis)
     /* what comes: parts of the dim that becomes whole */
     outer = outer_of(y, from_dim);
     inner = inner_bytes(y, from_dim);
-    parts(y->dims[from_dim], n, 1, outer * inner, receive);
+    parts(y->dims[from_dim], n, a[TR_EXCHANGE_UNIT].i, outer * inner, receive);
     TR_TRY(ranks->all_to_all(ranks->context, axis, packed, send, arrived, receive));
     to = y->data;
     for (int r = 0; r < n; r++) {

@@ -67,8 +67,7 @@
  *  all_reduce           a[+] -> c[+]        sum over the axis                    axis
  *  all_gather           a[+] -> c[+]        dim becomes whole                    axis, dim, whole, unit
  *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit
- *  all_to_all           a[+] -> c[+]        dim becomes whole, to is cut         axis, dim, whole, to, count, unit
- *                       (unit is of the dim that is cut; the one that becomes whole has unit 1)
+ *  all_to_all           a[+] -> c[+]        dim becomes whole, to is cut         axis, dim, whole, unit, to, count, to_unit
  */
 #pragma once
 #include <stdint.h>
@@ -96,7 +95,7 @@ typedef union tr_attr {
     double f;
 } tr_attr;
 
-enum { TR_MAX_ATTRS = 6 };
+enum { TR_MAX_ATTRS = 8 };
 
 /* Where each attribute stands in a node's attrs. */
 enum { TR_SCALE_FACTOR };
@@ -119,7 +118,7 @@ enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };
 enum { TR_COLLECTIVE_AXIS, TR_COLLECTIVE_DIM };
 enum { TR_GATHER_WHOLE = 2, TR_GATHER_UNIT };
 enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT };
-enum { TR_EXCHANGE_WHOLE = 2, TR_EXCHANGE_TO, TR_EXCHANGE_COUNT, TR_EXCHANGE_UNIT };
+enum { TR_EXCHANGE_WHOLE = 2, TR_EXCHANGE_UNIT, TR_EXCHANGE_TO, TR_EXCHANGE_COUNT, TR_EXCHANGE_TO_UNIT };
 
 /* The functions of activate, and of linear's fn. */
 #define TR_FNS(X) X(none) X(gelu_tanh) X(gelu_erf) X(relu) X(silu) X(tanh) X(sigmoid)

@@ -80,5 +80,5 @@ TR_INFER(infer_all_to_all)
 
 const tr_op_row tr_row_all_to_all = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_all_to_all, .no_gradient = made_by,
-    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"whole", TR_ATTR_INT}, {"to", TR_ATTR_INT},
-              {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT}}};
+    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"whole", TR_ATTR_INT}, {"unit", TR_ATTR_INT},
+              {"to", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"to_unit", TR_ATTR_INT}}};

@@ -26,6 +26,8 @@ void tr_graph_replace(tr_graph *g, tr_value from, tr_value to)
     for (uint32_t o = 0; o < g->n_outputs; o++)
         if (g->outputs[o] == from)
             g->outputs[o] = to;
+    if (!g->values[to].layout)
+        g->values[to].layout = g->values[from].layout;
     for (tr_value v = 1; v < g->n_values; v++)
         if (v != from && g->values[v].home == from)
             g->values[v].home = to;
@@ -49,6 +51,8 @@ tr_error *tr_pass_order(tr_graph *g)
     for (uint32_t o = 0; o < g->n_outputs; o++)
         live[g->values[g->outputs[o]].node] = true;
     for (tr_node n = g->n_nodes - 1; n >= 1; n--) {
+        /* A collective that this rank does not need may be needed by another one. */
+        live[n] |= (tr_op_table[g->nodes[n].op]->flags & TR_OP_COLLECTIVE) != 0;
         /* A node that writes over state that outlives the run has an effect. */
         for (uint32_t k = 0; k < g->nodes[n].n_out; k++) {
             tr_role role = g->values[tr_value_root(g, tr_out(g, n, (int)k))].role;

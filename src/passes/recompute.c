@@ -70,6 +70,7 @@ static tr_value want(state *s, tr_value v, int32_t layer)
     for (uint32_t k = 0; k < node.n_out; k++) {
         tr_value old = tr_out(g, from, (int)k);
         s->again[old] = tr_out(g, clone, (int)k);
+        g->values[s->again[old]].layout = g->values[old].layout;
         s->again_layer[old] = layer;
     }
     tr_push(s->order, s->count, s->room) = clone;

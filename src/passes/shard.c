@@ -144,12 +144,26 @@ static int on_stream(const sharder *s, tr_node n, const tr_rule *rule, int axis)
     return 0;
 }
 
+/* A gradient is computed where its parameter is, if it can be. */
+static choice as_parameter(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
+{
+    tr_value w = s->leads_to[tr_out(s->from, n, 0)];
+    if (!w || s->places[w].at[axis] < 0 || s->from->nodes[n].op == TR_OP_add)
+        return (choice){0, 1, false};
+    int label = rule->dims[rule->n_in][s->places[w].at[axis]].label;
+    if (!may_cut(rule, label) || !is_free(s, rule, want, label, axis))
+        return (choice){0, 1, false};
+    return (choice){label, s->places[w].unit[axis], false};
+}
+
 /* What to cut on one axis: what a parameter is cut along, else what any operand is cut along. */
 static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
 {
     const tr_graph *g = s->from;
     choice c = {on_stream(s, n, rule, axis), 1, false};
     bool cut_but_whole = false;
+    if (!c.label)
+        c = as_parameter(s, n, rule, want, axis);
     for (int round = 0; round < 2 && !c.label; round++)
         for (int k = 0; k < rule->n_in && !c.label; k++) {
             tr_value v = tr_in(g, n, k);
@@ -167,12 +181,6 @@ static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const pla
         if (tr_shape_at(g, tr_in(g, n, last))->dims[d] >= s->how->axes[axis].size)
             c = (choice){'h', 1, true};
     }
-    /* The table's gradient is wanted where the table is. */
-    if (!c.label && node->op == TR_OP_embedding_grad)
-        for (int r = 0; r < s->how->n_leaves; r++)
-            if (s->how->leaves[r].axis == axis &&
-                strcmp(s->how->leaves[r].dim, g->dim_names[tr_shape_at(g, tr_out(g, n, 0))->names[0]]) == 0)
-                c.label = 'v';
     /* Ranks that would all compute the loss of the same tokens share the tokens instead. */
     if (!c.label && is_token_op(node->op)) {
         const tr_shape *t = tr_shape_at(g, tr_in(g, n, 2));
@@ -497,6 +505,11 @@ static void find_gradients(sharder *s)
             s->parameter_of[tr_in(s->from, n, 1)] = tr_in(s->from, n, 0);
         s->accumulates |= op == TR_OP_clear;
     }
+    memcpy(s->leads_to, s->parameter_of, s->from->n_values * sizeof *s->leads_to);
+    for (tr_node n = s->from->n_nodes - 1; n >= 1; n--)
+        if (s->from->nodes[n].op == TR_OP_add && s->leads_to[tr_out(s->from, n, 0)])
+            for (int k = 0; k < 2; k++)
+                s->leads_to[tr_in(s->from, n, k)] = s->leads_to[tr_out(s->from, n, 0)];
 }
 
 static tr_error *emit_outputs(sharder *s)
@@ -518,7 +531,8 @@ tr_error *tr_pass_shard(tr_graph **graph, const tr_sharding *how)
     const tr_graph *g = *graph;
     sharder s = {.from = g, .to = tr_graph_new(g->name, g->compute), .how = how,
                  .places = tr_alloc_zero(g->n_values, sizeof(place)),
-                 .parameter_of = tr_alloc_zero(g->n_values, sizeof(tr_value))};
+                 .parameter_of = tr_alloc_zero(g->n_values, sizeof(tr_value)),
+                 .leads_to = tr_alloc_zero(g->n_values, sizeof(tr_value))};
     for (uint32_t d = 1; d < g->n_dim_names; d++)
         tr_graph_dim(s.to, g->dim_names[d]);
     s.to->streams = g->streams;
@@ -537,6 +551,7 @@ done:
     tr_graph_free(s.to);
     free(s.places);
     free(s.parameter_of);
+    free(s.leads_to);
     free(s.moves);
     return error;
 }

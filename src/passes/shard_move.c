@@ -153,8 +153,9 @@ static tr_value step(sharder *s, tr_value v, tr_value local, int axis, place *no
         local = node1(s, TR_OP_all_to_all, local,
                       (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}, [TR_COLLECTIVE_DIM] = {.i = from},
                                               [TR_EXCHANGE_WHOLE] = {.i = whole->dims[from]},
+                                              [TR_EXCHANGE_UNIT] = {.i = now->unit[axis]},
                                               [TR_EXCHANGE_TO] = {.i = to}, [TR_EXCHANGE_COUNT] = {.i = count},
-                                              [TR_EXCHANGE_UNIT] = {.i = want->unit[axis]}});
+                                              [TR_EXCHANGE_TO_UNIT] = {.i = want->unit[axis]}});
         break;
     case REDUCE:
         local = shard_all_reduce(s, local, axis);

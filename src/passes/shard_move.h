@@ -27,6 +27,7 @@ typedef struct sharder {
     const tr_sharding *how;
     place *places;          /* by value of from */
     tr_value *parameter_of; /* by value of from: the parameter whose gradient it is, or 0 */
+    tr_value *leads_to;     /* the same also for the summands of a gradient */
     bool accumulates;       /* several microbatches */
     move *moves;            /* done so far, to be used again */
     uint32_t n_moves, moves_room;

@@ -31,6 +31,12 @@ typedef enum tr_schedule_kind {
     TR_SCHEDULE_WSD
 } tr_schedule_kind;
 
+typedef enum tr_sequence_kind {
+    TR_SEQUENCE_NONE,
+    TR_SEQUENCE_MEGATRON,
+    TR_SEQUENCE_ULYSSES
+} tr_sequence_kind;
+
 /* Where text comes from: a file, a directory, JSONL, or token shards; drawn in proportion to
  * weight. */
 typedef struct tr_source {
@@ -80,8 +86,13 @@ typedef struct tr_config {
         double final_lr;
         int64_t decay; /* steps at the end of wsd */
     } schedule;
+    struct {
+        int64_t data, tensor, pipeline, sequence, expert; /* sizes; their product is the number of ranks */
+        tr_sequence_kind sequence_kind;
+    } mesh;
+    int64_t zero; /* 0..3 */
     int64_t seed;
-    int64_t threads; /* 0: all cores */
+    int64_t threads; /* a rank; 0: the cores divided among this machine's ranks */
     const char *isa; /* for tr_isa_parse */
     const char *out; /* the run's directory */
     struct tr_config_own *own;
