@@ -187,11 +187,16 @@ const tr_op_row tr_row_fill = {.min_in = 0, .max_in = 0, .attrs = {{"value", TR_
 const tr_op_row tr_row_clear = {.min_in = 1, .max_in = 1, .flags = TR_OP_UPDATES, .updates = {0},
                                 .infer = infer_same, .no_gradient = "a constant", .sharding = "+->+"};
 
+static bool is_scalar(const tr_shape *x)
+{
+    return x->rank == 1 && x->dims[0] == 1;
+}
+
 TR_INFER(infer_expand)
 {
     const tr_shape *x = shape_in(g, in, 0), *like = shape_in(g, in, 1);
     (void)n_in, (void)attrs;
-    if (!(x->rank == 1 && x->dims[0] == 1))
+    if (!is_scalar(x))
         TR_TRY(tr_dims_match(g, "must be the last dims of", x, 0, like, like->rank - x->rank, x->rank));
     out[0] = *like;
     *n_out = 1;
@@ -201,10 +206,15 @@ TR_INFER(infer_expand)
 static void grad_expand(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
 {
     const tr_shape x = *tr_shape_at(g, tr_in(g, n, 0));
-    int64_t kept = x.rank == 1 && x.dims[0] == 1 ? 0 : x.rank;
+    int64_t kept = is_scalar(&x) ? 0 : x.rank;
     d_in[0] = emit(g, TR_OP_sum_leading, d_out[0], 0,
                    (tr_attr[TR_MAX_ATTRS]){[TR_SUM_LEADING_KEPT] = {.i = kept}});
 }
 
+static const char *rule_expand(const tr_graph *g, tr_node n)
+{
+    return is_scalar(tr_shape_at(g, tr_in(g, n, 0))) ? ",*->*" : "+,*+->*+";
+}
+
 const tr_op_row tr_row_expand = {.min_in = 2, .max_in = 2, .infer = infer_expand,
-                                 .gradient = grad_expand, .sharding = "+,*+->*+"};
+                                 .gradient = grad_expand, .sharding_of = rule_expand};

@@ -33,9 +33,16 @@ static void cost_reads(const tr_graph *g, tr_node n, tr_cost *cost)
             cost->flops += 2.0 * (double)tr_shape_elems(tr_shape_at(g, tr_in(g, n, (int)i)));
 }
 
+/* A sum of everything is one element, which no label stands for. */
+static const char *rule_sum_leading(const tr_graph *g, tr_node n)
+{
+    return g->nodes[n].attrs[TR_SUM_LEADING_KEPT].i ? "*+,+->+" : "*,->";
+}
+
 const tr_op_row tr_row_sum_leading = {
     .min_in = 1, .max_in = 2, .flags = TR_OP_ACCUMULATES, .attrs = {{"kept", TR_ATTR_INT}},
-    .infer = infer_sum_leading, .gradient = grad_sum_leading, .sharding = "*+,+->+", .cost = cost_reads};
+    .infer = infer_sum_leading, .gradient = grad_sum_leading, .sharding_of = rule_sum_leading,
+    .cost = cost_reads};
 
 TR_INFER(infer_global_norm)
 {

@@ -1,0 +1,140 @@
+/* Sample calls of every op, as text: what test_ops.c checks gradients, sharding rules, costs and
+ * kernels on. An op without a case here fails the suite.
+ *
+ * Operands are separated by commas, each "KIND DIMS" with dims as 2x3x5; "-" is an absent one:
+ *   T  the activation's dtype, f32 or bf16 in turn     f  f32          both in [-1, 1)
+ *   K  as T, but at least 0.1 from zero (for functions with a kink there)
+ *   P  f32 in [0.5, 1.5)                               E  f32 in [1, 2)
+ *   i  i32 ids in [0, MOST): "i 2x3 <11"               t  targets, as ids but -1 too
+ *   c  an i32 constant: "c 1 =3"
+ *   W  a weight of the optimizer: f32, or bf16 with an L, its low half (absent for f32)
+ */
+#pragma once
+#include "ir/table.h"
+
+typedef struct op_case {
+    tr_op op;
+    const char *in, *attrs; /* "fn=relu p=0.5"; those left out are 0; a dtype T is the activation's */
+    double h, tolerance;    /* of finite differences; 0: 0.02 and 1e-3 */
+} op_case;
+
+#define OP(name) .op = TR_OP_##name
+
+static const op_case op_cases[] = {
+    {OP(add), .in = "T 2x3x5, T 2x3x5"},
+    {OP(add), .in = "T 4x7, T 7"},
+    {OP(add), .in = "T 2x3x4, T 3x4"},
+    {OP(add), .in = "T 3x37, f 37"},
+    {OP(add), .in = "T 1, T 1"},
+    {OP(mul), .in = "T 17, T 17"},
+    {OP(mul), .in = "T 3x5x7, T 3x5x7"},
+    {OP(scale), .in = "T 3x7", .attrs = "factor=-2.5"},
+    {OP(scale), .in = "T 33", .attrs = "factor=0.125"},
+    {OP(cast), .in = "f 3x5", .attrs = "dtype=f32"},
+    {OP(cast), .in = "T 3x11", .attrs = "dtype=f32"},
+    {OP(cast), .in = "f 35", .attrs = "dtype=bf16", .h = 0.5, .tolerance = 0.03},
+    {OP(activate), .in = "K 4x9", .attrs = "fn=gelu_tanh"},
+    {OP(activate), .in = "K 4x9", .attrs = "fn=gelu_erf"},
+    {OP(activate), .in = "K 37", .attrs = "fn=relu"},
+    {OP(activate), .in = "K 2x3x5", .attrs = "fn=silu"},
+    {OP(activate), .in = "K 5x3", .attrs = "fn=tanh"},
+    {OP(activate), .in = "K 19", .attrs = "fn=sigmoid"},
+    {OP(activate), .in = "K 3", .attrs = "fn=none"},
+    {OP(activate_grad), .in = "T 4x9, K 4x9", .attrs = "fn=gelu_tanh"},
+    {OP(activate_grad), .in = "T 33, K 33", .attrs = "fn=gelu_erf"},
+    {OP(activate_grad), .in = "T 5x7, K 5x7", .attrs = "fn=relu"},
+    {OP(activate_grad), .in = "T 2x9, K 2x9", .attrs = "fn=silu"},
+    {OP(activate_grad), .in = "T 17, K 17", .attrs = "fn=tanh"},
+    {OP(activate_grad), .in = "T 17, K 17", .attrs = "fn=sigmoid"},
+    {OP(dropout), .in = "T 3x8", .attrs = "p=0.25 stream=3"},
+    {OP(dropout), .in = "T 2x5x7", .attrs = "p=0.5 stream=1"},
+    {OP(fill), .in = "", .attrs = "value=2.5"},
+    {OP(clear), .in = "T 3x5"},
+    {OP(clear), .in = "f 67"},
+    {OP(sum_leading), .in = "T 4x6", .attrs = "kept=1"},
+    {OP(sum_leading), .in = "T 2x3x4", .attrs = "kept=2"},
+    {OP(sum_leading), .in = "T 5x13, -", .attrs = "kept=0"},
+    {OP(sum_leading), .in = "T 3x2", .attrs = "kept=2"},
+    {OP(sum_leading), .in = "T 37x19, f 19", .attrs = "kept=1"},
+    {OP(sum_leading), .in = "T 7x3, f 1", .attrs = "kept=0"},
+    {OP(expand), .in = "f 5, T 3x5"},
+    {OP(expand), .in = "f 1, T 2x7"},
+    {OP(expand), .in = "f 3x4, T 2x3x4"},
+    {OP(reshape), .in = "T 2x6"},
+    {OP(reshape), .in = "T 3x5"},
+    {OP(linear), .in = "T 3x5, T 5x7, f 7"},
+    {OP(linear), .in = "T 2x3x5, T 5x3x4, -"},
+    {OP(linear), .in = "T 5x16, T 16x33"},
+    {OP(linear), .in = "T 5, T 5x3, f 3"},
+    {OP(linear), .in = "T 3x5, T 7x5", .attrs = "transposed=1"},
+    {OP(linear), .in = "T 2x3x5, T 2x7x5, f 2x7", .attrs = "transposed=1"},
+    {OP(linear), .in = "T 4x9, T 9x11, f 11", .attrs = "fn=gelu_tanh"},
+    {OP(linear), .in = "T 4x9, T 11x9, f 11", .attrs = "transposed=1 fn=relu"},
+    {OP(linear_dx), .in = "T 3x7, T 5x7, -"},
+    {OP(linear_dx), .in = "T 2x3x4x2, T 5x4x2, T 2x3x5"},
+    {OP(linear_dx), .in = "T 3x7, T 7x5", .attrs = "transposed=1"},
+    {OP(linear_dx), .in = "T 3x2x7, T 2x7x5, T 3x5", .attrs = "transposed=1"},
+    {OP(linear_dw), .in = "T 3x5, T 3x7, -", .attrs = "dtype=f32 split=1"},
+    {OP(linear_dw), .in = "T 2x3x5, T 2x3x3x4, -", .attrs = "dtype=T split=2"},
+    {OP(linear_dw), .in = "T 9x5, T 9x17, f 5x17", .attrs = "dtype=f32 split=1"},
+    {OP(linear_dw), .in = "T 6x5, T 6x7, -", .attrs = "transposed=1 dtype=T split=1"},
+    {OP(linear_dw), .in = "T 2x3x5, T 2x3x7, f 7x5", .attrs = "transposed=1 dtype=f32 split=2"},
+    {OP(layer_norm), .in = "T 3x16, f 16, f 16", .attrs = "eps=1e-5"},
+    {OP(layer_norm), .in = "T 2x3x7, P 7, f 7", .attrs = "eps=1e-5"},
+    {OP(add_layer_norm), .in = "T 3x16, T 3x16, P 16, f 16", .attrs = "eps=1e-5"},
+    {OP(add_layer_norm), .in = "T 2x3x7, T 2x3x7, f 7, f 7", .attrs = "eps=1e-5"},
+    {OP(layer_norm_grad), .in = "T 3x16, T 3x16, P 16, f 3, P 3"},
+    {OP(layer_norm_grad), .in = "T 5x3x7, T 5x3x7, f 7, f 5x3, P 5x3, T 5x3x7"},
+    {OP(embedding), .in = "T 11x6, i 2x5 <11"},
+    {OP(embedding), .in = "T 5x33, i 9 <5"},
+    {OP(embedding_grad), .in = "i 2x5 <11, T 2x5x6, -", .attrs = "rows=11"},
+    {OP(embedding_grad), .in = "t 3x4 <5, T 3x4x17, f 5x17", .attrs = "rows=5"},
+    {OP(attention), .in = "T 2x5x3x2x4, -, -", .attrs = "causal=1 scale=0.5"},
+    {OP(attention), .in = "T 2x7x3x2x8, -, -", .attrs = "scale=0.35"},
+    {OP(attention), .in = "T 1x7x3x2x4, -, -", .attrs = "causal=1 window=3 scale=0.5"},
+    {OP(attention), .in = "T 2x6x3x2x4, -, -", .attrs = "causal=1 scale=0.5 p=0.25 stream=2"},
+    {OP(attention), .in = "T 2x3x4x8, T 2x7x2x8, T 2x7x2x8", .attrs = "causal=1 scale=0.4"},
+    {OP(attention), .in = "T 2x5x2x8, T 2x5x2x8, T 2x5x2x8", .attrs = "scale=1 p=0.5 stream=1"},
+    {OP(attention_grad), .in = "T 2x5x2x4, T 2x5x2x4, E 2x2x5, T 2x5x3x2x4, -, -",
+     .attrs = "causal=1 scale=0.5"},
+    {OP(attention_grad), .in = "T 2x6x2x4, T 2x6x2x4, E 2x2x6, T 2x6x3x2x4, -, -",
+     .attrs = "causal=1 window=2 scale=0.5 p=0.25 stream=2"},
+    {OP(attention_grad),
+     .in = "T 2x3x4x8, T 2x3x4x8, E 2x4x3, T 2x3x4x8, T 2x7x2x8, T 2x7x2x8", .attrs = "scale=0.3"},
+    {OP(attention_cached), .in = "T 2x1x3x2x4, -, -, T 2x2x8x4, T 2x2x8x4, c 1 =5",
+     .attrs = "causal=1 scale=0.5"},
+    {OP(attention_cached), .in = "T 2x3x3x2x4, -, -, T 2x2x8x4, T 2x2x8x4, c 1 =2",
+     .attrs = "causal=1 scale=0.5 window=3"},
+    {OP(attention_cached),
+     .in = "T 1x2x4x8, T 1x2x2x8, T 1x2x2x8, T 1x2x9x8, T 1x2x9x8, c 1 =0",
+     .attrs = "causal=1 scale=0.4"},
+    {OP(cross_entropy), .in = "T 2x3x8, T 11x8, t 2x3 <11"},
+    {OP(cross_entropy), .in = "T 7x5, T 37x5, i 7 <37"},
+    {OP(cross_entropy_grad), .in = "T 2x3x8, T 11x8, t 2x3 <11, P 1, -"},
+    {OP(cross_entropy_grad), .in = "T 7x5, T 37x5, i 7 <37, f 1, f 37x5"},
+    {OP(cross_entropy_train), .in = "T 2x3x8, T 11x8, t 2x3 <11, -"},
+    {OP(cross_entropy_train), .in = "T 7x5, T 37x5, i 7 <37, f 37x5"},
+    {OP(global_norm), .in = "f 3x5, f 7, T 2x2"},
+    {OP(global_norm), .in = "T 1031"},
+    {OP(clip), .in = "P 1, P 1", .attrs = "max_norm=0.5"},
+    {OP(clip), .in = "P 1, P 1", .attrs = "max_norm=0"},
+    {OP(adamw), .in = "W 3x5, T 3x5, f 3x5, P 3x5, P 1, P 1, c 1 =3, L 3x5",
+     .attrs = "beta1=0.9 beta2=0.95 eps=1e-8 decay=0.1"},
+    {OP(adamw), .in = "W 37, f 37, f 37, P 37, P 1, P 1, c 1 =1, L 37",
+     .attrs = "beta1=0.9 beta2=0.999 eps=1e-6 decay=0"},
+    {OP(sgd), .in = "W 3x5, T 3x5, f 3x5, P 1, P 1, L 3x5", .attrs = "momentum=0.9 decay=0.1"},
+    {OP(sgd), .in = "W 35, f 35, f 35, P 1, P 1, L 35", .attrs = "momentum=0 decay=0"},
+    {OP(slice), .in = "T 3x6x2", .attrs = "dim=1 first=2 count=3"},
+    {OP(slice), .in = "T 5x4", .attrs = "dim=0 first=0 count=2"},
+    {OP(slice), .in = "f 7", .attrs = "dim=0 first=6 count=1"},
+    {OP(shift), .in = "i 3x3 <20", .attrs = "first=5 count=7"},
+    {OP(all_reduce), .in = "T 3x4", .attrs = "axis=0"},
+    {OP(all_gather), .in = "T 3x4", .attrs = "axis=0 dim=1 whole=8 unit=1"},
+    {OP(reduce_scatter), .in = "T 6x4", .attrs = "axis=0 dim=0 count=3 unit=1"},
+    {OP(all_to_all), .in = "T 3x4", .attrs = "axis=0 dim=0 whole=6 to=1 count=2 unit=1"},
+};
+
+/* Ops that the sharding pass treats by itself: they have no rule. */
+static const tr_op ops_without_rule[] = {TR_OP_reshape,    TR_OP_global_norm,    TR_OP_slice,
+                                         TR_OP_shift,      TR_OP_all_reduce,     TR_OP_all_gather,
+                                         TR_OP_reduce_scatter, TR_OP_all_to_all};
