@@ -23,13 +23,13 @@ static tr_error *train(const train_options *options)
     tr_model model = NULL;
     tr_error *error = NULL;
     char *isa = options->isa ? tr_format("isa=%s", options->isa) : NULL;
-    char **overrides = tr_alloc_zero((size_t)options->operand_count + 1, sizeof *overrides);
-    int first = options->resume ? 0 : 1, count = options->operand_count - first;
-    memcpy(overrides, options->operands + first, (size_t)count * sizeof *overrides);
+    int count = options->operand_count;
+    char **operands = tr_alloc_zero((size_t)count + 1, sizeof *operands);
+    memcpy(operands, options->operands, (size_t)count * sizeof *operands);
     if (isa)
-        overrides[count++] = isa;
-    TR_GO(options->resume ? tr_config_load_run(options->resume, overrides, count, &config)
-                          : tr_config_load(options->operands[0], overrides, count, &config));
+        operands[count++] = isa;
+    TR_GO(options->resume ? tr_config_load_run(options->resume, operands, count, &config)
+                          : tr_cli_config(operands, count, &config));
     TR_GO(tr_config_model(config, &model));
     TR_GO(tr_run(config,
                  &(tr_run_options){.trainer = {.model = model, .resume = options->resume,
@@ -44,7 +44,7 @@ static tr_error *train(const train_options *options)
 done:
     tr_text_free(&dump);
     tr_config_free(config);
-    free(overrides);
+    free(operands);
     free(isa);
     return error;
 }
