@@ -48,6 +48,7 @@ tr_graph *tr_graph_copy(const tr_graph *from)
     g->arena = tr_arena_new();
     g->error = NULL;
     g->name = tr_arena_strdup(g->arena, from->name);
+    g->prefix = tr_arena_strdup(g->arena, from->prefix);
 #define COPY(items, count, room)                                                  \
     g->items = copy_array(from->items, from->count, sizeof *from->items);         \
     g->room = g->count ? g->count : 1
@@ -96,7 +97,11 @@ tr_dim tr_graph_dim(tr_graph *g, const char *name)
     for (uint32_t d = 0; d < g->n_dim_names; d++)
         if (strcmp(g->dim_names[d], name) == 0)
             return (tr_dim)d;
-    TR_CHECK(g->n_dim_names < 255, "more than 254 dim names");
+    if (g->n_dim_names > TR_MOST_DIM_NAMES) {
+        tr_graph_fail(g, tr_error_new(TR_USER, "dim %s: a graph has at most %d names of dims", name,
+                                      TR_MOST_DIM_NAMES));
+        return 0;
+    }
     tr_push(g->dim_names, g->n_dim_names, g->dim_names_room) = tr_arena_strdup(g->arena, name);
     return (tr_dim)(g->n_dim_names - 1);
 }
@@ -183,6 +188,8 @@ tr_value tr_graph_leaf(tr_graph *g, tr_role role, const char *name, tr_shape sha
     if (g->error)
         return 0;
     tr_error *error = check_shape(&shape, name);
+    if (!error && strpbrk(name, "\"\n"))
+        error = tr_error_new(TR_USER, "the name %s has a quote or a line break in it", name);
     if (!error && tr_graph_find(g, name))
         error = tr_error_new(TR_USER, "the name %s is used by two parameters or inputs; give each its own",
                              name);
@@ -204,8 +211,8 @@ static tr_error *infer_node(const tr_graph *g, tr_op op, const tr_value *in, int
     if (n_in < row->min_in || (row->max_in >= 0 && n_in > row->max_in))
         return tr_error_new(TR_USER, "op %s takes %d to %d inputs and was given %d", tr_op_name(op),
                             row->min_in, row->max_in, n_in);
-    for (int i = 0; i < row->min_in; i++)
-        if (!in[i] || in[i] >= g->n_values)
+    for (int i = 0; i < n_in; i++)
+        if ((!in[i] && i < row->min_in) || in[i] >= g->n_values)
             return tr_error_new(TR_USER, "op %s: input %d is missing", tr_op_name(op), i);
     TR_TRY(tr_error_in_take(row->infer(g, in, n_in, attrs, shapes, n_out), "op %s", tr_op_name(op)));
     for (int i = 0; i < *n_out; i++)
@@ -260,11 +267,18 @@ tr_value tr_graph_view(tr_graph *g, tr_value x, tr_shape shape)
 {
     if (g->error)
         return 0;
-    shape.dtype = g->values[x].shape.dtype;
+    if (!x || x >= g->n_values) {
+        tr_graph_fail(g, tr_error_new(TR_USER, "op reshape: input 0 is missing"));
+        return 0;
+    }
+    const tr_shape *from = tr_shape_at(g, x);
+    char a[256], b[256];
+    shape.dtype = from->dtype;
     tr_error *error = check_shape(&shape, "op reshape");
-    if (!error && (!x || tr_shape_elems(&shape) != tr_shape_elems(tr_shape_at(g, x))))
-        error = tr_error_new(TR_USER, "op reshape: %lld elements cannot become %lld",
-                             (long long)tr_shape_elems(tr_shape_at(g, x)), (long long)tr_shape_elems(&shape));
+    if (!error && tr_shape_elems(&shape) != tr_shape_elems(from))
+        error = tr_error_new(TR_USER, "op reshape: [%s] has %lld elements and [%s] has %lld",
+                             tr_dims_text(g, from, a, sizeof a), (long long)tr_shape_elems(from),
+                             tr_dims_text(g, &shape, b, sizeof b), (long long)tr_shape_elems(&shape));
     if (error) {
         tr_graph_fail(g, error);
         return 0;
@@ -315,31 +329,79 @@ void tr_graph_reorder(tr_graph *g, const tr_node *order, uint32_t count)
     g->n_nodes = g->nodes_room = count + 1;
 }
 
+typedef struct hash {
+    uint64_t h;
+} hash;
+
+static void mix(hash *h, uint64_t x)
+{
+    h->h = (h->h ^ x) * 1099511628211u;
+    h->h ^= h->h >> 29;
+}
+
+static void mix_real(hash *h, double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    mix(h, bits);
+}
+
+static void mix_name(hash *h, const char *name)
+{
+    for (; name && *name; name++)
+        mix(h, (unsigned char)*name);
+    mix(h, 256);
+}
+
+static void mix_value(hash *h, const tr_graph *g, tr_value v)
+{
+    const tr_value_info *info = &g->values[v];
+    const tr_layout *l = info->layout;
+    mix(h, v);
+    mix(h, info->home);
+    mix(h, info->role);
+    mix(h, info->shape.dtype);
+    mix(h, (uint64_t)info->shape.rank);
+    for (int d = 0; d < info->shape.rank; d++) {
+        mix(h, (uint64_t)info->shape.dims[d]);
+        mix_name(h, g->dim_names[info->shape.names[d]]);
+    }
+    /* The place in the whole differs between ranks; the whole does not. */
+    for (int d = 0; l && d < l->rank; d++)
+        mix(h, (uint64_t)l->whole[d]);
+}
+
 uint64_t tr_graph_hash(const tr_graph *g)
 {
-    uint64_t h = 1469598103934665603u;
-#define MIX(x) h = (h ^ (uint64_t)(x)) * 1099511628211u
+    hash h = {1469598103934665603u};
+    mix(&h, g->compute);
+    for (tr_value v = 1; v < g->n_values; v++) {
+        const tr_value_info *info = &g->values[v];
+        if (info->role == TR_TEMP)
+            continue;
+        mix_value(&h, g, v);
+        mix_name(&h, info->name);
+        mix(&h, info->init.kind);
+        mix_real(&h, info->init.scale);
+        mix(&h, info->stream);
+        mix(&h, info->decay);
+    }
     for (tr_node n = 1; n < g->n_nodes; n++) {
         const tr_node_info *node = &g->nodes[n];
-        MIX(node->op);
-        MIX(node->phase);
+        mix(&h, node->op);
+        mix(&h, node->phase);
+        mix(&h, (uint64_t)node->layer);
         for (int a = 0; a < TR_MAX_ATTRS; a++)
-            MIX(node->attrs[a].i);
+            mix(&h, (uint64_t)node->attrs[a].i);
+        mix(&h, node->n_in);
         for (uint32_t i = 0; i < node->n_in; i++)
-            MIX(g->links[node->first_in + i]);
-        for (uint32_t i = 0; i < node->n_out; i++) {
-            tr_value v = g->links[node->first_out + i];
-            const tr_shape *s = tr_shape_at(g, v);
-            MIX(v);
-            MIX(g->values[v].home);
-            MIX(s->dtype);
-            for (int d = 0; d < s->rank; d++)
-                MIX(s->dims[d]);
-        }
+            mix(&h, tr_in(g, n, (int)i));
+        for (uint32_t k = 0; k < node->n_out; k++)
+            mix_value(&h, g, tr_out(g, n, (int)k));
     }
-    for (uint32_t v = 1; v < g->n_values; v++)
-        for (const char *c = g->values[v].name; c && *c; c++)
-            MIX(*c);
-#undef MIX
-    return h;
+    for (uint32_t o = 0; o < g->n_outputs; o++) {
+        mix(&h, g->outputs[o]);
+        mix_name(&h, g->output_names[o]);
+    }
+    return h.h;
 }

@@ -28,6 +28,7 @@
 
 typedef uint32_t tr_node;
 typedef uint8_t tr_dim; /* an interned dim name; 0 is "_", a dim without one */
+enum { TR_MOST_DIM_NAMES = 250 };
 
 typedef struct tr_shape {
     tr_dtype dtype;
@@ -117,6 +118,8 @@ tr_dim tr_graph_dim(tr_graph *graph, const char *name);
  * in Hugging Face's files. */
 tr_shape tr_shape_in_file(const tr_graph *graph, const tr_shape *shape);
 int64_t tr_shape_elems(const tr_shape *shape);
+/* "embed=768, mlp=3072", in `buffer`: for messages. */
+const char *tr_dims_text(const tr_graph *graph, const tr_shape *shape, char *buffer, size_t room);
 int64_t tr_shape_bytes(const tr_shape *shape);
 
 tr_value tr_graph_leaf(tr_graph *graph, tr_role role, const char *name, tr_shape shape, tr_init init);

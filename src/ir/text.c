@@ -6,6 +6,7 @@
  *   output "loss" %55
  *
  * Ids in the text are those of the graph; values that no line makes are left out and come back unused.
+ * Invariant: what parses prints, and the print parses to the same print.
  */
 #include "ir/text.h"
 
@@ -46,6 +47,19 @@ static void print_attr(const tr_attr_row *row, tr_attr attr, tr_text *out)
     }
 }
 
+/* Where a value of one rank's graph stands in the whole: [first + size / whole, ...] of each dim. */
+static void print_layout(const tr_layout *l, uint32_t k, tr_text *out)
+{
+    if (!l)
+        return;
+    tr_text_format(out, " part=%u:[", k);
+    for (int d = 0; d < l->rank; d++)
+        tr_text_format(out, "%s%lld+%lld/%lld", d ? ", " : "", (long long)l->origin[d], (long long)l->block[d],
+                       (long long)l->whole[d]);
+    tr_text_format(out, "] first=%lld count=%lld owner=%u%s", (long long)l->first, (long long)l->count, l->owner,
+                   l->flat ? " flat" : "");
+}
+
 static void print_node(const tr_graph *g, tr_node n, tr_text *out)
 {
     const tr_node_info *node = &g->nodes[n];
@@ -76,6 +90,8 @@ static void print_node(const tr_graph *g, tr_node n, tr_text *out)
         if (g->values[v].home != v)
             tr_text_format(out, " home=%u:%u", k, g->values[v].home);
     }
+    for (uint32_t k = 0; k < node->n_out; k++)
+        print_layout(g->values[tr_out(g, n, (int)k)].layout, k, out);
     tr_text_format(out, "\n");
 }
 
@@ -91,7 +107,12 @@ void tr_graph_print(const tr_graph *g, tr_text *out)
         tr_text_format(out, " init=%s", init_names[info->init.kind]);
         if (info->init.kind == TR_INIT_NORMAL)
             tr_text_format(out, "(%.17g) stream=%u", info->init.scale, info->stream);
-        tr_text_format(out, "%s\n", info->decay ? " decay" : "");
+        tr_text_format(out, "%s", info->decay ? " decay" : "");
+        for (int d = 0; d < info->shape.rank; d++)
+            if (info->unit[d] > 0)
+                tr_text_format(out, " unit=%d:%lld", d, (long long)info->unit[d]);
+        print_layout(info->layout, 0, out);
+        tr_text_format(out, "\n");
     }
     for (tr_node n = 1; n < g->n_nodes; n++)
         print_node(g, n, out);
@@ -101,10 +122,13 @@ void tr_graph_print(const tr_graph *g, tr_text *out)
 
 /* Parsing --------------------------------------------------------------------------------------- */
 
+enum { MOST_NAME = 4096 };
+
 typedef struct parser {
     const char *at;
     int line;
     tr_graph *g;
+    int64_t most_values; /* ids are bounded by the text's length, and so is memory */
 } parser;
 
 static tr_error *expected(const parser *p, const char *what)
@@ -144,17 +168,25 @@ static tr_error *word(parser *p, char *out, size_t room)
     return NULL;
 }
 
-static tr_error *quoted(parser *p, char *out, size_t room)
+/* Into the graph's arena. */
+static tr_error *quoted(parser *p, const char **out)
 {
     if (!take(p, "\""))
         return expected(p, "a quoted name");
     size_t n = strcspn(p->at, "\"\n");
-    if (p->at[n] != '"' || n + 1 > room)
+    if (p->at[n] != '"')
         return expected(p, "a closing quote");
-    memcpy(out, p->at, n);
-    out[n] = '\0';
+    *out = tr_arena_format(p->g->arena, "%.*s", (int)TR_MIN(n, (size_t)MOST_NAME), p->at);
+    if (n > MOST_NAME)
+        return expected(p, "a shorter name");
     p->at += n + 1;
     return NULL;
+}
+
+/* What strtoll and strtod would skip is no number. */
+static bool starts_number(const parser *p)
+{
+    return isalnum((unsigned char)*p->at) || *p->at == '-' || *p->at == '.';
 }
 
 static tr_error *integer(parser *p, int64_t low, int64_t high, int64_t *out)
@@ -162,8 +194,8 @@ static tr_error *integer(parser *p, int64_t low, int64_t high, int64_t *out)
     char *end;
     blanks(p);
     errno = 0;
-    long long x = strtoll(p->at, &end, 10);
-    if (end == p->at || errno || x < low || x > high)
+    long long x = starts_number(p) ? strtoll(p->at, &end, 10) : 0;
+    if (!starts_number(p) || end == p->at || errno || x < low || x > high)
         return expected(p, "a whole number in range");
     p->at = end;
     *out = x;
@@ -174,6 +206,8 @@ static tr_error *number(parser *p, double *out)
 {
     char *end;
     blanks(p);
+    if (!starts_number(p))
+        return expected(p, "a number");
     *out = strtod(p->at, &end);
     if (end == p->at)
         return expected(p, "a number");
@@ -214,9 +248,8 @@ static tr_error *shape(parser *p, tr_shape *out)
         TR_TRY(word(p, name, sizeof name));
         if (!take(p, "="))
             return expected(p, "=");
-        if (p->g->n_dim_names >= 250)
-            return expected(p, "at most 250 dim names");
         out->names[out->rank] = tr_graph_dim(p->g, name);
+        TR_TRY(tr_graph_error_take(p->g));
         TR_TRY(integer(p, 1, INT64_MAX, &out->dims[out->rank++]));
     }
     int64_t bytes = 8;
@@ -226,15 +259,13 @@ static tr_error *shape(parser *p, tr_shape *out)
     return NULL;
 }
 
-enum { MOST_VALUES = 1 << 24 };
-
 /* %N: values up to N exist after. */
 static tr_error *value(parser *p, tr_value *out)
 {
     int64_t id;
     if (!take(p, "%"))
         return expected(p, "a value");
-    TR_TRY(integer(p, 1, MOST_VALUES, &id));
+    TR_TRY(integer(p, 1, p->most_values, &id));
     tr_graph *g = p->g;
     while (g->n_values <= (uint32_t)id) {
         tr_value next = g->n_values;
@@ -245,20 +276,54 @@ static tr_error *value(parser *p, tr_value *out)
     return NULL;
 }
 
+/* "part=K:[..] first= count= owner= flat": of one of n values. */
+static tr_error *parse_layout(parser *p, const tr_value *values, int n)
+{
+    tr_layout l = {.rank = 0};
+    int64_t k, owner;
+    TR_TRY(integer(p, 0, n - 1, &k));
+    if (!take(p, ":") || !take(p, "["))
+        return expected(p, ":[");
+    while (!take(p, "]")) {
+        if (l.rank == TR_MAX_RANK || (l.rank > 0 && !take(p, ",")))
+            return expected(p, "at most 8 dims");
+        TR_TRY(integer(p, 0, INT64_MAX, &l.origin[l.rank]));
+        if (!take(p, "+"))
+            return expected(p, "+");
+        TR_TRY(integer(p, 1, INT64_MAX, &l.block[l.rank]));
+        if (!take(p, "/"))
+            return expected(p, "/");
+        TR_TRY(integer(p, 1, INT64_MAX, &l.whole[l.rank]));
+        l.rank++;
+    }
+    if (!take(p, "first="))
+        return expected(p, "first=");
+    TR_TRY(integer(p, 0, INT64_MAX, &l.first));
+    if (!take(p, "count="))
+        return expected(p, "count=");
+    TR_TRY(integer(p, 0, INT64_MAX, &l.count));
+    if (!take(p, "owner="))
+        return expected(p, "owner=");
+    TR_TRY(integer(p, 0, UINT32_MAX, &owner));
+    l.owner = (uint32_t)owner;
+    l.flat = take(p, "flat");
+    tr_layout *kept = tr_arena_alloc(p->g->arena, sizeof *kept);
+    *kept = l;
+    p->g->values[values[k]].layout = kept;
+    return NULL;
+}
+
 static tr_error *parse_leaf(parser *p, tr_value v, int role)
 {
-    char name[512];
-    tr_value_info *info = &p->g->values[v];
+    const char *name;
     tr_shape s;
     int kind;
-    TR_TRY(quoted(p, name, sizeof name));
+    TR_TRY(quoted(p, &name));
     TR_TRY(shape(p, &s));
-    if (tr_graph_find(p->g, name))
-        return expected(p, "a name that is not taken");
-    info = &p->g->values[v];
+    tr_value_info *info = &p->g->values[v];
     info->role = (tr_role)role;
     info->shape = s;
-    info->name = tr_arena_strdup(p->g->arena, name);
+    info->name = name;
     if (!take(p, "init="))
         return expected(p, "init=");
     TR_TRY(one_of(p, init_names, TR_COUNT(init_names), &kind));
@@ -274,7 +339,14 @@ static tr_error *parse_leaf(parser *p, tr_value v, int role)
         info->stream = (uint32_t)stream;
     }
     info->decay = take(p, "decay");
-    return NULL;
+    while (take(p, "unit=")) {
+        int64_t d;
+        TR_TRY(integer(p, 0, info->shape.rank - 1, &d));
+        if (!take(p, ":"))
+            return expected(p, ":");
+        TR_TRY(integer(p, 1, INT64_MAX, &info->unit[d]));
+    }
+    return take(p, "part=") ? parse_layout(p, &v, 1) : NULL;
 }
 
 static tr_error *parse_attr(parser *p, const tr_attr_row *row, tr_attr *out)
@@ -354,10 +426,10 @@ static tr_error *parse_node(parser *p, const tr_value *outs, int n_out)
         if (!take(p, ":"))
             return expected(p, ":");
         TR_TRY(integer(p, 1, (int64_t)g->n_values - 1, &home));
-        if (home >= outs[k])
-            return expected(p, "a home made before");
         g->values[outs[k]].home = (tr_value)home;
     }
+    while (take(p, "part="))
+        TR_TRY(parse_layout(p, outs, n_out));
     tr_push(g->nodes, g->n_nodes, g->nodes_room) = node;
     return NULL;
 }
@@ -366,9 +438,9 @@ static tr_error *parse_line(parser *p)
 {
     tr_graph *g = p->g;
     if (take(p, "output")) {
-        char name[512];
+        const char *name;
         tr_value v;
-        TR_TRY(quoted(p, name, sizeof name));
+        TR_TRY(quoted(p, &name));
         TR_TRY(value(p, &v));
         tr_graph_output(g, name, v);
     } else {
@@ -386,6 +458,8 @@ static tr_error *parse_line(parser *p)
         for (int r = TR_INPUT; r < TR_ROLE_COUNT && !role; r++)
             if (take(p, role_names[r]))
                 role = r;
+        if (role && n_out > 1)
+            return expected(p, "an op: a leaf is one value");
         TR_TRY(role ? parse_leaf(p, outs[0], role) : parse_node(p, outs, n_out));
     }
     blanks(p);
@@ -400,14 +474,14 @@ static tr_error *parse_line(parser *p)
 tr_error *tr_graph_parse(const char *text, tr_graph **out)
 {
     tr_error *error = NULL;
-    char name[256];
+    const char *name;
     int64_t streams;
-    parser p = {text, 1, tr_graph_new("", TR_F32)};
+    parser p = {text, 1, tr_graph_new("", TR_F32), (int64_t)strlen(text) + 1024};
     *out = NULL;
     if (!take(&p, "graph"))
         TR_GO(expected(&p, "graph"));
-    TR_GO(quoted(&p, name, sizeof name));
-    p.g->name = tr_arena_strdup(p.g->arena, name);
+    TR_GO(quoted(&p, &name));
+    p.g->name = name;
     TR_GO(dtype(&p, &p.g->compute));
     if (!take(&p, "streams="))
         TR_GO(expected(&p, "streams="));

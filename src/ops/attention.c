@@ -25,17 +25,24 @@ static tr_shape query_shape(const tr_shape *q)
 static tr_error *check_qkv(const tr_graph *g, const tr_value *in, int n_in, int first)
 {
     const tr_shape *q = shape_in(g, in, first);
-    bool packed = !has(in, n_in, first + 1);
-    if (packed) {
+    char a[256], b[256], c[256];
+    TR_TRY(tr_floats_only(g, in + first, TR_MIN(n_in - first, 3)));
+    if (!has(in, n_in, first + 1)) {
         if (q->rank != 5 || q->dims[2] != 3)
-            return tr_error_new(TR_USER, "packed query, key and value must be [batch, seq, 3, heads, head_dim]");
+            return tr_error_new(TR_USER, "packed query, key and value must be [batch, seq, 3, heads, head_dim], not [%s]",
+                                tr_dims_text(g, q, a, sizeof a));
         return NULL;
     }
+    if (!has(in, n_in, first + 2))
+        return tr_error_new(TR_USER, "has a key [%s] and no value",
+                            tr_dims_text(g, shape_in(g, in, first + 1), a, sizeof a));
     const tr_shape *k = shape_in(g, in, first + 1), *v = shape_in(g, in, first + 2);
     if (q->rank != 4 || k->rank != 4 || v->rank != 4 || q->dims[2] % k->dims[2] != 0 ||
         q->dims[0] != k->dims[0] || q->dims[3] != k->dims[3])
         return tr_error_new(TR_USER, "query, key and value must be [batch, seq, heads, head_dim], with "
-                                     "query heads a multiple of key heads");
+                                     "query heads a multiple of key heads, not [%s], [%s], [%s]",
+                            tr_dims_text(g, q, a, sizeof a), tr_dims_text(g, k, b, sizeof b),
+                            tr_dims_text(g, v, c, sizeof c));
     return tr_dims_match(g, "key and value must have one shape", k, 0, v, 0, 4);
 }
 
@@ -145,8 +152,13 @@ tr_value tr_attention(tr_graph *g, tr_value qkv, bool causal, int64_t window, do
 {
     if (g->error || !qkv)
         return 0;
+    if (!(p >= 0 && p < 1) || window < 0) {
+        tr_graph_fail(g, tr_error_new(TR_USER, "op attention: window %lld and dropout %g; a window is 0 (none) or more, "
+                                               "dropout in [0, 1)", (long long)window, p));
+        return 0;
+    }
     const tr_shape *s = tr_shape_at(g, qkv);
-    double scale = 1.0 / sqrt((double)s->dims[s->rank - 1]);
+    double scale = 1.0 / sqrt((double)s->dims[TR_MAX(s->rank, 1) - 1]);
     const tr_attr attrs[TR_MAX_ATTRS] = {
         [TR_ATTENTION_CAUSAL] = {.i = causal}, [TR_ATTENTION_WINDOW] = {.i = window},
         [TR_ATTENTION_SCALE] = {.f = scale},   [TR_ATTENTION_P] = {.f = p},

@@ -25,8 +25,8 @@ TR_INFER(infer_slice)
     int64_t dim = attrs[TR_SLICE_DIM].i, first = attrs[TR_SLICE_FIRST].i, count = attrs[TR_SLICE_COUNT].i;
     (void)n_in;
     TR_TRY(check_dim(x, dim));
-    if (first < 0 || count < 1 || first + count > x->dims[dim])
-        return tr_error_new(TR_RUN, "elements %lld to %lld of a dim of %lld", (long long)first, (long long)(first + count),
+    if (first < 0 || count < 1 || count > x->dims[dim] - first)
+        return tr_error_new(TR_RUN, "%lld elements from %lld on of a dim of %lld", (long long)count, (long long)first,
                             (long long)x->dims[dim]);
     return with_dim(x, dim, count, &out[0], n_out);
 }

@@ -4,8 +4,13 @@
 static tr_error *check(const tr_graph *g, const tr_value *in)
 {
     const tr_shape *x = shape_in(g, in, 0), *w = shape_in(g, in, 1), *t = shape_in(g, in, 2);
-    if (w->rank != 2 || t->dtype != TR_I32)
-        return tr_error_new(TR_USER, "takes hidden states, a table [vocab, embed] and i32 targets");
+    char a[256], b[256], c[256];
+    if (w->rank != 2 || t->dtype != TR_I32 || x->rank != t->rank + 1)
+        return tr_error_new(TR_USER, "takes hidden states, a table [vocab, embed] and an i32 target for each row, "
+                                     "not [%s], [%s], %s[%s]",
+                            tr_dims_text(g, x, a, sizeof a), tr_dims_text(g, w, b, sizeof b),
+                            tr_dtype_name(t->dtype), tr_dims_text(g, t, c, sizeof c));
+    TR_TRY(tr_floats_only(g, in, 2));
     TR_TRY(tr_dims_match(g, "hidden states and table must share the last dim", x, x->rank - 1, w, 1, 1));
     return tr_dims_match(g, "hidden states and targets must have the same rows", x, 0, t, 0, t->rank);
 }

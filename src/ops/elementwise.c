@@ -3,7 +3,8 @@
 
 TR_INFER(infer_same)
 {
-    (void)n_in, (void)attrs;
+    (void)attrs;
+    TR_TRY(tr_floats_only(g, in, n_in));
     out[0] = *shape_in(g, in, 0);
     *n_out = 1;
     return NULL;
@@ -92,7 +93,7 @@ tr_value tr_scale(tr_graph *g, tr_value a, double factor)
 
 TR_INFER(infer_cast)
 {
-    (void)n_in;
+    TR_TRY(tr_floats_only(g, in, n_in));
     out[0] = *shape_in(g, in, 0);
     int64_t to = attrs[TR_CAST_DTYPE].i;
     if (to != TR_F32 && to != TR_BF16)
@@ -184,8 +185,16 @@ TR_INFER(infer_fill)
 const tr_op_row tr_row_fill = {.min_in = 0, .max_in = 0, .attrs = {{"value", TR_ATTR_FLOAT}},
                                .infer = infer_fill, .no_gradient = "a constant", .sharding = "->"};
 
+TR_INFER(infer_clear)
+{
+    (void)n_in, (void)attrs;
+    out[0] = *shape_in(g, in, 0);
+    *n_out = 1;
+    return NULL;
+}
+
 const tr_op_row tr_row_clear = {.min_in = 1, .max_in = 1, .flags = TR_OP_UPDATES, .updates = {0},
-                                .infer = infer_same, .no_gradient = "a constant", .sharding = "+->+"};
+                                .infer = infer_clear, .no_gradient = "a constant", .sharding = "+->+"};
 
 static bool is_scalar(const tr_shape *x)
 {
@@ -195,7 +204,8 @@ static bool is_scalar(const tr_shape *x)
 TR_INFER(infer_expand)
 {
     const tr_shape *x = shape_in(g, in, 0), *like = shape_in(g, in, 1);
-    (void)n_in, (void)attrs;
+    (void)attrs;
+    TR_TRY(tr_floats_only(g, in, n_in));
     if (!is_scalar(x))
         TR_TRY(tr_dims_match(g, "must be the last dims of", x, 0, like, like->rank - x->rank, x->rank));
     out[0] = *like;

@@ -5,8 +5,12 @@ TR_INFER(infer_embedding)
 {
     (void)n_in, (void)attrs;
     const tr_shape *table = shape_in(g, in, 0), *ids = shape_in(g, in, 1);
+    char a[256], b[256];
     if (table->rank != 2 || ids->dtype != TR_I32 || ids->rank + 1 > TR_MAX_RANK)
-        return tr_error_new(TR_USER, "takes a table of two dims and i32 ids");
+        return tr_error_new(TR_USER, "takes a table of two dims and i32 ids of at most seven, not %s[%s] and %s[%s]",
+                            tr_dtype_name(table->dtype), tr_dims_text(g, table, a, sizeof a),
+                            tr_dtype_name(ids->dtype), tr_dims_text(g, ids, b, sizeof b));
+    TR_TRY(tr_floats_only(g, in, 1));
     out[0] = *ids;
     out[0].dtype = table->dtype;
     out[0].rank = ids->rank + 1;
@@ -45,6 +49,8 @@ const tr_op_row tr_row_embedding = {.min_in = 2, .max_in = 2, .infer = infer_emb
 TR_INFER(infer_embedding_grad)
 {
     const tr_shape *ids = shape_in(g, in, 0), *dy = shape_in(g, in, 1);
+    if (dy->rank != ids->rank + 1)
+        return tr_dims_differ(g, "ids and gradient must have the same rows", ids, dy);
     TR_TRY(tr_dims_match(g, "ids and gradient must have the same rows", ids, 0, dy, 0, ids->rank));
     out[0] = (tr_shape){.dtype = TR_F32, .rank = 2};
     out[0].dims[0] = attrs[TR_EMBEDDING_GRAD_ROWS].i;

@@ -14,16 +14,19 @@ TR_INFER(infer_linear)
     bool transposed = attrs[TR_LINEAR_TRANSPOSED].i;
     int n = features(w);
     if (w->rank < 2 || x->rank < 1 || x->rank - 1 + n > TR_MAX_RANK)
-        return tr_error_new(TR_USER, "the weight must have two dims or more");
+        return tr_dims_differ(g, "the weight must have two dims or more, and the result at most eight", x, w);
     TR_TRY(tr_dims_match(g, "the input's last dim must be the one that the weight contracts", x,
                          x->rank - 1, w, transposed ? n : 0, 1));
     out[0] = *x;
     out[0].rank = x->rank - 1 + n;
     memcpy(out[0].dims + x->rank - 1, w->dims + !transposed, (size_t)n * sizeof *w->dims);
     memcpy(out[0].names + x->rank - 1, w->names + !transposed, (size_t)n * sizeof *w->names);
+    if (has(in, n_in, 2) && shape_in(g, in, 2)->rank != n)
+        return tr_dims_differ(g, "the bias must have the weight's output dims", shape_in(g, in, 2), w);
     if (has(in, n_in, 2))
         TR_TRY(tr_dims_match(g, "the bias must have the weight's output dims", shape_in(g, in, 2), 0,
                              &out[0], x->rank - 1, n));
+    TR_TRY(tr_floats_only(g, in, n_in));
     if (x->dtype != w->dtype)
         return tr_error_new(TR_USER, "the input is %s and the weight %s; cast one of them",
                             tr_dtype_name(x->dtype), tr_dtype_name(w->dtype));
@@ -91,6 +94,8 @@ TR_INFER(infer_linear_dx)
     const tr_shape *dy = shape_in(g, in, 0), *w = shape_in(g, in, 1);
     bool transposed = attrs[TR_LINEAR_TRANSPOSED].i;
     int n = features(w), rows = dy->rank - n;
+    if (w->rank < 2)
+        return tr_dims_differ(g, "the weight must have two dims or more", dy, w);
     TR_TRY(tr_dims_match(g, "the gradient must end in the weight's output dims", dy, rows, w, !transposed, n));
     out[0] = *dy;
     out[0].rank = rows + 1;
@@ -112,6 +117,8 @@ TR_INFER(infer_linear_dw)
     const tr_shape *x = shape_in(g, in, 0), *dy = shape_in(g, in, 1);
     bool transposed = attrs[TR_LINEAR_DW_TRANSPOSED].i;
     int rows = (int)attrs[TR_LINEAR_DW_SPLIT].i, n = dy->rank - rows;
+    if (x->rank < 1 || attrs[TR_LINEAR_DW_SPLIT].i != x->rank - 1 || n < 1 || 1 + n > TR_MAX_RANK)
+        return tr_dims_differ(g, "all dims of the input but the last must be contracted", x, dy);
     TR_TRY(tr_dims_match(g, "input and gradient must have the same rows", x, 0, dy, 0, rows));
     out[0] = (tr_shape){.dtype = (tr_dtype)attrs[TR_LINEAR_DW_DTYPE].i, .rank = 1 + n};
     memcpy(out[0].dims + !transposed, dy->dims + rows, (size_t)n * sizeof *dy->dims);

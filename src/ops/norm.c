@@ -1,10 +1,13 @@
 /* Layer normalisation, alone and fused with the residual sum before it. */
 #include "ops/rule.h"
 
-static tr_error *infer_from(const tr_graph *g, const tr_shape *x, const tr_shape *w, tr_shape *y,
-                            tr_shape *mean, tr_shape *rstd)
+static tr_error *infer_from(const tr_graph *g, const tr_shape *x, const tr_shape *w, const tr_shape *b,
+                            tr_shape *y, tr_shape *mean, tr_shape *rstd)
 {
+    if (w->rank != 1 || b->rank != 1)
+        return tr_dims_differ(g, "the norm's weight and bias must have one dim", w, b);
     TR_TRY(tr_dims_match(g, "the norm's weight must have the input's last dim", x, x->rank - 1, w, 0, 1));
+    TR_TRY(tr_dims_match(g, "the norm's bias must have the input's last dim", x, x->rank - 1, b, 0, 1));
     *y = *x;
     *mean = *x;
     mean->dtype = TR_F32;
@@ -15,9 +18,10 @@ static tr_error *infer_from(const tr_graph *g, const tr_shape *x, const tr_shape
 
 TR_INFER(infer_layer_norm)
 {
-    (void)n_in, (void)attrs;
+    (void)attrs;
     *n_out = 3;
-    return infer_from(g, shape_in(g, in, 0), shape_in(g, in, 1), &out[0], &out[1], &out[2]);
+    TR_TRY(tr_floats_only(g, in, n_in));
+    return infer_from(g, shape_in(g, in, 0), shape_in(g, in, 1), shape_in(g, in, 2), &out[0], &out[1], &out[2]);
 }
 
 TR_INFER(infer_add_layer_norm)
@@ -27,7 +31,7 @@ TR_INFER(infer_add_layer_norm)
     TR_TRY(tr_dims_match(g, "the summands must have one shape", x, 0, shape_in(g, in, 1), 0, x->rank));
     out[0] = *x;
     *n_out = 4;
-    return infer_from(g, x, shape_in(g, in, 2), &out[1], &out[2], &out[3]);
+    return infer_from(g, x, shape_in(g, in, 2), shape_in(g, in, 3), &out[1], &out[2], &out[3]);
 }
 
 TR_INFER(infer_layer_norm_grad)

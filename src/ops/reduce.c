@@ -4,12 +4,13 @@
 TR_INFER(infer_sum_leading)
 {
     const tr_shape *x = shape_in(g, in, 0);
-    int kept = (int)attrs[TR_SUM_LEADING_KEPT].i;
+    int64_t kept = attrs[TR_SUM_LEADING_KEPT].i;
+    TR_TRY(tr_floats_only(g, in, n_in));
     if (kept < 0 || kept > x->rank)
-        return tr_error_new(TR_USER, "cannot keep %d of %d dims", kept, x->rank);
+        return tr_error_new(TR_USER, "cannot keep %lld of %d dims", (long long)kept, x->rank);
     out[0] = scalar_f32();
     if (kept > 0) {
-        out[0].rank = kept;
+        out[0].rank = (int)kept;
         memcpy(out[0].dims, x->dims + x->rank - kept, (size_t)kept * sizeof *x->dims);
         memcpy(out[0].names, x->names + x->rank - kept, (size_t)kept * sizeof *x->names);
     }

@@ -28,8 +28,10 @@ static inline bool has(const tr_value *in, int n_in, int k)
     return k < n_in && in[k];
 }
 
-/* "embed=768, mlp=3072" in one of a few buffers: for messages. */
-const char *tr_dims_text(const tr_graph *g, const tr_shape *shape, char *buffer, size_t room);
+/* NULL when the inputs that are there are f32 or bf16. */
+tr_error *tr_floats_only(const tr_graph *g, const tr_value *in, int n_in);
+/* "what: [embed=768] does not go with [mlp=3072]" */
+tr_error *tr_dims_differ(const tr_graph *g, const char *what, const tr_shape *a, const tr_shape *b);
 /* NULL when dims [first_a, first_a + count) of a equal those of b from first_b. */
 tr_error *tr_dims_match(const tr_graph *g, const char *what, const tr_shape *a, int first_a,
                         const tr_shape *b, int first_b, int count);

@@ -74,12 +74,26 @@ const char *tr_dims_text(const tr_graph *g, const tr_shape *s, char *buffer, siz
 tr_error *tr_dims_match(const tr_graph *g, const char *what, const tr_shape *a, int first_a,
                         const tr_shape *b, int first_b, int count)
 {
-    char ta[256], tb[256];
     bool fits = first_a >= 0 && first_b >= 0 && first_a + count <= a->rank && first_b + count <= b->rank;
     for (int d = 0; fits && d < count; d++)
         fits = a->dims[first_a + d] == b->dims[first_b + d];
-    if (fits)
-        return NULL;
+    return fits ? NULL : tr_dims_differ(g, what, a, b);
+}
+
+tr_error *tr_dims_differ(const tr_graph *g, const char *what, const tr_shape *a, const tr_shape *b)
+{
+    char ta[256], tb[256];
     return tr_error_new(TR_USER, "%s: [%s] does not go with [%s]", what,
                         tr_dims_text(g, a, ta, sizeof ta), tr_dims_text(g, b, tb, sizeof tb));
+}
+
+tr_error *tr_floats_only(const tr_graph *g, const tr_value *in, int n_in)
+{
+    char text[256];
+    for (int i = 0; i < n_in; i++)
+        if (in[i] && !is_activation(shape_in(g, in, i)->dtype))
+            return tr_error_new(TR_USER, "input %d is %s[%s]; it takes f32 and bf16 only", i,
+                                tr_dtype_name(shape_in(g, in, i)->dtype),
+                                tr_dims_text(g, shape_in(g, in, i), text, sizeof text));
+    return NULL;
 }
