@@ -116,7 +116,7 @@ static tr_error *bench_train(const bench_options *options)
     double *times = tr_alloc_zero((size_t)options->steps, sizeof *times);
     TR_GO(bench_config(options, &config));
     tr_sizes sizes = bench_sizes(config);
-    TR_GO(tr_trainer_plan(config, &sizes, tr_gpt, NULL, NULL, NULL, NULL, &p));
+    TR_GO(tr_trainer_plan(config, 0, &sizes, tr_gpt, NULL, NULL, NULL, NULL, &p));
     TR_GO(tr_program_allocate(p));
     tr_program_init(p, 1);
     int64_t rows = config->train.micro_batch, tokens = config->train.batch * config->train.seq;

@@ -82,7 +82,7 @@ static tr_error *inspect(const inspect_options *options)
     TR_GO(tr_cli_subject(options->operands, options->operand_count, &config));
     TR_GO(tr_config_model(config, &model));
     TR_GO(complete_sizes(config, &sizes));
-    TR_GO(tr_trainer_plan(config, &sizes, model, NULL, options->dump_after, &dump, &log, &program));
+    TR_GO(tr_trainer_plan(config, 0, &sizes, model, NULL, options->dump_after, &dump, &log, &program));
     if (dump.bytes)
         fputs(dump.bytes, stdout);
     else if (options->json)

@@ -26,6 +26,7 @@ static const tr_command commands[] = {
     {"tokenizer", "train a tokenizer, encode and decode text", cmd_tokenizer},
     {"report", "one HTML page about a run", cmd_report},
     {"bench", "what this machine reaches: matrix products, training, generation", cmd_bench},
+    {"parity", "the same run on every mesh: losses, bytes sent, memory", cmd_parity},
 };
 
 tr_error *tr_stopped_by(int signal, const char *format, ...)

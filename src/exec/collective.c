@@ -6,6 +6,7 @@
 #include "exec/collective.h"
 
 #include "base/memory.h"
+#include "passes/shard.h"
 
 enum { MOST_RANKS = 4096 };
 
@@ -61,7 +62,7 @@ static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, int axis)
 {
     if (call->out[0].data != call->in[0].data)
         memcpy(call->out[0].data, call->in[0].data, (size_t)tensor_bytes(&call->in[0]));
-    return ranks->all_reduce(ranks->context, axis, call->out[0].data, tr_tensor_elems(&call->out[0]), call->out[0].dtype);
+    return ranks->all_reduce(ranks, axis, call->out[0].data, tr_tensor_elems(&call->out[0]), call->out[0].dtype);
 }
 
 static tr_error *run_all_gather(tr_ranks *ranks, const tr_call *call, int axis)
@@ -72,7 +73,7 @@ static tr_error *run_all_gather(tr_ranks *ranks, const tr_call *call, int axis)
     int n = ranks->axis_size[axis];
     char *all = outer > 1 ? call->scratch : call->out[0].data;
     parts(whole, n, a[TR_GATHER_UNIT].i, outer * inner, bytes);
-    TR_TRY(ranks->all_gather(ranks->context, axis, call->in[0].data, all, bytes));
+    TR_TRY(ranks->all_gather(ranks, axis, call->in[0].data, all, bytes));
     char *to = call->out[0].data;
     for (int r = 0; r < n && outer > 1; r++) {
         copy_rows(to, whole * inner, all, bytes[r] / outer, bytes[r] / outer, outer);
@@ -102,7 +103,7 @@ static tr_error *run_reduce_scatter(tr_ranks *ranks, const tr_call *call, int ax
         }
         all = call->scratch;
     }
-    return ranks->reduce_scatter(ranks->context, axis, all, call->out[0].data, counts, x->dtype);
+    return ranks->reduce_scatter(ranks, axis, all, call->out[0].data, counts, x->dtype);
 }
 
 static tr_error *run_all_to_all(tr_ranks *ranks, const tr_call *call, int axis)
@@ -127,7 +128,7 @@ static tr_error *run_all_to_all(tr_ranks *ranks, const tr_call *call, int axis)
     outer = outer_of(y, from_dim);
     inner = inner_bytes(y, from_dim);
     parts(y->dims[from_dim], n, a[TR_EXCHANGE_UNIT].i, outer * inner, receive);
-    TR_TRY(ranks->all_to_all(ranks->context, axis, packed, send, arrived, receive));
+    TR_TRY(ranks->all_to_all(ranks, axis, packed, send, arrived, receive));
     to = y->data;
     for (int r = 0; r < n; r++) {
         copy_rows(to, y->dims[from_dim] * inner, arrived, receive[r] / outer, receive[r] / outer, outer);

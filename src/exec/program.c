@@ -217,37 +217,55 @@ void *tr_program_find(const tr_program *p, const char *name)
     return tr_program_data(p, v);
 }
 
-/* The low half of a split master, or NULL. */
-static uint16_t *low_half(const tr_program *p, tr_value param)
+/* The low halves of a split master: of the parameter's elements [first, first + count). Under ZeRO a rank
+ * has only those that it updates. */
+typedef struct low_half {
+    uint16_t *data;
+    int64_t first, count;
+} low_half;
+
+static low_half find_low(const tr_program *p, tr_value param)
 {
-    if (tr_shape_at(p->graph, param)->dtype != TR_BF16)
-        return NULL;
-    char *name = tr_format("low.%s", p->graph->values[param].name);
-    tr_value low = tr_graph_find(p->graph, name);
+    low_half low = {0};
+    const tr_value_info *info = &p->graph->values[param];
+    if (info->shape.dtype != TR_BF16)
+        return low;
+    char *name = tr_format("low.%s", info->name);
+    tr_value v = tr_graph_find(p->graph, name);
     free(name);
-    return low ? tr_program_data(p, low) : NULL;
+    if (!v)
+        return low;
+    const tr_layout *layout = p->graph->values[v].layout;
+    bool part = layout && layout->flat && !(info->layout && info->layout->flat);
+    return (low_half){tr_program_data(p, v), part ? layout->first : 0, tr_shape_elems(tr_shape_at(p->graph, v))};
 }
 
 void tr_program_get_f32(const tr_program *p, tr_value param, float *out)
 {
     int64_t n = tr_shape_elems(tr_shape_at(p->graph, param));
     const void *data = tr_program_data(p, param);
-    const uint16_t *low = low_half(p, param), *high = data;
-    if (tr_shape_at(p->graph, param)->dtype == TR_F32)
+    const uint16_t *high = data;
+    low_half low = find_low(p, param);
+    if (tr_shape_at(p->graph, param)->dtype == TR_F32) {
         memcpy(out, data, (size_t)n * 4);
-    else
-        for (int64_t i = 0; i < n; i++)
-            out[i] = low ? tr_join_f32(high[i], low[i]) : tr_bf16_to_f32(high[i]);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        int64_t k = i - low.first;
+        out[i] = k >= 0 && k < low.count ? tr_join_f32(high[i], low.data[k]) : tr_bf16_to_f32(high[i]);
+    }
 }
 
-static inline void store_param(void *data, uint16_t *low, bool bf16, int64_t i, float value)
+static inline void store_param(void *data, const low_half *low, bool bf16, int64_t i, float value)
 {
+    uint16_t *high = data, lost;
+    int64_t k = i - low->first;
     if (!bf16)
         ((float *)data)[i] = value;
-    else if (low)
-        tr_split_f32(value, (uint16_t *)data + i, low + i);
+    else if (low->data)
+        tr_split_f32(value, &high[i], k >= 0 && k < low->count ? &low->data[k] : &lost);
     else
-        ((uint16_t *)data)[i] = tr_f32_to_bf16(value);
+        high[i] = tr_f32_to_bf16(value);
 }
 
 void tr_program_set_f32(tr_program *p, tr_value param, const float *values)
@@ -255,10 +273,10 @@ void tr_program_set_f32(tr_program *p, tr_value param, const float *values)
     int64_t n = tr_shape_elems(tr_shape_at(p->graph, param));
     bool bf16 = tr_shape_at(p->graph, param)->dtype == TR_BF16;
     void *data = tr_program_data(p, param);
-    uint16_t *low = low_half(p, param);
+    low_half low = find_low(p, param);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++)
-        store_param(data, low, bf16, i, values[i]);
+        store_param(data, &low, bf16, i, values[i]);
 }
 
 void tr_program_init(tr_program *p, uint64_t seed)
@@ -267,12 +285,12 @@ void tr_program_init(tr_program *p, uint64_t seed)
     omp_set_num_threads(p->target.threads);
     for (tr_value v = 1; v < p->graph->n_values; v++) {
         const tr_value_info *info = &p->graph->values[v];
-        int64_t n = tr_shape_elems(&info->shape);
-        void *data = info->role == TR_PARAM ? tr_program_data(p, v) : NULL;
         if (info->role != TR_PARAM || info->init.kind == TR_INIT_ZEROS)
             continue; /* fresh pages are zero */
+        int64_t n = tr_shape_elems(&info->shape);
+        void *data = tr_program_data(p, v);
         bool bf16 = info->shape.dtype == TR_BF16;
-        uint16_t *low = low_half(p, v);
+        low_half low = find_low(p, v);
         float scale = (float)info->init.scale;
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < n; i++) {
@@ -280,7 +298,7 @@ void tr_program_init(tr_program *p, uint64_t seed)
                           ? 1
                           : scale * tr_random_normal(seed, 0, info->stream,
                                                      (uint64_t)(info->layout ? tr_layout_index(info->layout, i) : i));
-            store_param(data, low, bf16, i, x);
+            store_param(data, &low, bf16, i, x);
         }
     }
 }

@@ -173,6 +173,8 @@ tr_error *tr_metrics_step_add(tr_metrics *metrics, const tr_metrics_step *s)
     member(&line, "tokens_per_s", s->tokens_per_s);
     member(&line, "step_s", s->step_s);
     tr_text_format(&line, ", \"peak_bytes\": %lld", (long long)s->peak_bytes);
+    if (s->bytes_sent >= 0)
+        tr_text_format(&line, ", \"bytes_sent\": %lld", (long long)s->bytes_sent);
     return write_line(metrics, &line);
 }
 

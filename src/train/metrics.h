@@ -32,6 +32,7 @@ typedef struct tr_metrics_step {
     int64_t tokens; /* seen since the beginning of the run */
     double tokens_per_s, step_s;
     int64_t peak_bytes; /* of the process so far */
+    int64_t bytes_sent; /* in this step by the rank that sent most; -1: one rank, not written */
 } tr_metrics_step;
 
 /* A new file (resume_step < 0; one that is there is replaced), or the old one up to and including

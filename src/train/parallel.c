@@ -35,3 +35,14 @@ tr_sharding tr_config_sharding(const tr_config *c, int64_t rank)
     }
     return s;
 }
+
+tr_place_on_mesh tr_config_place(const tr_config *c, int64_t rank)
+{
+    tr_sharding sharding = tr_config_sharding(c, rank);
+    tr_place_on_mesh place = {.axes = sharding.n_axes};
+    for (int a = 0; a < sharding.n_axes; a++) {
+        place.size[a] = sharding.axes[a].size;
+        place.index[a] = sharding.axes[a].index;
+    }
+    return place;
+}

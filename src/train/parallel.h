@@ -1,5 +1,6 @@
 /* Techniques as rule sets: what the config's mesh means to the sharding pass. */
 #pragma once
+#include "comm/ranks.h"
 #include "passes/shard.h"
 #include "train/config.h"
 
@@ -15,3 +16,5 @@ int64_t tr_config_ranks(const tr_config *config);
  *   Ulysses              seq -> sequence, heads -> sequence inside of attention
  *   ZeRO 1, 2, 3         flat shards over data */
 tr_sharding tr_config_sharding(const tr_config *config, int64_t rank);
+/* The same place, for the transport. */
+tr_place_on_mesh tr_config_place(const tr_config *config, int64_t rank);

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "plan/machine.h"
+#include "train/parallel.h"
 #include "serve/generator.h"
 #include "train/metrics.h"
 #include "train/progress.h"
@@ -24,6 +25,7 @@ typedef struct run {
     const tr_config *config;
     const tr_run_options *options;
     tr_trainer *trainer;
+    tr_ranks *ranks; /* NULL: one rank. What follows is the first rank's only */
     tr_metrics *metrics;
     tr_tensorboard *board;
     tr_progress *progress;
@@ -33,6 +35,7 @@ typedef struct run {
     int64_t saved_step;      /* -1: none yet */
     int64_t traced_step;     /* the one that --trace writes: the second, since the first warms up */
     double peak_flops;
+    int signal; /* that ended the run */
 } run;
 
 static tr_error *write_config(const tr_config *c)
@@ -137,6 +140,8 @@ static tr_error *validate(run *r)
     bool best = loss < t->best_val_loss;
     if (best)
         t->best_val_loss = loss;
+    if (!tr_trainer_leads(t))
+        return best ? save(r, true) : NULL;
     TR_TRY(tr_metrics_val_add(r->metrics, t->step, loss));
     TR_TRY(tr_tensorboard_scalars(r->board, t->step, &(tr_scalar){"loss/val", loss}, 1));
     snprintf(text, sizeof text, "step %lld: validation loss %.4f%s", (long long)t->step, loss, best ? ", the best so far" : "");
@@ -195,15 +200,18 @@ static tr_error *check_finite(run *r, const tr_step *s)
                         MOST_REFUSED, (long long)r->trainer->step, r->config->out);
 }
 
-static tr_error *record(run *r, const tr_step *s)
+static tr_error *record(run *r, const tr_step *s, int64_t bytes_sent, int64_t peak_bytes)
 {
     tr_trainer *t = r->trainer;
+    if (!tr_trainer_leads(t))
+        return check_finite(r, s);
     r->tokens += r->config->train.batch * r->config->train.seq;
     double per_s = (double)(r->config->train.batch * r->config->train.seq) / s->seconds;
     TR_TRY(tr_metrics_step_add(r->metrics, &(tr_metrics_step){.step = t->step, .loss = s->loss, .lr = s->lr,
                                                               .grad_norm = s->grad_norm, .tokens = r->tokens,
                                                               .tokens_per_s = per_s, .step_s = s->seconds,
-                                                              .peak_bytes = tr_process_peak_bytes()}));
+                                                              .peak_bytes = peak_bytes,
+                                                              .bytes_sent = r->ranks ? bytes_sent : -1}));
     const tr_scalar scalars[] = {{"loss/train", s->loss}, {"lr", s->lr}, {"grad_norm", s->grad_norm}, {"tokens_per_s", per_s}};
     TR_TRY(tr_tensorboard_scalars(r->board, t->step, scalars, TR_COUNT(scalars)));
     if (r->progress) {
@@ -225,7 +233,8 @@ static tr_error *one_step(run *r)
     const tr_config *c = r->config;
     tr_trainer *t = r->trainer;
     tr_step s;
-    bool trace = r->options->trace && t->step + 1 == r->traced_step;
+    int64_t sent = r->ranks ? r->ranks->bytes_sent : 0;
+    bool trace = r->options->trace && t->step + 1 == r->traced_step && tr_trainer_leads(t);
     if (trace && !(t->program->trace = fopen(r->options->trace, "w")))
         return tr_error_new(TR_USER, "%s cannot be written; give --trace another path", r->options->trace);
     tr_error *error = tr_trainer_step(t, &s);
@@ -235,7 +244,13 @@ static tr_error *one_step(run *r)
         t->program->trace = NULL;
     }
     TR_TRY(error);
-    TR_TRY(record(r, &s));
+    /* What the worst rank did, and whether any was told to stop: all go on, or none does. */
+    double worst[] = {(double)(r->ranks ? r->ranks->bytes_sent - sent : 0), (double)tr_process_peak_bytes(),
+                      (double)caught};
+    if (r->ranks)
+        TR_TRY(r->ranks->all_max(r->ranks, worst, TR_COUNT(worst)));
+    r->signal = (int)worst[2];
+    TR_TRY(record(r, &s, (int64_t)worst[0], (int64_t)worst[1]));
     bool last = t->step >= c->train.steps;
     if (due(c->train.eval_every, t->step) || (last && c->train.eval_every > 0))
         TR_TRY(validate(r));
@@ -247,56 +262,104 @@ static tr_error *one_step(run *r)
 static tr_error *steps(run *r)
 {
     tr_trainer *t = r->trainer;
-    while (t->step < r->config->train.steps && !caught)
+    while (t->step < r->config->train.steps && !r->signal)
         TR_TRY(one_step(r));
     return save(r, false);
 }
 
-tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *out_signal)
+typedef struct job {
+    const tr_config *config;
+    const tr_run_options *options;
+    int signal;
+} job;
+
+/* What the first rank does alone: outputs, and the words for a person. */
+static tr_error *lead(run *r, bool resume)
 {
+    const tr_config *c = r->config;
+    if (resume && r->trainer->step >= c->train.steps)
+        return tr_error_new(TR_USER, "%s has done its %lld steps; give train.steps=N a larger number to go on", c->out,
+                            (long long)c->train.steps);
+    if (!r->options->quiet || r->options->profile)
+        r->peak_flops = tr_machine_peak_flops(r->trainer->target.isa, c->train.precision,
+                                              r->trainer->target.threads * (int)tr_config_ranks(c), 0.05);
+    TR_TRY(open_outputs(r, resume));
+    announce(r);
+    return NULL;
+}
+
+/* One rank's run, from the data to the last checkpoint. */
+static tr_error *run_rank(tr_ranks *ranks, void *user)
+{
+    job *j = user;
     tr_error *error = NULL;
-    bool resume = options->trainer.resume != NULL;
+    bool resume = j->options->trainer.resume != NULL, leads = !ranks || ranks->rank == 0;
     char *warning = NULL;
-    run r = {.config = config, .options = options};
-    struct sigaction catching = {.sa_handler = catch_signal}, old_int, old_term;
-    *out_signal = 0;
-    caught = 0;
-    sigaction(SIGINT, &catching, &old_int);
-    sigaction(SIGTERM, &catching, &old_term);
-    TR_GO(tr_config_check_run(config));
-    TR_GO(prepare_directory(config, resume));
-    TR_GO(tr_trainer_new(config, &options->trainer, &warning, &r.trainer));
-    if (warning)
+    run r = {.config = j->config, .options = j->options, .ranks = ranks};
+    tr_trainer_options options = j->options->trainer;
+    options.ranks = ranks;
+    if (leads)
+        TR_GO(prepare_directory(j->config, resume));
+    TR_GO(tr_ranks_meet(ranks));
+    TR_GO(tr_trainer_new(j->config, &options, &warning, &r.trainer));
+    if (warning && leads)
         tr_log("warning: %s", warning);
-    r.saved_step = resume ? r.trainer->step : -1;
-    r.traced_step = TR_MIN(r.trainer->step + 2, config->train.steps);
-    r.tokens = r.trainer->step * config->train.batch * config->train.seq;
-    r.trainer->program->profile = options->profile;
-    if (options->trainer.dump_after)
+    if (options.dump_after)
         goto done;
-    if (resume && r.trainer->step >= config->train.steps)
-        TR_GO(tr_error_new(TR_USER, "%s has done its %lld steps; give train.steps=N a larger number to go on",
-                           config->out, (long long)config->train.steps));
-    if (!options->quiet || options->profile)
-        r.peak_flops = tr_machine_peak_flops(r.trainer->target.isa, config->train.precision, r.trainer->target.threads, 0.05);
-    TR_GO(open_outputs(&r, resume));
-    announce(&r);
+    r.saved_step = resume ? r.trainer->step : -1;
+    r.traced_step = TR_MIN(r.trainer->step + 2, j->config->train.steps);
+    r.tokens = r.trainer->step * j->config->train.batch * j->config->train.seq;
+    r.trainer->program->profile = j->options->profile;
+    if (leads)
+        TR_GO(lead(&r, resume));
+    TR_GO(tr_ranks_meet(ranks));
     error = steps(&r);
-    if (!error && options->profile) {
+    if (!error && j->options->profile && leads) {
         char *text = tr_program_profile_text(r.trainer->program, r.peak_flops);
         tr_log("%s", text);
         free(text);
     }
-    *out_signal = error ? 0 : caught;
+    if (leads)
+        j->signal = error ? 0 : r.signal;
 done:
-    sigaction(SIGINT, &old_int, NULL);
-    sigaction(SIGTERM, &old_term, NULL);
     tr_progress_free(r.progress);
     tr_generator_free(r.generator);
     tr_metrics_close(r.metrics);
     tr_tensorboard_close(r.board);
     tr_trainer_free(r.trainer);
     free(warning);
+    return error;
+}
+
+/* Every rank of the mesh, as a thread of this process. */
+static tr_error *run_mesh(job *j)
+{
+    int64_t count = tr_config_ranks(j->config);
+    if (count == 1)
+        return run_rank(NULL, j);
+    if (j->options->trainer.dump_after)
+        return tr_error_new(TR_USER, "--dump-after shows one rank's graph; use `trireme inspect CONFIG --dump-after=PASS`");
+    tr_place_on_mesh *places = tr_alloc_zero((size_t)count, sizeof *places);
+    for (int64_t r = 0; r < count; r++)
+        places[r] = tr_config_place(j->config, r);
+    tr_error *error = tr_ranks_run_threads((int)count, places, run_rank, j);
+    free(places);
+    return error;
+}
+
+tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *out_signal)
+{
+    job j = {config, options, 0};
+    struct sigaction catching = {.sa_handler = catch_signal}, old_int, old_term;
+    caught = 0;
+    sigaction(SIGINT, &catching, &old_int);
+    sigaction(SIGTERM, &catching, &old_term);
+    tr_error *error = tr_config_check_run(config);
+    if (!error)
+        error = run_mesh(&j);
+    sigaction(SIGINT, &old_int, NULL);
+    sigaction(SIGTERM, &old_term, NULL);
+    *out_signal = j.signal;
     return error;
 }
 

@@ -7,7 +7,9 @@
 
 #include "base/cpu.h"
 #include "base/json.h"
+#include "exec/collective.h"
 #include "models/huggingface.h"
+#include "train/parallel.h"
 #include "models/models.h"
 #include "train/schedule.h"
 #include "data/weights.h"
@@ -48,7 +50,8 @@ tr_error *tr_config_model(const tr_config *c, tr_model *out)
 
 tr_error *tr_config_target(const tr_config *c, tr_target *out)
 {
-    *out = (tr_target){.threads = c->threads ? (int)c->threads : tr_cpu_cores()};
+    int64_t cores = tr_cpu_cores(), ranks = tr_config_ranks(c);
+    *out = (tr_target){.threads = (int)(c->threads ? c->threads : TR_MAX(1, cores / ranks))};
     return tr_isa_parse(c->isa, &out->isa);
 }
 
@@ -117,6 +120,15 @@ static tr_error *open_data(tr_trainer *t)
     return error;
 }
 
+/* The first rank makes the shards; the others find them. */
+static tr_error *open_data_in_turn(tr_trainer *t)
+{
+    if (t->ranks && t->ranks->rank == 0)
+        TR_TRY(open_data(t));
+    TR_TRY(tr_ranks_meet(t->ranks));
+    return t->ranks && t->ranks->rank == 0 ? NULL : open_data(t);
+}
+
 static tr_compile compile_options(const tr_config *c, const tr_target *target)
 {
     return (tr_compile){.target = *target,
@@ -131,12 +143,14 @@ static tr_compile compile_options(const tr_config *c, const tr_target *target)
                                    .micro_batches = c->train.batch / c->train.micro_batch}};
 }
 
-tr_error *tr_trainer_plan(const tr_config *c, const tr_sizes *sizes, tr_model model, void *user,
+tr_error *tr_trainer_plan(const tr_config *c, int64_t rank, const tr_sizes *sizes, tr_model model, void *user,
                           const char *dump_after, tr_text *dump, tr_pass_log *log, tr_program **out)
 {
     tr_target target;
+    tr_sharding sharding = tr_config_sharding(c, rank);
     TR_TRY(tr_config_target(c, &target));
     tr_compile how = compile_options(c, &target);
+    how.sharding = tr_config_ranks(c) > 1 ? &sharding : NULL;
     how.dump_after = dump_after;
     how.dump = dump;
     how.log = log;
@@ -147,7 +161,7 @@ tr_error *tr_trainer_plan(const tr_config *c, const tr_sizes *sizes, tr_model mo
 static tr_error *check_fits(const tr_trainer *t)
 {
     tr_memory_facts facts = tr_cpu_memory();
-    int64_t need = tr_program_peak_bytes(t->program);
+    int64_t need = tr_program_peak_bytes(t->program) * (t->ranks ? t->ranks->count : 1);
     const tr_config *c = t->config;
     if (facts.available_bytes == 0 || need < facts.available_bytes)
         return NULL;
@@ -207,13 +221,16 @@ static tr_error *fill(tr_trainer *t, const tr_trainer_options *options)
                                vocab, (long long)t->sizes.vocab);
     TR_TRY(tr_config_target(c, &t->target));
     tr_compile how = compile_options(c, &t->target);
+    tr_sharding sharding = tr_config_sharding(c, t->ranks ? t->ranks->rank : 0);
+    how.sharding = t->ranks ? &sharding : NULL;
     how.log = &t->passes;
     how.dump_after = options->dump_after;
     how.dump = options->dump;
     TR_TRY(tr_compile_training(t->model, &t->sizes, t->user, &how, &t->program));
     t->parameters = tr_graph_parameters(t->program->graph);
     TR_TRY(check_fits(t));
-    TR_TRY(open_data(t));
+    TR_TRY(open_data_in_turn(t));
+    t->program->ranks = t->ranks;
     return tr_program_allocate(t->program);
 }
 
@@ -223,6 +240,7 @@ tr_error *tr_trainer_new(const tr_config *config, const tr_trainer_options *opti
     tr_error *error = NULL;
     tr_trainer *t = tr_alloc_zero(1, sizeof *t);
     t->config = config;
+    t->ranks = options->ranks;
     t->model = options->model;
     t->user = options->user;
     t->best_val_loss = INFINITY;
@@ -258,33 +276,69 @@ void tr_trainer_free(tr_trainer *t)
 
 /* Stepping ---------------------------------------------------------------------------------------- */
 
-static void set_positions(tr_program *p, int64_t batch, int64_t seq)
+bool tr_trainer_leads(const tr_trainer *t)
 {
-    int32_t *positions = tr_program_find(p, "positions");
-    for (int64_t i = 0; i < batch * seq; i++)
-        positions[i] = (int32_t)(i % seq);
+    return !t->ranks || t->ranks->rank == 0;
+}
+
+/* This rank's part of a batch [batch, seq]: which rows, which tokens of them. */
+typedef struct batch_part {
+    int64_t first_row, rows, first_token, tokens;
+} batch_part;
+
+static batch_part part_of_batch(const tr_program *p)
+{
+    tr_value ids = tr_graph_find(p->graph, "ids");
+    const tr_layout *l = p->graph->values[ids].layout;
+    const int64_t *dims = tr_shape_at(p->graph, ids)->dims;
+    return l ? (batch_part){l->origin[0], l->block[0], l->origin[1], l->block[1]}
+             : (batch_part){0, dims[0], 0, dims[1]};
+}
+
+/* Fills the inputs with rows first + (this rank's rows) of the training data, or of the validation data; rows
+ * from `end` on are empty. */
+static tr_error *fill_batch(const tr_trainer *t, tr_program *p, bool validation, int64_t first, int64_t end)
+{
+    batch_part part = part_of_batch(p);
+    int64_t seq = t->config->train.seq;
+    int32_t *ids = tr_program_find(p, "ids"), *targets = tr_program_find(p, "targets"),
+            *positions = tr_program_find(p, "positions");
+    int32_t *row = tr_alloc((size_t)(2 * seq) * sizeof *row);
+    tr_error *error = NULL;
+    for (int64_t r = 0; r < part.rows && !error; r++) {
+        int64_t index = first + part.first_row + r, at = r * part.tokens;
+        if (index < end)
+            error = validation ? tr_loader_val_sample(t->loader, index, row, row + seq)
+                               : tr_loader_sample(t->loader, index, row, row + seq);
+        for (int64_t i = 0; i < part.tokens; i++) {
+            int64_t token = part.first_token + i;
+            ids[at + i] = index < end ? row[token] : 0;
+            targets[at + i] = index < end ? row[seq + token] : -1;
+            positions[at + i] = (int32_t)token;
+        }
+    }
+    free(row);
+    return error;
 }
 
 tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
 {
     const tr_config *c = t->config;
     tr_program *p = t->program;
-    int64_t rows = c->train.micro_batch, seq = c->train.seq, first = t->step * c->train.batch;
+    int64_t rows = c->train.micro_batch, first = t->step * c->train.batch;
     double from = seconds();
-    int32_t *ids = tr_program_find(p, "ids"), *targets = tr_program_find(p, "targets");
     uint32_t step = (uint32_t)(t->step + 1);
-    set_positions(p, rows, seq);
     out->lr = tr_schedule_lr(c, t->step + 1);
     *(float *)tr_program_find(p, "lr") = (float)out->lr;
     *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
     if (p->micro_batches > 1)
         tr_program_run(p, TR_START, TR_START, step, 0);
     for (int64_t micro = 0; micro < p->micro_batches; micro++) {
-        for (int64_t r = 0; r < rows; r++)
-            TR_TRY(tr_loader_sample(t->loader, first + micro * rows + r, ids + r * seq, targets + r * seq));
+        TR_TRY(fill_batch(t, p, false, first + micro * rows, INT64_MAX));
         tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START, TR_BACKWARD, step, micro);
     }
     tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
+    TR_TRY(tr_program_error_take(p));
     double count = *(float *)tr_program_find(p, "count");
     out->loss = *(float *)tr_program_find(p, "loss") / count;
     out->grad_norm = *(float *)tr_program_find(p, "grad_norm");
@@ -299,36 +353,28 @@ static tr_error *make_evaluation(tr_trainer *t)
 {
     tr_sizes sizes = t->sizes;
     tr_compile how = compile_options(t->config, &t->target);
+    tr_sharding sharding = tr_config_sharding(t->config, t->ranks ? t->ranks->rank : 0);
     sizes.dropout = 0;
+    how.sharding = t->ranks ? &sharding : NULL;
     if (t->evaluation)
         return NULL;
     TR_TRY(tr_compile_evaluation(t->model, &sizes, t->user, &how, &t->evaluation));
+    t->evaluation->ranks = t->ranks;
     return tr_program_allocate_beside(t->evaluation, t->program);
 }
 
 tr_error *tr_trainer_evaluate(tr_trainer *t, int64_t batches, double *out_loss)
 {
-    int64_t rows = t->config->train.micro_batch, seq = t->config->train.seq;
-    int64_t windows = tr_loader_val_count(t->loader);
+    int64_t rows = t->config->train.micro_batch, windows = tr_loader_val_count(t->loader);
     double sum = 0, count = 0;
     if (batches > 0)
         windows = TR_MIN(windows, batches * rows);
     TR_TRY(make_evaluation(t));
     tr_program *p = t->evaluation;
-    int32_t *ids = tr_program_find(p, "ids"), *targets = tr_program_find(p, "targets");
-    set_positions(p, rows, seq);
     for (int64_t first = 0; first < windows; first += rows) {
-        for (int64_t r = 0; r < rows; r++) {
-            if (first + r < windows) {
-                TR_TRY(tr_loader_val_sample(t->loader, first + r, ids + r * seq, targets + r * seq));
-                continue;
-            }
-            for (int64_t i = 0; i < seq; i++) { /* the last batch is not full */
-                ids[r * seq + i] = 0;
-                targets[r * seq + i] = -1;
-            }
-        }
+        TR_TRY(fill_batch(t, p, true, first, windows));
         tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
+        TR_TRY(tr_program_error_take(p));
         sum += *(float *)tr_program_find(p, "loss");
         count += *(float *)tr_program_find(p, "count");
     }

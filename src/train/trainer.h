@@ -2,6 +2,7 @@
  * and listens to signals is train/run.h; this is what a step is.
  */
 #pragma once
+#include "comm/ranks.h"
 #include "data/loader.h"
 #include "exec/compile.h"
 #include "data/checkpoint.h"
@@ -17,6 +18,7 @@ typedef struct tr_trainer {
     tr_loader *loader;
     tr_program *program, *evaluation; /* evaluation: made when first wanted, shares the weights */
     tr_pass_log passes;
+    tr_ranks *ranks; /* NULL: this is the only one */
     int64_t step; /* steps done */
     double best_val_loss;
     int64_t parameters;
@@ -28,6 +30,7 @@ typedef struct tr_trainer_options {
     const char *resume;     /* a run's directory: go on from its newest checkpoint; NULL: start */
     const char *dump_after; /* see exec/compile.h */
     tr_text *dump;
+    tr_ranks *ranks; /* this rank among those of the config's mesh; NULL: one rank */
 } tr_trainer_options;
 
 /* Reads the data, compiles, and fills the weights: from the checkpoint, model.from, or the seed. The config
@@ -47,8 +50,10 @@ tr_error *tr_trainer_evaluate(tr_trainer *trainer, int64_t batches, double *out_
 /* A checkpoint in config->out; `best` as the validation loss says. */
 tr_error *tr_trainer_save(tr_trainer *trainer, bool best);
 
-/* Plan only: the program of a config, without data or memory, for inspect. vocab must be known. */
-tr_error *tr_trainer_plan(const tr_config *config, const tr_sizes *sizes, tr_model model, void *user,
+/* True on the rank that writes what is written once. */
+bool tr_trainer_leads(const tr_trainer *trainer);
+/* Plan only: the program of a config's rank, without data or memory, for inspect. vocab must be known. */
+tr_error *tr_trainer_plan(const tr_config *config, int64_t rank, const tr_sizes *sizes, tr_model model, void *user,
                           const char *dump_after, tr_text *dump, tr_pass_log *log, tr_program **out);
 /* 6 x parameters + 12 x layers x embed x seq: forward and backward of one token. */
 double tr_flops_per_token(const tr_sizes *sizes, int64_t parameters, int64_t seq);
