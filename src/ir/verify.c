@@ -116,6 +116,9 @@ static tr_error *verify_home(const tr_graph *g, tr_node n, int k)
     /* A gather can fill a buffer that it does not read: ZeRO's parameters. */
     if (g->values[v].home == v || node->op == TR_OP_all_gather)
         return NULL;
+    /* What the ranks put together may replace a leaf: a parameter that each updated a part of. */
+    if (!over && row->flags & TR_OP_COLLECTIVE && g->values[tr_value_root(g, v)].role != TR_TEMP)
+        return NULL;
     if (!over || tr_value_root(g, v) != tr_value_root(g, over))
         return BROKEN(4, "output %d lives in value %u, which the op does not write over", k, g->values[v].home);
     int readers = 0;
