@@ -19,11 +19,12 @@ static tr_error *parse_dims(tr_graph *g, const char *text, tr_shape *out, int64_
         while (isalpha((unsigned char)*at) || *at == '_' || (at > name && isdigit((unsigned char)*at)))
             at++;
         size_t length = (size_t)(at - name);
-        if (*at == '=')
+        bool named = *at == '=';
+        if (named)
             at++;
         char *end;
         int64_t size = strtoll(at, &end, 10);
-        if (end == at || length > 31 || out->rank == TR_MAX_RANK)
+        if (end == at || named != (length > 0) || length > 31 || out->rank == TR_MAX_RANK)
             return tr_error_new(TR_USER, "dims \"%s\": expected up to %d of NAME=SIZE", text, TR_MAX_RANK);
         char copy[32];
         memcpy(copy, name, length);
