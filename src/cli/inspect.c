@@ -5,13 +5,15 @@
 
 #include "base/memory.h"
 #include "cli/options.h"
+#include "ir/table.h"
+#include "train/parallel.h"
 #include "train/trainer.h"
 
 typedef struct inspect_options {
     char *const *operands; /* a config file, a run, a Hugging Face directory; then overrides */
     int operand_count;
     const char *dump_after;
-    bool json;
+    bool json, sharding;
 } inspect_options;
 
 /* The sizes as training would have them: the vocabulary is the tokenizer's when the config leaves it open. */
@@ -58,8 +60,10 @@ static void print_table(const tr_config *config, const tr_program *p, const tr_s
     printf("parameters       %lld\n", (long long)parameters);
     printf("flops a token    %.4g, forward and backward at %lld tokens a sequence\n",
            tr_flops_per_token(s, parameters, config->train.seq), (long long)config->train.seq);
-    printf("planned peak     %.3f GB in %s, %lld x %lld tokens a microbatch\n", (double)tr_program_peak_bytes(p) / 1e9,
-           tr_dtype_name(config->train.precision), (long long)config->train.micro_batch, (long long)config->train.seq);
+    printf("planned peak     %.3f GB a rank in %s, %lld x %lld tokens a microbatch, %lld rank%s\n",
+           (double)tr_program_peak_bytes(p) / 1e9, tr_dtype_name(config->train.precision),
+           (long long)config->train.micro_batch, (long long)config->train.seq, (long long)tr_config_ranks(config),
+           tr_config_ranks(config) == 1 ? "" : "s");
     printf("  parameters     %.3f GB\n  optimizer      %.3f GB\n  step           %.3f GB: at its peak (node %u) "
            "gradients %.3f, activations %.3f, scratch %.3f\n",
            (double)m->params_bytes / 1e9, (double)m->state_bytes / 1e9, (double)m->arena_bytes / 1e9, m->peak_node,
@@ -68,6 +72,54 @@ static void print_table(const tr_config *config, const tr_program *p, const tr_s
     for (int i = 0; i < log->count; i++)
         printf("%s%s %u", i ? ", " : "", log->name[i], log->nodes[i]);
     printf("\n");
+}
+
+static void print_dims(const tr_graph *g, const tr_shape *s, const int64_t *dims)
+{
+    for (int d = 0; d < s->rank; d++)
+        printf("%s%s=%lld", d ? " " : "", g->dim_names[s->names[d]], (long long)dims[d]);
+}
+
+/* Each leaf: how large it is, and which part of it this rank has. */
+static void print_leaves(const tr_graph *g)
+{
+    printf("%-44s %-40s %s\n", "parameter, state, input", "whole", "rank 0 has");
+    for (tr_value v = 1; v < g->n_values; v++) {
+        const tr_value_info *info = &g->values[v];
+        const tr_layout *l = info->layout;
+        if (info->role == TR_TEMP)
+            continue;
+        printf("%-44s ", info->name);
+        char whole[256] = "";
+        size_t used = 0;
+        for (int d = 0; d < (l ? l->rank : info->shape.rank) && used < sizeof whole; d++)
+            used += (size_t)snprintf(whole + used, sizeof whole - used, "%s%lld", d ? " x " : "",
+                                     (long long)(l ? l->whole[d] : info->shape.dims[d]));
+        printf("%-40s ", whole);
+        if (l && l->flat)
+            printf("%lld elements from %lld on of its block", (long long)l->count, (long long)l->first);
+        else
+            print_dims(g, &info->shape, info->shape.dims);
+        printf("\n");
+    }
+}
+
+/* Every collective with the bytes of the larger of its operands. */
+static void print_collectives(const tr_graph *g, const tr_sharding *sharding)
+{
+    static const char *const phases[] = {"start", "forward", "backward", "update"};
+    printf("\n%-10s %-6s %-16s %-10s %12s  %s\n", "phase", "layer", "collective", "axis", "bytes", "result");
+    for (tr_node n = 1; n < g->n_nodes; n++) {
+        const tr_node_info *node = &g->nodes[n];
+        if (!(tr_op_table[node->op]->flags & TR_OP_COLLECTIVE))
+            continue;
+        const tr_shape *in = tr_shape_at(g, tr_in(g, n, 0)), *out = tr_shape_at(g, tr_out(g, n, 0));
+        printf("%-10s %-6d %-16s %-10s %12lld  ", phases[node->phase], node->layer, tr_op_name(node->op),
+               sharding->axes[node->attrs[TR_COLLECTIVE_AXIS].i].name,
+               (long long)TR_MAX(tr_shape_bytes(in), tr_shape_bytes(out)));
+        print_dims(g, out, out->dims);
+        printf("\n");
+    }
 }
 
 static tr_error *inspect(const inspect_options *options)
@@ -85,7 +137,11 @@ static tr_error *inspect(const inspect_options *options)
     TR_GO(tr_trainer_plan(config, 0, &sizes, model, NULL, options->dump_after, &dump, &log, &program));
     if (dump.bytes)
         fputs(dump.bytes, stdout);
-    else if (options->json)
+    else if (options->sharding) {
+        tr_sharding sharding = tr_config_sharding(config, 0);
+        print_leaves(program->graph);
+        print_collectives(program->graph, &sharding);
+    } else if (options->json)
         print_json(config, program, &sizes, &log);
     else
         print_table(config, program, &sizes, &log);
@@ -101,6 +157,8 @@ tr_error *cmd_inspect(int argc, char **argv)
     inspect_options with = {0};
     const tr_option options[] = {
         {"json", 0, NULL, "print one JSON object", .flag = &with.json},
+        {"sharding", 0, NULL, "print what each rank has of every parameter, and every collective",
+         .flag = &with.sharding},
         {"dump-after", 0, "PASS", "print the graph as it is after PASS",
          .text = &with.dump_after},
     };
@@ -111,7 +169,8 @@ tr_error *cmd_inspect(int argc, char **argv)
         .options = options,
         .count = TR_COUNT(options),
         .examples = "trireme inspect runs/gpt2-small\n"
-                    "trireme inspect examples/gpt2-small.yaml model.preset=gpt3-175b --json",
+                    "trireme inspect examples/gpt2-small.yaml model.preset=gpt3-175b --json\n"
+                    "trireme inspect examples/parity.yaml mesh.tensor=2 --sharding",
         .min = 1,
         .max = -1,
     };

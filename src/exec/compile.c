@@ -179,7 +179,12 @@ int64_t tr_graph_parameters(const tr_graph *g)
 {
     int64_t n = 0;
     for (tr_value v = 1; v < g->n_values; v++)
-        if (g->values[v].role == TR_PARAM)
-            n += tr_shape_elems(tr_shape_at(g, v));
+        if (g->values[v].role == TR_PARAM) {
+            const tr_layout *layout = g->values[v].layout;
+            int64_t elems = layout ? 1 : tr_shape_elems(tr_shape_at(g, v));
+            for (int d = 0; layout && d < layout->rank; d++)
+                elems *= layout->whole[d];
+            n += elems;
+        }
     return n;
 }

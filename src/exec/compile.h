@@ -38,5 +38,5 @@ tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, c
  * (i32[batch]: which of the new tokens' logits are wanted); output "logits"[batch, vocab]. */
 tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 int64_t context, tr_program **out);
-/* The number of trained values. */
+/* The number of trained values, over all ranks. */
 int64_t tr_graph_parameters(const tr_graph *graph);

@@ -62,9 +62,13 @@ static tr_value want(state *s, tr_value v, int32_t layer)
         in[i] = want(s, tr_in(g, from, (int)i), layer);
     g->layer = node.layer;
     g->phase = TR_BACKWARD;
-    tr_node clone = node.op == TR_OP_reshape
-                        ? g->values[tr_graph_view(g, in[0], *tr_shape_at(g, v))].node
-                        : tr_graph_node(g, node.op, in, (int)node.n_in, node.attrs);
+    tr_node clone;
+    if (node.op == TR_OP_reshape) {
+        tr_value view = tr_graph_view(g, in[0], *tr_shape_at(g, v)); /* g->values may move in it */
+        clone = g->values[view].node;
+    } else {
+        clone = tr_graph_node(g, node.op, in, (int)node.n_in, node.attrs);
+    }
     if (!clone)
         return 0;
     for (uint32_t k = 0; k < node.n_out; k++) {

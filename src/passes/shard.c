@@ -129,11 +129,14 @@ static bool is_token_op(tr_op op)
     return op == TR_OP_cross_entropy || op == TR_OP_cross_entropy_grad;
 }
 
-/* The residual stream outside of layers is cut where the rules say so; elementwise ops then keep the cut. */
+/* The residual stream is cut where the rules say so: where it begins, and where a sum over the axis is about
+ * to join it. Elementwise ops then keep the cut. */
 static int on_stream(const sharder *s, tr_node n, const tr_rule *rule, int axis)
 {
     const tr_node_info *node = &s->from->nodes[n];
-    if (node->phase != TR_FORWARD || node->layer >= 0 || node->op != TR_OP_add)
+    bool begins = node->op == TR_OP_add && node->layer < 0 && node->phase == TR_FORWARD;
+    bool joins = node->op == TR_OP_dropout && s->places[tr_in(s->from, n, 0)].at[axis] == PARTIAL;
+    if (!begins && !joins)
         return 0;
     const tr_shape *x = tr_shape_at(s->from, tr_in(s->from, n, 0));
     for (int r = 0; r < s->how->n_stream; r++)
@@ -480,15 +483,18 @@ static tr_error *emit(sharder *s, tr_node n)
     }
 }
 
-/* Gradients go where they are wanted at once, so that nothing whole waits for the update. */
+/* Parameters' gradients go where they are wanted at once, so that nothing whole waits for the update. The
+ * loss's tokens were shared for its own sake: its gradient goes back to where the hidden states are. */
 static tr_error *settle(sharder *s, tr_node n)
 {
     const tr_graph *g = s->from;
     for (uint32_t k = 0; k < g->nodes[n].n_out; k++) {
         tr_value v = tr_out(g, n, (int)k), moved;
-        if (!s->parameter_of[v] || g->nodes[n].phase != TR_BACKWARD || s->accumulates)
+        bool hidden = g->nodes[n].op == TR_OP_cross_entropy_grad && k == 1;
+        bool gradient = s->parameter_of[v] && g->nodes[n].phase == TR_BACKWARD && !s->accumulates;
+        if (!hidden && !gradient)
             continue;
-        place at = gradient_target(s, s->parameter_of[v]);
+        place at = hidden ? s->places[tr_in(g, n, 0)] : gradient_target(s, s->parameter_of[v]);
         TR_TRY(shard_move(s, v, &at, &moved));
         s->places[v] = at;
         s->places[v].v = moved;
