@@ -23,6 +23,38 @@ static tr_value one_output(tr_graph *g, tr_op op, const tr_value *in, int n_in, 
     return tr_out(g, tr_graph_node(g, op, in, n_in, attrs), 0);
 }
 
+/* Products of weight gradients, and sums of them, can come in f32 from where they are made. */
+static bool can_widen(const tr_graph *g, tr_value x)
+{
+    tr_node n = g->values[x].node;
+    if (tr_shape_at(g, x)->dtype == TR_F32)
+        return true;
+    return g->nodes[n].op == TR_OP_linear_dw ||
+           (g->nodes[n].op == TR_OP_add && can_widen(g, tr_in(g, n, 0)) && can_widen(g, tr_in(g, n, 1)));
+}
+
+static void widen(tr_graph *g, tr_value x)
+{
+    tr_node n = g->values[x].node;
+    if (tr_shape_at(g, x)->dtype == TR_F32)
+        return;
+    g->values[x].shape.dtype = TR_F32;
+    if (g->nodes[n].op == TR_OP_linear_dw) {
+        g->nodes[n].attrs[TR_LINEAR_DW_DTYPE].i = TR_F32;
+        return;
+    }
+    widen(g, tr_in(g, n, 0));
+    widen(g, tr_in(g, n, 1));
+}
+
+static tr_value in_f32(tr_graph *g, tr_value x)
+{
+    if (!can_widen(g, x))
+        return one_output(g, TR_OP_cast, &x, 1, (tr_attr[TR_MAX_ATTRS]){[TR_CAST_DTYPE] = {.i = TR_F32}});
+    widen(g, x);
+    return x;
+}
+
 /* acc' = acc + x, in acc's buffer. */
 static tr_value accumulate(tr_graph *g, const char *name, tr_value like, tr_value x)
 {
@@ -32,14 +64,7 @@ static tr_value accumulate(tr_graph *g, const char *name, tr_value like, tr_valu
     g->phase = TR_BACKWARD;
     if (g->error)
         return 0;
-    if (tr_shape_at(g, x)->dtype != TR_F32) {
-        /* Weight gradients can come in f32 from the product itself. */
-        tr_node made_by = g->values[x].node;
-        TR_CHECK(g->nodes[made_by].op == TR_OP_linear_dw, "gradient in bf16 from %s",
-                 tr_op_name(g->nodes[made_by].op));
-        g->nodes[made_by].attrs[TR_LINEAR_DW_DTYPE].i = TR_F32;
-        g->values[x].shape.dtype = TR_F32;
-    }
+    x = in_f32(g, x);
     tr_value sum = tr_add(g, cleared, x);
     if (sum)
         g->values[sum].home = cleared;
