@@ -1,7 +1,6 @@
-/* Running a graph's collectives: packing what is cut along an inner dim. */
+/* Running a graph's collectives over the ranks of a mesh axis. */
 #pragma once
-#include "comm/ranks.h"
+#include "exec/ranks.h"
 #include "kernels/kernel.h"
 
-int64_t tr_collective_scratch(const tr_call *call);
 tr_error *tr_collective_run(tr_ranks *ranks, const tr_call *call);

@@ -59,8 +59,7 @@ static tr_error *build_instruction(tr_program *p, tr_node n, tr_instruction *i)
         i->call.in[k] = tensor_of(g, k < node->n_in ? tr_in(g, n, (int)k) : tr_out(g, n, (int)(k - node->n_in)));
     set_extent(p, i);
     if (tr_op_table[node->op]->flags & TR_OP_COLLECTIVE) {
-        p->scratch_bytes[n] = (int64_t)(i->call.scratch_bytes = tr_collective_scratch(&i->call));
-        return NULL;
+        return NULL; /* no kernel, no scratch of the plan's */
     }
     i->kernel = p->target.reference ? tr_kernel_reference(node->op) : tr_kernel_choose(&i->call, p->target.isa);
     TR_CHECK(i->kernel, "no kernel for node %u, op %s", n, tr_op_name(node->op));

@@ -36,13 +36,35 @@ tr_sharding tr_config_sharding(const tr_config *c, int64_t rank)
     return s;
 }
 
-tr_place_on_mesh tr_config_place(const tr_config *c, int64_t rank)
+typedef struct start {
+    const tr_mesh *mesh;
+    tr_error *(*main)(tr_ranks *ranks, void *user);
+    void *user;
+} start;
+
+static tr_error *run_rank(tr_comm *comm, void *user)
 {
-    tr_sharding sharding = tr_config_sharding(c, rank);
-    tr_place_on_mesh place = {.axes = sharding.n_axes};
-    for (int a = 0; a < sharding.n_axes; a++) {
-        place.size[a] = sharding.axes[a].size;
-        place.index[a] = sharding.axes[a].index;
-    }
-    return place;
+    static const tr_mesh_axis axes[TR_AXES] = {TR_MESH_DATA, TR_MESH_SEQUENCE, TR_MESH_TENSOR};
+    const start *s = user;
+    tr_ranks ranks;
+    tr_ranks_join(&ranks, comm, s->mesh, axes, TR_AXES);
+    tr_error *error = s->main(&ranks, s->user);
+    tr_ranks_leave(&ranks);
+    return error;
+}
+
+tr_error *tr_config_run_ranks(const tr_config *c, tr_error *(*main)(tr_ranks *ranks, void *user), void *user)
+{
+    tr_mesh mesh = tr_mesh_one();
+    mesh.size[TR_MESH_DATA] = (int32_t)c->mesh.data;
+    mesh.size[TR_MESH_SEQUENCE] = (int32_t)c->mesh.sequence;
+    mesh.size[TR_MESH_TENSOR] = (int32_t)c->mesh.tensor;
+    int64_t count = tr_mesh_ranks(&mesh);
+    int32_t launched;
+    if (tr_mpi_launched(&launched))
+        TR_TRY(tr_mesh_verify(&mesh, launched ? launched : count));
+    if (count == 1)
+        return main(NULL, user);
+    start s = {&mesh, main, user};
+    return tr_world_run((int32_t)count, NULL, run_rank, &s);
 }

@@ -1,6 +1,6 @@
 /* Techniques as rule sets: what the config's mesh means to the sharding pass. */
 #pragma once
-#include "comm/ranks.h"
+#include "exec/ranks.h"
 #include "passes/shard.h"
 #include "train/config.h"
 
@@ -16,5 +16,6 @@ int64_t tr_config_ranks(const tr_config *config);
  *   Ulysses              seq -> sequence, heads -> sequence inside of attention
  *   ZeRO 1, 2, 3         flat shards over data */
 tr_sharding tr_config_sharding(const tr_config *config, int64_t rank);
-/* The same place, for the transport. */
-tr_place_on_mesh tr_config_place(const tr_config *config, int64_t rank);
+/* Runs `main` on every rank of the config's mesh: the processes that mpirun started, otherwise threads of this
+ * one. A mesh of one rank runs here, with ranks NULL. The error is that of the rank that failed first. */
+tr_error *tr_config_run_ranks(const tr_config *config, tr_error *(*main)(tr_ranks *ranks, void *user), void *user);

@@ -37,14 +37,14 @@ static tr_error *run_rank(tr_ranks *ranks, void *user)
     TR_GO(tr_trainer_new(j->config, &(tr_trainer_options){.model = j->p->model, .ranks = ranks}, &warning, &t));
     double worst[] = {(double)tr_program_peak_bytes(t->program), 0};
     for (int64_t i = 0; i < j->p->steps; i++) {
-        int64_t before = ranks ? ranks->bytes_sent : 0;
+        int64_t before = ranks ? tr_comm_bytes_sent_all(ranks->comm) : 0;
         TR_GO(tr_trainer_step(t, &s));
-        worst[1] = ranks ? (double)(ranks->bytes_sent - before) : 0;
+        worst[1] = ranks ? (double)(tr_comm_bytes_sent_all(ranks->comm) - before) : 0;
         if (leads)
             j->result->losses[i] = s.loss;
     }
     if (ranks)
-        TR_GO(ranks->all_max(ranks, worst, 2));
+        TR_GO(tr_ranks_max(ranks, worst, 2));
     if (leads) {
         j->result->planned_peak_bytes = (int64_t)worst[0];
         j->result->bytes_sent = (int64_t)worst[1];
@@ -57,15 +57,7 @@ done:
 static tr_error *run_config(const parity *p, const tr_config *config, tr_parity *result)
 {
     job j = {p, config, result};
-    int64_t count = tr_config_ranks(config);
-    if (count == 1)
-        return run_rank(NULL, &j);
-    tr_place_on_mesh *places = tr_alloc_zero((size_t)count, sizeof *places);
-    for (int64_t r = 0; r < count; r++)
-        places[r] = tr_config_place(config, r);
-    tr_error *error = tr_ranks_run_threads((int)count, places, run_rank, &j);
-    free(places);
-    return error;
+    return tr_config_run_ranks(config, run_rank, &j);
 }
 
 static void compare(parity *p, const tr_config *config, tr_parity *result)

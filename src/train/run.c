@@ -233,7 +233,7 @@ static tr_error *one_step(run *r)
     const tr_config *c = r->config;
     tr_trainer *t = r->trainer;
     tr_step s;
-    int64_t sent = r->ranks ? r->ranks->bytes_sent : 0;
+    int64_t sent = r->ranks ? tr_comm_bytes_sent_all(r->ranks->comm) : 0;
     bool trace = r->options->trace && t->step + 1 == r->traced_step && tr_trainer_leads(t);
     if (trace && !(t->program->trace = fopen(r->options->trace, "w")))
         return tr_error_new(TR_USER, "%s cannot be written; give --trace another path", r->options->trace);
@@ -245,10 +245,10 @@ static tr_error *one_step(run *r)
     }
     TR_TRY(error);
     /* What the worst rank did, and whether any was told to stop: all go on, or none does. */
-    double worst[] = {(double)(r->ranks ? r->ranks->bytes_sent - sent : 0), (double)tr_process_peak_bytes(),
+    double worst[] = {(double)(r->ranks ? tr_comm_bytes_sent_all(r->ranks->comm) - sent : 0), (double)tr_process_peak_bytes(),
                       (double)caught};
     if (r->ranks)
-        TR_TRY(r->ranks->all_max(r->ranks, worst, TR_COUNT(worst)));
+        TR_TRY(tr_ranks_max(r->ranks, worst, TR_COUNT(worst)));
     r->signal = (int)worst[2];
     TR_TRY(record(r, &s, (int64_t)worst[0], (int64_t)worst[1]));
     bool last = t->step >= c->train.steps;
@@ -331,22 +331,6 @@ done:
     return error;
 }
 
-/* Every rank of the mesh, as a thread of this process. */
-static tr_error *run_mesh(job *j)
-{
-    int64_t count = tr_config_ranks(j->config);
-    if (count == 1)
-        return run_rank(NULL, j);
-    if (j->options->trainer.dump_after)
-        return tr_error_new(TR_USER, "--dump-after shows one rank's graph; use `trireme inspect CONFIG --dump-after=PASS`");
-    tr_place_on_mesh *places = tr_alloc_zero((size_t)count, sizeof *places);
-    for (int64_t r = 0; r < count; r++)
-        places[r] = tr_config_place(j->config, r);
-    tr_error *error = tr_ranks_run_threads((int)count, places, run_rank, j);
-    free(places);
-    return error;
-}
-
 tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *out_signal)
 {
     job j = {config, options, 0};
@@ -355,8 +339,10 @@ tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *ou
     sigaction(SIGINT, &catching, &old_int);
     sigaction(SIGTERM, &catching, &old_term);
     tr_error *error = tr_config_check_run(config);
+    if (!error && options->trainer.dump_after && tr_config_ranks(config) > 1)
+        error = tr_error_new(TR_USER, "--dump-after shows one rank's graph; use `trireme inspect CONFIG --dump-after=PASS`");
     if (!error)
-        error = run_mesh(&j);
+        error = tr_config_run_ranks(config, run_rank, &j);
     sigaction(SIGINT, &old_int, NULL);
     sigaction(SIGTERM, &old_term, NULL);
     *out_signal = j.signal;

@@ -7,7 +7,6 @@
 
 #include "base/cpu.h"
 #include "base/json.h"
-#include "exec/collective.h"
 #include "models/huggingface.h"
 #include "train/parallel.h"
 #include "models/models.h"

@@ -2,9 +2,9 @@
  * and listens to signals is train/run.h; this is what a step is.
  */
 #pragma once
-#include "comm/ranks.h"
 #include "data/loader.h"
 #include "exec/compile.h"
+#include "exec/ranks.h"
 #include "data/checkpoint.h"
 #include "train/config.h"
 
