@@ -1,5 +1,5 @@
 /* Checkpoints: saving and opening, damage to any file, and a stop or a failure at every single
- * system call of a save.
+ * system call of a save, by one rank and by several (who here take turns).
  *
  * The faults are injected by defining write, fsync, rename and the like in this program: the
  * library's calls arrive here first. At call number `fault_at` one of these happens:
@@ -30,14 +30,16 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "train/checkpoint.h"
+#include "data/checkpoint.h"
+#include "data/checkpoint_ranks.h"
 
 /* Faults. */
 
 typedef enum fault { NONE, FAIL_CALL, CRASH, POWER } fault;
 static fault fault_kind;
 static int64_t fault_at, calls; /* calls counts only while fault_kind is set */
-static bool no_symlinks;
+static bool no_symlinks, no_fallocate;
+static bool by_ranks; /* save() is by three ranks */
 enum { MOST_DIRTY = 64 };
 static struct {
     dev_t device;
@@ -104,6 +106,30 @@ ssize_t write(int fd, const void *bytes, size_t count)
     return syscall(SYS_write, fd, bytes, count);
 }
 
+ssize_t pwrite(int fd, const void *bytes, size_t count, off_t offset)
+{
+    if (fault_kind != NONE && fault_kind != FAIL_CALL && calls + 1 == fault_at) {
+        note_file(fd, true);
+        syscall(SYS_pwrite64, fd, bytes, count / 2, offset);
+    }
+    if (strikes(true))
+        return -1;
+    note_file(fd, true);
+    return syscall(SYS_pwrite64, fd, bytes, count, offset);
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t length)
+{
+    if (strikes(true))
+        return -1;
+    note_file(fd, true);
+    if (no_fallocate) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return (int)syscall(SYS_fallocate, fd, mode, offset, length);
+}
+
 int fsync(int fd)
 {
     if (strikes(false))
@@ -167,6 +193,50 @@ static char *in_scratch(const char *name)
     return tr_path_join(scratch, name);
 }
 
+/* Elements [first, first + count) of a tensor, if there are any. */
+static tr_error *put_part(tr_checkpoint_share *share, const tr_saved *t, int64_t first, int64_t count)
+{
+    int64_t id, width = tr_dtype_bytes(t->dtype);
+    TR_TRY(tr_checkpoint_share_tensor(share, t->name, t->dtype, tr_saved_bytes(t) / width, &id));
+    return tr_checkpoint_share_write(share, id, first, count,
+                                     (const char *)t->data + first * width);
+}
+
+/* Rank r of three: a third of "w" in two runs, a third of the moments, and rank 1 the bias. */
+static tr_error *put_share(const char *session, int r, const tr_checkpoint_contents *c)
+{
+    tr_checkpoint_share *share;
+    tr_error *error;
+    TR_TRY(tr_checkpoint_join(session, r, &share));
+    if (r == 1)
+        TR_GO(put_part(share, &c->model[0], 0, 2));
+    TR_GO(put_part(share, &c->model[1], r * 500, 500));
+    TR_GO(put_part(share, &c->model[1], 1500 + r * 500, 500));
+    error = put_part(share, &c->optimizer[0], r * 1000, 1000);
+done:
+    if (!error)
+        return tr_checkpoint_share_commit_take(share);
+    tr_checkpoint_share_drop(share);
+    return error;
+}
+
+static tr_error *save_by_ranks(const char *out, const tr_checkpoint_contents *c, int64_t keep_last,
+                               bool *complete)
+{
+    tr_checkpoint_session *session;
+    if (complete)
+        *complete = false;
+    TR_TRY(tr_checkpoint_begin(out, c, 3, &session));
+    for (int r = 0; r < 3; r++) {
+        tr_error *error = put_share(tr_checkpoint_session_path(session), r, c);
+        if (error) {
+            tr_checkpoint_drop(session);
+            return error;
+        }
+    }
+    return tr_checkpoint_finish_take(session, keep_last, complete);
+}
+
 static tr_error *save(const char *out, int64_t step, int64_t keep_last, bool best, bool *complete)
 {
     static float weights[WEIGHTS], moments[WEIGHTS];
@@ -192,7 +262,7 @@ static tr_error *save(const char *out, int64_t step, int64_t keep_last, bool bes
                                              .files = files,
                                              .file_count = 2,
                                              .best = best};
-    tr_error *error = tr_checkpoint_save(out, &contents, keep_last, complete);
+    tr_error *error = (by_ranks ? save_by_ranks : tr_checkpoint_save)(out, &contents, keep_last, complete);
     json_decref(trainer);
     return error;
 }
@@ -698,6 +768,19 @@ static void test_without_symbolic_links(void)
     no_symlinks = false;
 }
 
+/* The same of a save by ranks: of the rank that begins and finishes, and of the others. */
+static void test_faults_of_ranks(void)
+{
+    by_ranks = true;
+    fault_everywhere(FAIL_CALL, "a failed call");
+    fault_everywhere(CRASH, "a kill");
+    fault_everywhere(POWER, "a loss of power");
+    no_fallocate = true;
+    fault_everywhere(FAIL_CALL, "a failed call without fallocate");
+    no_fallocate = false;
+    by_ranks = false;
+}
+
 /* The first save of a run has nothing to fall back on: nothing or all. */
 static void test_kill_in_the_first_save(void)
 {
@@ -820,9 +903,14 @@ int main(void)
     TEST(test_kill_at_every_call);
     TEST(test_power_loss_at_every_call);
     TEST(test_without_symbolic_links);
+    TEST(test_faults_of_ranks);
     TEST(test_kill_in_the_first_save);
     TEST(test_kill_at_random_times);
     TEST(test_full_tmpfs);
+    by_ranks = true;
+    TEST(test_save_and_open);
+    TEST(test_full_tmpfs);
+    by_ranks = false;
     tr_error_free(tr_path_remove(scratch));
     return check_report();
 }

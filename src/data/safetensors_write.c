@@ -4,7 +4,12 @@
  * begins at a multiple of 64 bytes, and written first; then the data passes through. The writer
  * counts: commit refuses unless exactly the declared bytes came.
  */
+#define _GNU_SOURCE
 #include "data/safetensors.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "base/memory.h"
@@ -62,30 +67,41 @@ static tr_error *header_text(const char *path, const tr_saved *tensors, int64_t 
     return error;
 }
 
+/* All that stands before the data, padded; the caller frees. */
+static tr_error *file_head(const char *path, const tr_saved *tensors, int64_t count, char **out_head,
+                           int64_t *out_bytes, int64_t *out_data_bytes)
+{
+    char *text;
+    *out_head = NULL;
+    TR_TRY(header_text(path, tensors, count, out_data_bytes, &text));
+    int64_t length = (int64_t)strlen(text);
+    int64_t bytes = (8 + length + DATA_ALIGNMENT - 1) / DATA_ALIGNMENT * DATA_ALIGNMENT;
+    char *head = tr_alloc((size_t)bytes);
+    memset(head, ' ', (size_t)bytes);
+    for (int i = 0; i < 8; i++)
+        head[i] = (char)(unsigned char)((uint64_t)(bytes - 8) >> 8 * i);
+    memcpy(head + 8, text, (size_t)length);
+    free(text);
+    *out_head = head;
+    *out_bytes = bytes;
+    return NULL;
+}
+
 tr_error *tr_safetensors_writer_open(const char *path, const tr_saved *tensors, int64_t count,
                                      tr_safetensors_writer **out)
 {
     *out = NULL;
-    int64_t data_bytes;
-    char *text;
-    TR_TRY(header_text(path, tensors, count, &data_bytes, &text));
+    int64_t bytes, data_bytes;
+    char *head;
+    TR_TRY(file_head(path, tensors, count, &head, &bytes, &data_bytes));
     tr_safetensors_writer *writer = tr_alloc_zero(1, sizeof *writer);
     writer->path = tr_strdup(path);
-    int64_t length = (int64_t)strlen(text);
-    int64_t padded = (8 + length + DATA_ALIGNMENT - 1) / DATA_ALIGNMENT * DATA_ALIGNMENT - 8;
-    writer->expected = 8 + padded + data_bytes;
-    unsigned char prefix[8];
-    for (int i = 0; i < 8; i++)
-        prefix[i] = (unsigned char)((uint64_t)padded >> 8 * i);
-    char spaces[DATA_ALIGNMENT];
-    memset(spaces, ' ', sizeof spaces);
+    writer->expected = bytes + data_bytes;
     tr_error *error;
     TR_GO(tr_writer_open(path, &writer->file));
-    TR_GO(tr_writer_write(writer->file, prefix, 8));
-    TR_GO(tr_writer_write(writer->file, text, length));
-    TR_GO(tr_writer_write(writer->file, spaces, padded - length));
+    TR_GO(tr_writer_write(writer->file, head, bytes));
 done:
-    free(text);
+    free(head);
     if (error)
         tr_safetensors_writer_drop(writer);
     else
@@ -129,16 +145,23 @@ void tr_safetensors_writer_drop(tr_safetensors_writer *writer)
     free(writer);
 }
 
-/* Widest elements first, otherwise in the given order. */
-static tr_saved *sorted_by_width(const tr_saved *tensors, int64_t count)
+/* Widest elements first, otherwise in the given order: which tensor comes at each place. */
+static int64_t *order_by_width(const tr_saved *tensors, int64_t count)
 {
-    tr_saved *sorted = tr_alloc_zero((size_t)count + 1, sizeof *sorted);
-    int64_t n = 0;
+    int64_t *order = tr_alloc_zero((size_t)count + 1, sizeof *order), n = 0;
     for (int64_t width = 8; width >= 1; width /= 2)
         for (int64_t i = 0; i < count; i++)
             if (tr_dtype_bytes(tensors[i].dtype) == width)
-                sorted[n++] = tensors[i];
+                order[n++] = i;
     TR_CHECK(n == count, "a dtype of an odd width");
+    return order;
+}
+
+static tr_saved *in_order(const tr_saved *tensors, const int64_t *order, int64_t count)
+{
+    tr_saved *sorted = tr_alloc_zero((size_t)count + 1, sizeof *sorted);
+    for (int64_t i = 0; i < count; i++)
+        sorted[i] = tensors[order[i]];
     return sorted;
 }
 
@@ -146,7 +169,8 @@ tr_error *tr_safetensors_save(const char *path, const tr_saved *tensors, int64_t
                               int64_t *out_bytes, uint32_t *out_crc32c)
 {
     tr_safetensors_writer *writer = NULL;
-    tr_saved *sorted = sorted_by_width(tensors, count);
+    int64_t *order = order_by_width(tensors, count);
+    tr_saved *sorted = in_order(tensors, order, count);
     tr_error *error;
     TR_GO(tr_safetensors_writer_open(path, sorted, count, &writer));
     for (int64_t i = 0; i < count; i++)
@@ -160,5 +184,57 @@ tr_error *tr_safetensors_save(const char *path, const tr_saved *tensors, int64_t
 done:
     tr_safetensors_writer_drop(writer);
     free(sorted);
+    free(order);
+    return error;
+}
+
+/* Writing by several ranks. */
+
+static tr_error *grow(const char *path, int64_t bytes)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC), code = 0;
+    if (fd < 0)
+        return tr_error_errno(TR_RUN, errno, "cannot open %s", path);
+    do
+        code = fallocate(fd, 0, 0, (off_t)bytes) == 0 ? 0 : errno;
+    while (code == EINTR);
+    if (code == EOPNOTSUPP || code == ENOSYS) /* the disk may then be full when the data comes */
+        code = ftruncate(fd, (off_t)bytes) == 0 ? 0 : errno;
+    if (!code && fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP)
+        code = errno;
+    close(fd);
+    if (!code)
+        return NULL;
+    return tr_error_new(TR_RUN, "cannot make %s of %lld bytes: %s%s", path, (long long)bytes,
+                        strerror(code), code == ENOSPC || code == EDQUOT
+                            ? "; free some space on that disk or write elsewhere" : "");
+}
+
+tr_error *tr_safetensors_create(const char *path, const tr_saved *tensors, int64_t count,
+                                int64_t **out_offsets, int64_t *out_bytes)
+{
+    int64_t *order = order_by_width(tensors, count), *offsets = NULL, bytes, data_bytes;
+    tr_saved *sorted = in_order(tensors, order, count);
+    char *head;
+    tr_error *error;
+    TR_GO(file_head(path, sorted, count, &head, &bytes, &data_bytes));
+    offsets = tr_alloc_zero((size_t)count + 1, sizeof *offsets);
+    *out_bytes = bytes + data_bytes;
+    error = tr_file_write(path, head, bytes);
+    free(head);
+    for (int64_t i = 0; i < count; i++) {
+        offsets[order[i]] = bytes;
+        bytes += tr_saved_bytes(&sorted[i]);
+    }
+    if (!error)
+        error = grow(path, *out_bytes);
+done:
+    free(sorted);
+    free(order);
+    if (error) {
+        free(offsets);
+        offsets = NULL;
+    }
+    *out_offsets = offsets;
     return error;
 }

@@ -1,61 +1,136 @@
-/* Parameters and state to and from files; see weights.h. */
+/* Parameters and state to and from files; see weights.h.
+ *
+ * Everything goes by runs: elements that are together both here and in the whole tensor. A block that is cut
+ * along dim d has runs of block[d] x (what is inside of d) elements.
+ */
 #include "data/weights.h"
 
 #include "ir/graph.h"
 
 static const char PREFIX[] = "transformer.";
+static const char LOW[] = "low.";
+enum { CHUNK = 4096 }; /* elements that are converted at once */
 
-static const tr_stored *find(const tr_safetensors *file, const char *name)
+/* Where a value's elements are in the whole tensor ------------------------------------------------ */
+
+static int64_t local_elems(const tr_value_info *info)
 {
-    const tr_stored *stored = tr_safetensors_find(file, name);
-    size_t n = sizeof PREFIX - 1;
-    if (!stored && strncmp(name, PREFIX, n) == 0)
-        stored = tr_safetensors_find(file, name + n);
-    return stored;
+    return tr_shape_elems(&info->shape);
 }
 
-/* One parameter, in pieces, so that conversion needs no second copy of it. */
-static tr_error *load_param(tr_program *p, tr_value v, const tr_stored *from, const tr_stored *low)
+/* The run that begins with local element i: its length, and where it begins in the whole. */
+static int64_t run_at(const tr_value_info *info, int64_t i, int64_t *out_first)
 {
-    const tr_value_info *info = &p->graph->values[v];
-    tr_shape shape = tr_shape_in_file(p->graph, &info->shape);
-    TR_TRY(tr_stored_check(from, shape.rank, shape.dims));
-    int64_t n = tr_shape_elems(&shape);
-    if (info->shape.dtype == from->dtype && !low)
-        memcpy(tr_program_data(p, v), from->data, (size_t)from->bytes);
-    else {
-        float *values = NULL;
-        TR_TRY(tr_pages_map((size_t)n * 4, (void **)&values));
-        tr_error *error = tr_stored_read(from, 0, n, TR_F32, values);
-        if (!error && low)
-            for (int64_t i = 0; i < n; i++)
-                values[i] = tr_join_f32(((const uint16_t *)from->data)[i], ((const uint16_t *)low->data)[i]);
-        if (!error)
-            tr_program_set_f32(p, v, values);
-        tr_pages_unmap(values, (size_t)n * 4);
-        return error;
+    const tr_layout *l = info->layout;
+    int64_t together = 1, left = local_elems(info) - i;
+    *out_first = l ? tr_layout_index(l, i) : i;
+    if (!l)
+        return left;
+    for (int d = l->rank - 1; d >= 0; d--) {
+        together *= l->block[d];
+        if (l->block[d] != l->whole[d])
+            break;
+    }
+    return TR_MIN(together - (l->first + i) % together, left);
+}
+
+/* Calls `visit` for every run, of at most `most` elements. */
+typedef tr_error *(*visitor)(void *context, int64_t local, int64_t first, int64_t count);
+static tr_error *for_runs(const tr_value_info *info, int64_t most, visitor visit, void *context)
+{
+    int64_t n = local_elems(info), first;
+    for (int64_t i = 0, count; i < n; i += count) {
+        count = TR_MIN(run_at(info, i, &first), most);
+        TR_TRY(visit(context, i, first, count));
     }
     return NULL;
 }
 
-/* A bf16 file into a split master: the low half is zero, and the weight is what the file says. */
-tr_error *tr_weights_load(tr_program *p, const tr_safetensors *file)
+static char *element_at(const tr_program *p, tr_value v, int64_t i)
 {
-    const tr_stored *head = tr_safetensors_find(file, "lm_head.weight");
-    for (tr_value v = 1; v < p->graph->n_values; v++) {
-        const tr_value_info *info = &p->graph->values[v];
-        if (info->role != TR_PARAM)
-            continue;
-        const tr_stored *from = find(file, info->name);
-        if (!from)
-            TR_TRY(tr_safetensors_need(file, info->name, &from));
-        TR_TRY(load_param(p, v, from, NULL));
-        bool embedding = strcmp(info->name, "transformer.wte.weight") == 0;
-        if (embedding && head && (head->bytes != from->bytes || memcmp(head->data, from->data, (size_t)head->bytes) != 0))
-            return tr_error_new(TR_USER, "%s: lm_head.weight differs from transformer.wte.weight; only tied "
-                                         "embeddings are supported", head->file);
+    return (char *)tr_program_data(p, v) + i * tr_dtype_bytes(p->graph->values[v].shape.dtype);
+}
+
+/* Whole shapes ------------------------------------------------------------------------------------ */
+
+/* A flat shard has no names of dims, and they say how dims are merged in files. They are taken from the
+ * parameter that a state belongs to, and of a flat parameter from what it is gathered into. */
+typedef struct naming {
+    tr_value *params; /* their ids */
+    int64_t count, room;
+    tr_value *gathered; /* by value: for a flat parameter the value that has its names */
+} naming;
+
+static naming naming_of(const tr_graph *g)
+{
+    naming n = {.gathered = tr_alloc_zero(g->n_values, sizeof(tr_value))};
+    for (tr_value v = 1; v < g->n_values; v++)
+        if (g->values[v].role == TR_PARAM)
+            tr_push(n.params, n.count, n.room) = v;
+    for (tr_node k = 1; k < g->n_nodes; k++) {
+        tr_value x = tr_in(g, k, 0);
+        tr_node before = g->nodes[k].op == TR_OP_reshape ? g->values[x].node : 0;
+        tr_value w = before && g->nodes[before].op == TR_OP_all_gather ? tr_in(g, before, 0) : 0;
+        if (w && g->values[w].role == TR_PARAM)
+            n.gathered[w] = tr_out(g, k, 0);
     }
-    return NULL;
+    return n;
+}
+
+static void naming_free(naming *n)
+{
+    free(n->params);
+    free(n->gathered);
+}
+
+/* "adam.m.wte.weight" belongs to the parameter "wte.weight". */
+static tr_value parameter_of(const tr_graph *g, const naming *n, tr_value v)
+{
+    const char *name = g->values[v].name;
+    size_t length = strlen(name);
+    if (g->values[v].role == TR_PARAM)
+        return v;
+    for (int64_t i = 0; i < n->count; i++) {
+        const char *param = g->values[n->params[i]].name;
+        size_t end = strlen(param);
+        if (length > end && name[length - end - 1] == '.' && strcmp(name + length - end, param) == 0)
+            return n->params[i];
+    }
+    return 0;
+}
+
+/* The shape of the whole tensor in files. */
+static tr_shape whole_shape(const tr_graph *g, const naming *n, tr_value v)
+{
+    const tr_value_info *info = &g->values[v];
+    const tr_layout *l = info->layout;
+    tr_shape shape = info->shape;
+    if (l && l->flat) {
+        tr_value w = parameter_of(g, n, v), named = w;
+        if (w && g->values[w].layout && g->values[w].layout->flat)
+            named = n->gathered[w];
+        TR_CHECK(l->rank == 1 || (named && tr_shape_at(g, named)->rank == l->rank),
+                 "the names of the dims of %s are lost", info->name);
+        shape.rank = l->rank;
+        if (l->rank > 1)
+            memcpy(shape.names, tr_shape_at(g, named)->names, sizeof shape.names);
+    }
+    if (l)
+        memcpy(shape.dims, l->whole, sizeof shape.dims);
+    return tr_shape_in_file(g, &shape);
+}
+
+static tr_error *check_shape(const tr_graph *g, const naming *n, tr_value v, const tr_stored *from)
+{
+    tr_shape shape = whole_shape(g, n, v);
+    return tr_stored_check(from, shape.rank, shape.dims);
+}
+
+/* Loading ----------------------------------------------------------------------------------------- */
+
+static bool is_low(const tr_value_info *info)
+{
+    return info->role == TR_STATE && strncmp(info->name, LOW, sizeof LOW - 1) == 0;
 }
 
 static bool belongs(const tr_value_info *info, tr_role role)
@@ -69,22 +144,218 @@ static bool belongs(const tr_value_info *info, tr_role role)
     return true;
 }
 
-tr_saved *tr_weights_saved(const tr_program *p, tr_role role, int64_t *out_count)
+/* A weight in files: its tensor and, of a split master, the low halves (or NULL). */
+typedef struct source {
+    const tr_stored *high, *low;
+} source;
+
+typedef enum form { PLAIN, HIGH, LOW_HALF } form;
+typedef struct loading {
+    tr_program *program;
+    tr_value value;
+    source from;
+    form form; /* HIGH: what the program keeps beside its low half */
+    float *master; /* [CHUNK], for conversions */
+} loading;
+
+/* The f32 values of `count` elements from `first` on. */
+static tr_error *read_master(loading *l, int64_t first, int64_t count)
 {
+    if (!l->from.low)
+        return tr_stored_read(l->from.high, first, count, TR_F32, l->master);
+    uint16_t high[CHUNK], low[CHUNK];
+    TR_TRY(tr_stored_read(l->from.high, first, count, TR_BF16, high));
+    TR_TRY(tr_stored_read(l->from.low, first, count, TR_U16, low));
+    for (int64_t i = 0; i < count; i++)
+        l->master[i] = tr_join_f32(high[i], low[i]);
+    return NULL;
+}
+
+static tr_error *load_raw(void *context, int64_t local, int64_t first, int64_t count)
+{
+    loading *l = context;
+    const tr_stored *from = l->form == LOW_HALF ? l->from.low : l->from.high;
+    tr_dtype dtype = l->program->graph->values[l->value].shape.dtype;
+    return tr_stored_read(from, first, count, dtype, element_at(l->program, l->value, local));
+}
+
+static tr_error *load_converted(void *context, int64_t local, int64_t first, int64_t count)
+{
+    loading *l = context;
+    char *to = element_at(l->program, l->value, local);
+    TR_TRY(read_master(l, first, count));
+    if (l->program->graph->values[l->value].shape.dtype == TR_F32) {
+        memcpy(to, l->master, (size_t)count * 4);
+        return NULL;
+    }
+    uint16_t *halves = (uint16_t *)(void *)to, high, low;
+    for (int64_t i = 0; i < count; i++) {
+        tr_split_f32(l->master[i], &high, &low);
+        halves[i] = l->form == PLAIN ? tr_f32_to_bf16(l->master[i]) : l->form == HIGH ? high : low;
+    }
+    return NULL;
+}
+
+/* A parameter or the low half of one. Bits are copied where both sides keep the weight alike; a bf16 file
+ * into a split master: the low half is zero, and the weight is what the file says. */
+static tr_error *load_weight(tr_program *p, tr_value v, source from)
+{
+    const tr_value_info *info = &p->graph->values[v];
+    float master[CHUNK];
+    loading l = {p, v, from, is_low(info) ? LOW_HALF : PLAIN, master};
+    if (l.form == PLAIN && info->shape.dtype == TR_BF16) {
+        char *name = tr_format("%s%s", LOW, info->name);
+        if (tr_graph_find(p->graph, name))
+            l.form = HIGH;
+        free(name);
+    }
+    bool alike = l.form == LOW_HALF ? from.low != NULL
+                                    : info->shape.dtype == from.high->dtype && (!from.low || l.form == HIGH);
+    return alike ? for_runs(info, INT64_MAX, load_raw, &l) : for_runs(info, CHUNK, load_converted, &l);
+}
+
+static tr_error *load_state(tr_program *p, tr_value v, const tr_stored *from)
+{
+    loading l = {.program = p, .value = v, .from = {from, NULL}};
+    return for_runs(&p->graph->values[v], INT64_MAX, load_raw, &l);
+}
+
+/* The name of the parameter in files. */
+static const char *weight_name(const tr_value_info *info)
+{
+    return is_low(info) ? info->name + sizeof LOW - 1 : info->name;
+}
+
+static const tr_stored *find(const tr_safetensors *file, const char *name)
+{
+    const tr_stored *stored = tr_safetensors_find(file, name);
+    size_t n = sizeof PREFIX - 1;
+    if (!stored && strncmp(name, PREFIX, n) == 0)
+        stored = tr_safetensors_find(file, name + n);
+    return stored;
+}
+
+typedef struct comparing {
+    const tr_stored *a, *b;
+    bool differ;
+} comparing;
+
+static tr_error *compare(void *context, int64_t local, int64_t first, int64_t count)
+{
+    (void)local;
+    comparing *c = context;
+    int64_t width = tr_dtype_bytes(c->a->dtype);
+    c->differ |= memcmp((const char *)c->a->data + first * width, (const char *)c->b->data + first * width,
+                        (size_t)(count * width)) != 0;
+    return NULL;
+}
+
+/* Each rank looks at what it loads. */
+static tr_error *check_head(const tr_value_info *info, const tr_stored *table, const tr_stored *head)
+{
+    comparing c = {table, head, table->dtype != head->dtype || table->elems != head->elems};
+    if (!c.differ)
+        TR_TRY(for_runs(info, INT64_MAX, compare, &c));
+    return c.differ ? tr_error_new(TR_USER, "%s: lm_head.weight differs from transformer.wte.weight; only tied "
+                                            "embeddings are supported", head->file)
+                    : NULL;
+}
+
+tr_error *tr_weights_load(tr_program *p, const tr_safetensors *file)
+{
+    const tr_graph *g = p->graph;
+    const tr_stored *head = tr_safetensors_find(file, "lm_head.weight");
+    naming names = naming_of(g);
+    tr_error *error = NULL;
+    for (tr_value v = 1; v < g->n_values; v++) {
+        const tr_value_info *info = &g->values[v];
+        if (info->role != TR_PARAM && !is_low(info))
+            continue;
+        const tr_stored *from = find(file, weight_name(info));
+        if (!from)
+            TR_GO(tr_safetensors_need(file, weight_name(info), &from));
+        TR_GO(check_shape(g, &names, v, from));
+        TR_GO(load_weight(p, v, (source){from, NULL}));
+        if (head && strcmp(info->name, "transformer.wte.weight") == 0)
+            TR_GO(check_head(info, from, head));
+    }
+done:
+    naming_free(&names);
+    return error;
+}
+
+/* The tensors of one weight in a checkpoint. */
+static tr_error *find_source(const tr_safetensors *model, const tr_safetensors *optimizer, const char *weight,
+                             source *out)
+{
+    char *name = tr_format("%s%s", LOW, weight);
+    out->low = tr_safetensors_find(optimizer, name);
+    free(name);
+    TR_TRY(tr_safetensors_need(model, weight, &out->high));
+    if (out->low && (out->low->elems != out->high->elems || out->low->dtype != TR_U16 ||
+                     out->high->dtype != TR_BF16))
+        return tr_error_new(TR_USER, "%s: %s has another shape or type than the weight that it belongs to",
+                            out->low->file, out->low->name);
+    return NULL;
+}
+
+tr_error *tr_weights_load_state(tr_program *p, const tr_safetensors *model, const tr_safetensors *optimizer)
+{
+    const tr_graph *g = p->graph;
+    naming names = naming_of(g);
+    tr_error *error = NULL;
+    for (tr_value v = 1; v < g->n_values; v++) {
+        const tr_value_info *info = &g->values[v];
+        if (info->role == TR_PARAM || is_low(info)) {
+            source from;
+            TR_GO(find_source(model, optimizer, weight_name(info), &from));
+            TR_GO(check_shape(g, &names, v, from.high));
+            TR_GO(load_weight(p, v, from));
+        } else if (belongs(info, TR_STATE)) {
+            const tr_stored *from;
+            TR_GO(tr_safetensors_need(optimizer, info->name, &from));
+            TR_GO(check_shape(g, &names, v, from));
+            TR_GO(load_state(p, v, from));
+        }
+    }
+done:
+    naming_free(&names);
+    return error;
+}
+
+/* Saving ------------------------------------------------------------------------------------------ */
+
+static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int64_t *out_count)
+{
+    const tr_graph *g = p->graph;
+    naming names = naming_of(g);
     tr_saved *saved = NULL;
     int64_t count = 0, room = 0;
-    for (tr_value v = 1; v < p->graph->n_values; v++) {
-        const tr_value_info *info = &p->graph->values[v];
+    for (tr_value v = 1; v < g->n_values; v++) {
+        const tr_value_info *info = &g->values[v];
         if (!belongs(info, role))
             continue;
-        tr_shape shape = tr_shape_in_file(p->graph, &info->shape);
+        tr_shape shape = whole_shape(g, &names, v);
+        TR_CHECK(!with_data || tr_shape_elems(&shape) == local_elems(info), "this rank has only a part of %s",
+                 info->name);
         int64_t *dims = tr_alloc(sizeof shape.dims);
         memcpy(dims, shape.dims, sizeof shape.dims);
         tr_push(saved, count, room) = (tr_saved){.name = info->name, .dtype = shape.dtype, .rank = shape.rank,
-                                                 .dims = dims, .data = tr_program_data(p, v)};
+                                                 .dims = dims, .data = with_data ? tr_program_data(p, v) : NULL};
     }
+    naming_free(&names);
     *out_count = count;
     return saved;
+}
+
+tr_saved *tr_weights_declare(const tr_program *p, tr_role role, int64_t *out_count)
+{
+    return declare(p, role, false, out_count);
+}
+
+tr_saved *tr_weights_saved(const tr_program *p, tr_role role, int64_t *out_count)
+{
+    return declare(p, role, true, out_count);
 }
 
 void tr_weights_saved_free(tr_saved *saved, int64_t count)
@@ -94,26 +365,32 @@ void tr_weights_saved_free(tr_saved *saved, int64_t count)
     free(saved);
 }
 
-tr_error *tr_weights_load_state(tr_program *p, const tr_safetensors *model, const tr_safetensors *optimizer)
+typedef struct writing {
+    const tr_program *program;
+    tr_value value;
+    tr_checkpoint_share *share;
+    int64_t tensor;
+} writing;
+
+static tr_error *write_run(void *context, int64_t local, int64_t first, int64_t count)
+{
+    const writing *w = context;
+    return tr_checkpoint_share_write(w->share, w->tensor, first, count, element_at(w->program, w->value, local));
+}
+
+tr_error *tr_weights_write_parts(const tr_program *p, tr_role role, tr_checkpoint_share *share)
 {
     for (tr_value v = 1; v < p->graph->n_values; v++) {
         const tr_value_info *info = &p->graph->values[v];
-        const tr_stored *from = NULL;
-        if (info->role == TR_PARAM) {
-            TR_TRY(tr_safetensors_need(model, info->name, &from));
-            char *name = tr_format("low.%s", info->name);
-            const tr_stored *low = tr_safetensors_find(optimizer, name);
-            free(name);
-            if (low && low->elems != from->elems)
-                return tr_error_new(TR_USER, "%s: %s has another shape than the weight that it belongs to", low->file,
-                                    low->name);
-            TR_TRY(load_param(p, v, from, low));
-        } else if (belongs(info, TR_STATE) && strncmp(info->name, "low.", 4) != 0) {
-            TR_TRY(tr_safetensors_need(optimizer, info->name, &from));
-            tr_shape shape = tr_shape_in_file(p->graph, &info->shape);
-            TR_TRY(tr_stored_check(from, shape.rank, shape.dims));
-            TR_TRY(tr_stored_read(from, 0, from->elems, info->shape.dtype, tr_program_data(p, v)));
-        }
+        if (!belongs(info, role) || (info->layout && info->layout->owner))
+            continue;
+        int64_t whole = 1;
+        for (int d = 0; info->layout && d < info->layout->rank; d++)
+            whole *= info->layout->whole[d];
+        writing w = {p, v, share, 0};
+        TR_TRY(tr_checkpoint_share_tensor(share, info->name, info->shape.dtype,
+                                          info->layout ? whole : local_elems(info), &w.tensor));
+        TR_TRY(for_runs(info, INT64_MAX, write_run, &w));
     }
     return NULL;
 }

@@ -431,29 +431,96 @@ static json_t *trainer_state(const tr_trainer *t)
     return state;
 }
 
+/* What a checkpoint is made of, but for the tensors' data. */
+typedef struct contents {
+    tr_checkpoint_contents all;
+    tr_saved *model, *state;
+    tr_checkpoint_file *files;
+    json_t *trainer;
+} contents;
+
+static void free_contents(contents *c)
+{
+    for (int64_t i = 0; i < c->all.file_count; i++) {
+        free((char *)(uintptr_t)c->files[i].name);
+        free((void *)(uintptr_t)c->files[i].bytes);
+    }
+    free(c->files);
+    json_decref(c->trainer);
+    tr_weights_saved_free(c->model, c->all.model_count);
+    tr_weights_saved_free(c->state, c->all.optimizer_count);
+}
+
+static tr_error *make_contents(const tr_trainer *t, bool best, contents *out)
+{
+    tr_saved *(*list)(const tr_program *, tr_role, int64_t *) = t->ranks ? tr_weights_declare : tr_weights_saved;
+    *out = (contents){.all = {.step = t->step, .best = best}};
+    out->all.model = out->model = list(t->program, TR_PARAM, &out->all.model_count);
+    out->all.optimizer = out->state = list(t->program, TR_STATE, &out->all.optimizer_count);
+    out->all.trainer = out->trainer = trainer_state(t);
+    tr_error *error = collect_files(t, &out->files, &out->all.file_count);
+    out->all.files = out->files;
+    return error;
+}
+
+/* Every rank says how it went; when one failed all return an error, that one its own. */
+static tr_error *agree_take(const tr_trainer *t, tr_error *error)
+{
+    double failed = error ? 1 : 0;
+    tr_error *broken = tr_ranks_max(t->ranks, &failed, 1);
+    if (error || broken) {
+        if (error)
+            tr_error_free(broken);
+        return error ? error : broken;
+    }
+    return failed > 0 ? tr_error_new(TR_RUN, "another rank could not save step %lld", (long long)t->step) : NULL;
+}
+
+/* The leader opens a session, every rank writes what it has, the leader makes it the newest checkpoint. */
+static tr_error *save_ranks(tr_trainer *t, const contents *c)
+{
+    enum { MOST_PATH = 4096 };
+    char path[MOST_PATH] = "";
+    tr_checkpoint_session *session = NULL;
+    tr_checkpoint_share *share = NULL;
+    bool complete;
+    tr_group world = tr_group_world(t->ranks->count, t->ranks->rank);
+    tr_error *error = NULL;
+    if (tr_trainer_leads(t))
+        error = tr_checkpoint_begin(t->config->out, &c->all, t->ranks->count, &session);
+    if (session && strlen(tr_checkpoint_session_path(session)) < MOST_PATH)
+        strcpy(path, tr_checkpoint_session_path(session));
+    TR_GO(agree_take(t, error));
+    TR_GO(tr_comm_broadcast(t->ranks->comm, &world, 0, path, MOST_PATH, TR_U8));
+    error = tr_checkpoint_join(path, t->ranks->rank, &share);
+    if (!error)
+        error = tr_weights_write_parts(t->program, TR_PARAM, share);
+    if (!error)
+        error = tr_weights_write_parts(t->program, TR_STATE, share);
+    if (!error) {
+        error = tr_checkpoint_share_commit_take(share);
+        share = NULL;
+    }
+    TR_GO(agree_take(t, error));
+    if (session) {
+        error = tr_checkpoint_finish_take(session, t->config->train.keep, &complete);
+        session = NULL;
+    }
+    error = agree_take(t, error);
+done:
+    tr_checkpoint_share_drop(share);
+    tr_checkpoint_drop(session);
+    tr_group_free(&world);
+    return error;
+}
+
 tr_error *tr_trainer_save(tr_trainer *t, bool best)
 {
-    tr_checkpoint_file *files = NULL;
-    int64_t n_files = 0, n_model, n_state;
+    contents c;
     bool complete;
-    tr_saved *model = tr_weights_saved(t->program, TR_PARAM, &n_model);
-    tr_saved *state = tr_weights_saved(t->program, TR_STATE, &n_state);
-    json_t *trainer = trainer_state(t);
-    tr_error *error = collect_files(t, &files, &n_files);
+    tr_error *error = make_contents(t, best, &c);
     if (!error)
-        error = tr_checkpoint_save(t->config->out,
-                                   &(tr_checkpoint_contents){.step = t->step, .model = model, .model_count = n_model,
-                                                             .optimizer = state, .optimizer_count = n_state,
-                                                             .trainer = trainer, .files = files,
-                                                             .file_count = n_files, .best = best},
-                                   t->config->train.keep, &complete);
-    for (int64_t i = 0; i < n_files; i++) {
-        free((char *)(uintptr_t)files[i].name);
-        free((void *)(uintptr_t)files[i].bytes);
-    }
-    free(files);
-    json_decref(trainer);
-    tr_weights_saved_free(model, n_model);
-    tr_weights_saved_free(state, n_state);
+        error = t->ranks ? save_ranks(t, &c) : tr_checkpoint_save(t->config->out, &c.all, t->config->train.keep, &complete);
+    free_contents(&c);
     return error;
 }
