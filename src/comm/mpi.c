@@ -167,12 +167,27 @@ static void set_failure(mpi_world *w, const char *sentence, bool tell)
     pthread_mutex_unlock(&w->lock);
 }
 
+static void strange_size(mpi_world *w, const tr_request *r, const char *how)
+{
+    char *sentence = tr_format("rank %d on host %s sends %s bytes where rank %d on host %s expects %lld (%s): the ranks do "
+                               "not run the same operations",
+                               r->peer, w->places[r->peer].host, how, w->base.rank, w->places[w->base.rank].host,
+                               (long long)tr_block_bytes(&r->block), r->what);
+    set_failure(w, sentence, true);
+    free(sentence);
+}
+
 static bool worked(mpi_world *w, int code, const tr_request *r)
 {
     if (code == MPI_SUCCESS)
         return true;
     char text[MPI_MAX_ERROR_STRING + 1] = "";
-    int length = 0;
+    int length = 0, class = MPI_ERR_OTHER;
+    MPI_Error_class(code, &class);
+    if (class == MPI_ERR_TRUNCATE) {
+        strange_size(w, r, "more");
+        return false;
+    }
     MPI_Error_string(code, text, &length);
     char *sentence = tr_format("rank %d on host %s: %s %s rank %d on host %s failed in MPI: %s", w->base.rank,
                                w->places[w->base.rank].host, r->what, r->receives ? "from" : "to", r->peer,
@@ -262,12 +277,9 @@ static bool test(tr_transport *t, tr_request *r)
     if (r->receives && want <= INT_MAX && (r->block.rows == 1 || r->block.stride == r->block.row_bytes)) {
         MPI_Get_count(&status, MPI_BYTE, &got);
         if (got != want) {
-            char *sentence = tr_format("rank %d on host %s sends %d bytes where rank %d on host %s expects %lld (%s): "
-                                       "the ranks do not run the same operations",
-                                       r->peer, w->places[r->peer].host, got, t->rank, w->places[t->rank].host,
-                                       (long long)want, r->what);
-            set_failure(w, sentence, true);
-            free(sentence);
+            char bytes[16];
+            snprintf(bytes, sizeof bytes, "%d", got);
+            strange_size(w, r, bytes);
             atomic_store_explicit(&r->state, IDLE, memory_order_relaxed);
             return false;
         }
@@ -453,15 +465,15 @@ static void pulse(tr_transport *t)
         w->heard[0] = w->heard[1] = now; /* we were stopped ourselves */
     w->listened = now;
     hear(w, now);
-    if (now - w->beaten < BEAT_SECONDS || atomic_load(&w->failure))
+    if (atomic_load(&w->failure))
+        return;
+    if (w->watches_process && !atomic_load(&w->ending))
+        check_process(w);
+    if (now - w->beaten < BEAT_SECONDS)
         return;
     w->beaten = now;
     beat(w);
-    if (atomic_load(&w->ending))
-        return;
-    if (w->watches_process)
-        check_process(w);
-    if (w->silence_seconds > 0)
+    if (w->silence_seconds > 0 && !atomic_load(&w->ending))
         check_silence(w, now);
 }
 
