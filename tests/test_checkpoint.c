@@ -194,7 +194,8 @@ static char *in_scratch(const char *name)
 }
 
 /* Elements [first, first + count) of a tensor, if there are any. */
-static tr_error *put_part(tr_checkpoint_share *share, const tr_saved *t, int64_t first, int64_t count)
+static tr_error *put_part(tr_checkpoint_share *share, const tr_saved *t, int64_t first,
+                          int64_t count)
 {
     int64_t id, width = tr_dtype_bytes(t->dtype);
     TR_TRY(tr_checkpoint_share_tensor(share, t->name, t->dtype, tr_saved_bytes(t) / width, &id));
@@ -262,7 +263,8 @@ static tr_error *save(const char *out, int64_t step, int64_t keep_last, bool bes
                                              .files = files,
                                              .file_count = 2,
                                              .best = best};
-    tr_error *error = (by_ranks ? save_by_ranks : tr_checkpoint_save)(out, &contents, keep_last, complete);
+    tr_error *error =
+        (by_ranks ? save_by_ranks : tr_checkpoint_save)(out, &contents, keep_last, complete);
     json_decref(trainer);
     return error;
 }
@@ -507,13 +509,20 @@ static void test_refusals(void)
 
 static void test_file_names(void)
 {
-    static const char *const bad[] = {"", ".hidden", "a/b", "..", "latest", "manifest.json",
-                                      "optimizer.safetensors", "model.safetensors"};
+    static const char *const bad[] = {"",
+                                      ".hidden",
+                                      "a/b",
+                                      "..",
+                                      "latest",
+                                      "manifest.json",
+                                      "optimizer.safetensors",
+                                      "model.safetensors"};
     char *out = in_scratch("names");
     json_t *trainer = json_object();
     for (int64_t i = 0; i < TR_COUNT(bad); i++) {
         const tr_checkpoint_file file = {bad[i], "x", 1};
-        const tr_checkpoint_contents contents = {.trainer = trainer, .files = &file, .file_count = 1};
+        const tr_checkpoint_contents contents = {
+            .trainer = trainer, .files = &file, .file_count = 1};
         CHECK_ERROR(tr_checkpoint_save(out, &contents, 1, NULL), "cannot hold a file named");
     }
     check_listing(out, "");

@@ -1,8 +1,9 @@
-/* Checkpoints of a program that is spread over the ranks of a mesh: what all ranks write together is, bit by
- * bit, what one rank with the whole program writes; every mesh loads it, in every precision; and a part that
- * is missing is noticed.
+/* Checkpoints of a program that is spread over the ranks of a mesh: what all ranks write together
+ * is, bit by bit, what one rank with the whole program writes; every mesh loads it, in every
+ * precision; and a part that is missing is noticed.
  *
- * Ranks are threads of this process, and once processes. Programs are compiled and allocated, never run.
+ * Ranks are threads of this process, and once processes. Programs are compiled and allocated, never
+ * run.
  */
 #define _GNU_SOURCE
 #include "check.h"
@@ -23,11 +24,12 @@ typedef struct mesh {
 } mesh;
 
 enum { MOST_RANKS = 4, STEP = 7 };
-static const mesh meshes[] = {{1, 1, 0}, {2, 1, 0}, {2, 1, 1}, {2, 1, 2}, {2, 1, 3}, {1, 2, 0},
-                              {1, 3, 0}, {3, 1, 1}, {3, 1, 3}, {2, 2, 0}, {2, 2, 1}, {2, 2, 2},
-                              {2, 2, 3}, {4, 1, 3}, {1, 4, 0}};
+static const mesh meshes[] = {{1, 1, 0}, {2, 1, 0}, {2, 1, 1}, {2, 1, 2}, {2, 1, 3},
+                              {1, 2, 0}, {1, 3, 0}, {3, 1, 1}, {3, 1, 3}, {2, 2, 0},
+                              {2, 2, 1}, {2, 2, 2}, {2, 2, 3}, {4, 1, 3}, {1, 4, 0}};
 /* Neither 3 nor 4 divides all of these. */
-static const tr_sizes sizes = {.vocab = 53, .context = 12, .layers = 2, .embed = 24, .heads = 4, .mlp = 38};
+static const tr_sizes sizes = {
+    .vocab = 53, .context = 12, .layers = 2, .embed = 24, .heads = 4, .mlp = 38};
 static char *scratch;
 
 static char *in_scratch(const char *name)
@@ -45,19 +47,25 @@ static tr_program *build(const mesh *m, int rank, tr_dtype compute)
 {
     tr_sharding sharding = {0};
     if (m)
-        sharding = (tr_sharding){.axes = {{"data", m->data, rank / m->tensor}, {"tensor", m->tensor, rank % m->tensor}},
-                                 .n_axes = 2,
-                                 .leaves = {{"heads", 1}, {"mlp", 1}, {"vocab", 1}, {"batch", 0}},
-                                 .n_leaves = 4,
-                                 .zero = m->zero,
-                                 .zero_axis = 0};
+        sharding = (tr_sharding){
+            .axes = {{"data", m->data, rank / m->tensor}, {"tensor", m->tensor, rank % m->tensor}},
+            .n_axes = 2,
+            .leaves = {{"heads", 1}, {"mlp", 1}, {"vocab", 1}, {"batch", 0}},
+            .n_leaves = 4,
+            .zero = m->zero,
+            .zero_axis = 0};
     const tr_compile how = {.target = {.threads = 1, .reference = true},
                             .compute = compute,
                             .batch = 4,
                             .seq = 8,
                             .sharding = m ? &sharding : NULL,
-                            .recompute = m && m->zero == 3 && m->tensor == 2 ? TR_RECOMPUTE_FULL : TR_RECOMPUTE_NONE,
-                            .update = {.optimizer = TR_ADAMW, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .clip = 1,
+                            .recompute = m && m->zero == 3 && m->tensor == 2 ? TR_RECOMPUTE_FULL
+                                                                             : TR_RECOMPUTE_NONE,
+                            .update = {.optimizer = TR_ADAMW,
+                                       .beta1 = 0.9,
+                                       .beta2 = 0.95,
+                                       .eps = 1e-8,
+                                       .clip = 1,
                                        .micro_batches = 2}};
     tr_program *program = NULL;
     CHECK_OK(tr_compile_training(tr_gpt, &sizes, NULL, &how, &program));
@@ -80,8 +88,9 @@ static void free_all(tr_program **programs, int count)
 
 static bool is_saved(const tr_value_info *info)
 {
-    return info->role == TR_PARAM || (info->role == TR_STATE && strncmp(info->name, "grad.", 5) != 0 &&
-                                      strncmp(info->name, "sum.", 4) != 0);
+    return info->role == TR_PARAM ||
+           (info->role == TR_STATE && strncmp(info->name, "grad.", 5) != 0 &&
+            strncmp(info->name, "sum.", 4) != 0);
 }
 
 static char *element(const tr_program *p, tr_value v, int64_t i)
@@ -119,7 +128,8 @@ static int64_t with_whole(const tr_program *part, const tr_program *whole, bool 
         size_t width = (size_t)tr_dtype_bytes(info->shape.dtype);
         CHECK(w && whole->graph->values[w].shape.dtype == info->shape.dtype);
         for (int64_t i = 0; i < tr_shape_elems(&info->shape); i++, seen++) {
-            const char *there = element(whole, w, info->layout ? tr_layout_index(info->layout, i) : i);
+            const char *there =
+                element(whole, w, info->layout ? tr_layout_index(info->layout, i) : i);
             if (copy)
                 memcpy(element(part, v, i), there, width);
             else
@@ -143,7 +153,8 @@ static void spoil_copies(const tr_program *part)
     }
 }
 
-/* Saving ------------------------------------------------------------------------------------------ */
+/* Saving ------------------------------------------------------------------------------------------
+ */
 
 typedef struct rank {
     const tr_program *program;
@@ -185,7 +196,8 @@ static contents contents_of(const tr_program *program, bool with_data, int64_t s
 {
     static const tr_checkpoint_file file = {"config.json", "{}\n", 3};
     contents out = {.trainer = json_pack("{s:i}", "step", STEP)};
-    tr_saved *(*saved)(const tr_program *, tr_role, int64_t *) = with_data ? tr_weights_saved : tr_weights_declare;
+    tr_saved *(*saved)(const tr_program *, tr_role, int64_t *) =
+        with_data ? tr_weights_saved : tr_weights_declare;
     out.model = saved(program, TR_PARAM, &out.model_count);
     out.state = saved(program, TR_STATE, &out.state_count);
     out.c = (tr_checkpoint_contents){.step = STEP,
@@ -214,7 +226,8 @@ static void save_whole(const char *out, const tr_program *program, int64_t shard
     contents_free(&c);
 }
 
-static tr_checkpoint_session *begin(const char *out, const tr_program *program, int ranks, int64_t shard_bytes)
+static tr_checkpoint_session *begin(const char *out, const tr_program *program, int ranks,
+                                    int64_t shard_bytes)
 {
     tr_checkpoint_session *session = NULL;
     contents c = contents_of(program, false, shard_bytes);
@@ -224,7 +237,8 @@ static tr_checkpoint_session *begin(const char *out, const tr_program *program, 
 }
 
 /* All ranks at once, as threads; `absent` (or -1) does not come. */
-static tr_error *save_by_ranks(const char *out, tr_program **programs, int count, int absent, int64_t shard_bytes)
+static tr_error *save_by_ranks(const char *out, tr_program **programs, int count, int absent,
+                               int64_t shard_bytes)
 {
     tr_checkpoint_session *session = begin(out, programs[0], count, shard_bytes);
     pthread_t threads[MOST_RANKS];
@@ -263,7 +277,8 @@ static void check_same_file(const char *a, const char *b, const char *name)
 /* The same files, the same bytes, nothing else, no trace of the session. */
 static void check_same_run(const char *a, const char *b)
 {
-    char **names, **others, *directory = tr_path_join(a, "latest"), *other = tr_path_join(b, "latest");
+    char **names, **others, *directory = tr_path_join(a, "latest"),
+                            *other = tr_path_join(b, "latest");
     char *parent = tr_path_join(a, "checkpoints");
     int64_t count, other_count;
     CHECK_OK(tr_directory_list(directory, &names, &count));
@@ -353,7 +368,8 @@ static void test_save_by_processes(void)
                 tr_error *error = NULL;
                 if (r != killed)
                     error = write_share(parts[r], tr_checkpoint_session_path(session), r);
-                else if (!(error = tr_checkpoint_join(tr_checkpoint_session_path(session), r, &share)))
+                else if (!(error =
+                               tr_checkpoint_join(tr_checkpoint_session_path(session), r, &share)))
                     error = tr_weights_write_parts(parts[r], TR_PARAM, share);
                 _exit(error ? 1 : 0); /* the killed one has not committed */
             }
@@ -364,7 +380,8 @@ static void test_save_by_processes(void)
             CHECK_INT(status, 0);
         }
         if (killed >= 0)
-            CHECK_ERROR(tr_checkpoint_finish_take(session, 1, NULL), "rank 1 has not finished its part");
+            CHECK_ERROR(tr_checkpoint_finish_take(session, 1, NULL),
+                        "rank 1 has not finished its part");
         else
             CHECK_OK(tr_checkpoint_finish_take(session, 1, NULL));
     }
@@ -374,7 +391,8 @@ static void test_save_by_processes(void)
     free(one), free(many);
 }
 
-/* Loading ----------------------------------------------------------------------------------------- */
+/* Loading -----------------------------------------------------------------------------------------
+ */
 
 static void load_everywhere(tr_dtype compute)
 {
@@ -443,8 +461,9 @@ static void check_converted(const tr_program *part, const tr_program *whole, boo
         for (int64_t i = 0; i < tr_shape_elems(&info->shape); i++) {
             int64_t at = tr_layout_index(info->layout, i);
             uint16_t high, low_half;
-            float want = rounded && bf16_file ? tr_bf16_to_f32(*(uint16_t *)(void *)element(whole, there, at))
-                                              : weight_of(whole, name, at);
+            float want = rounded && bf16_file
+                             ? tr_bf16_to_f32(*(uint16_t *)(void *)element(whole, there, at))
+                             : weight_of(whole, name, at);
             tr_split_f32(want, &high, &low_half);
             if (info->shape.dtype == TR_F32)
                 wrong += memcmp(element(part, v, i), &want, 4) != 0;
@@ -487,20 +506,24 @@ static void test_load_other_precision(void)
 /* A fresh model is the same on every mesh. */
 static void test_initialisation(void)
 {
-    tr_program *whole = build(NULL, 0, TR_F32), *parts[MOST_RANKS];
-    tr_program_init(whole, 42);
-    for (int64_t m = 0; m < TR_COUNT(meshes); m++) {
-        build_all(meshes[m], TR_F32, parts);
-        for (int r = 0; r < ranks_of(meshes[m]); r++) {
-            tr_program_init(parts[r], 42);
-            with_whole(parts[r], whole, false);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        tr_dtype compute = bf16 ? TR_BF16 : TR_F32;
+        tr_program *whole = build(NULL, 0, compute), *parts[MOST_RANKS];
+        tr_program_init(whole, 42);
+        for (int64_t m = 0; m < TR_COUNT(meshes); m++) {
+            build_all(meshes[m], compute, parts);
+            for (int r = 0; r < ranks_of(meshes[m]); r++) {
+                tr_program_init(parts[r], 42);
+                with_whole(parts[r], whole, false);
+            }
+            free_all(parts, ranks_of(meshes[m]));
         }
-        free_all(parts, ranks_of(meshes[m]));
+        tr_program_free(whole);
     }
-    tr_program_free(whole);
 }
 
-/* What is wrong is noticed ------------------------------------------------------------------------ */
+/* What is wrong is noticed ------------------------------------------------------------------------
+ */
 
 static void test_missing_rank(void)
 {
@@ -509,9 +532,10 @@ static void test_missing_rank(void)
     build_all((mesh){1, 2, 0}, TR_F32, parts);
     CHECK_ERROR(save_by_ranks(out, parts, 2, 1, 0), "rank 1 has not finished its part");
     /* In the order of names: cut over heads, 2 of 4 for each of q, k and v. */
-    CHECK_ERROR(save_by_ranks(out, parts, 2, 1, 0),
-                "tensor 'adam.m.transformer.h.0.attn.c_attn.bias' is incomplete: no rank has written its "
-                "elements 12 to 23 (of 72)");
+    CHECK_ERROR(
+        save_by_ranks(out, parts, 2, 1, 0),
+        "tensor 'adam.m.transformer.h.0.attn.c_attn.bias' is incomplete: no rank has written its "
+        "elements 12 to 23 (of 72)");
     CHECK_ERROR(save_by_ranks(out, parts, 2, 0, 0), "elements 0 to 11 (of 72)");
     CHECK_ERROR(save_by_ranks(out, parts, 2, 0, 0), "the checkpoint of step 7 was not saved");
     tr_checkpoint *checkpoint;
@@ -521,7 +545,8 @@ static void test_missing_rank(void)
     free(out);
 }
 
-/* The session without programs: gaps of one element, wrong names and types, two ranks with the same. */
+/* The session without programs: gaps of one element, wrong names and types, two ranks with the
+ * same. */
 static void test_session(void)
 {
     char *out = in_scratch("session"), *parent = in_scratch("session/checkpoints");
@@ -530,7 +555,8 @@ static void test_session(void)
                               {"w", TR_F32, 2, (int64_t[]){2, 5}, NULL},
                               {"empty", TR_F32, 1, (int64_t[]){0}, NULL}};
     json_t *trainer = json_object();
-    const tr_checkpoint_contents c = {.step = STEP, .model = model, .model_count = 3, .trainer = trainer};
+    const tr_checkpoint_contents c = {
+        .step = STEP, .model = model, .model_count = 3, .trainer = trainer};
     const tr_saved twice[] = {model[1]};
     tr_checkpoint_contents bad = c;
     bad.optimizer = twice;
@@ -547,9 +573,12 @@ static void test_session(void)
             CHECK_OK(tr_checkpoint_join(tr_checkpoint_session_path(session), r, &shares[r]));
             CHECK_OK(tr_checkpoint_share_tensor(shares[r], "w", TR_F32, 10, &w));
             CHECK_OK(tr_checkpoint_share_tensor(shares[r], "scalar", TR_F32, 1, &scalar));
-            CHECK_ERROR(tr_checkpoint_share_tensor(shares[r], "w", TR_BF16, 10, &unused), "10 elements of bf16");
-            CHECK_ERROR(tr_checkpoint_share_tensor(shares[r], "w", TR_F32, 9, &unused), "has 10 of f32");
-            CHECK_ERROR(tr_checkpoint_share_tensor(shares[r], "scala", TR_F32, 1, &unused), "nearest is 'scalar'");
+            CHECK_ERROR(tr_checkpoint_share_tensor(shares[r], "w", TR_BF16, 10, &unused),
+                        "10 elements of bf16");
+            CHECK_ERROR(tr_checkpoint_share_tensor(shares[r], "w", TR_F32, 9, &unused),
+                        "has 10 of f32");
+            CHECK_ERROR(tr_checkpoint_share_tensor(shares[r], "scala", TR_F32, 1, &unused),
+                        "nearest is 'scalar'");
             for (int i = 0; i < 10; i++)
                 if (i % 2 == r && i != gap)
                     CHECK_OK(tr_checkpoint_share_write(shares[r], w, i, 1, values + i));
@@ -565,7 +594,8 @@ static void test_session(void)
         bool complete;
         tr_error *error = tr_checkpoint_finish_take(session, 1, &complete);
         CHECK(complete == (gap == -1));
-        char *want = gap == 10 ? tr_strdup("'scalar' is incomplete") : tr_format("elements %d to %d (of 10)", gap, gap);
+        char *want = gap == 10 ? tr_strdup("'scalar' is incomplete")
+                               : tr_format("elements %d to %d (of 10)", gap, gap);
         CHECK(gap == -1 ? !error : error && strstr(tr_error_text(error), want));
         tr_error_free(error);
         free(want);
@@ -581,8 +611,10 @@ static void test_session(void)
     tr_checkpoint_drop(NULL);
     CHECK(!tr_path_exists(path));
     CHECK_OK(tr_checkpoint_begin(out, &c, 1, &session));
-    CHECK_ERROR(tr_checkpoint_share_write(late, w, 0, 10, values), "the checkpoint of step 7 was not saved: rank 0: cannot");
-    CHECK_ERROR(tr_checkpoint_share_commit_take(late), "the checkpoint of step 7 was not saved: rank 0: cannot");
+    CHECK_ERROR(tr_checkpoint_share_write(late, w, 0, 10, values),
+                "the checkpoint of step 7 was not saved: rank 0: cannot");
+    CHECK_ERROR(tr_checkpoint_share_commit_take(late),
+                "the checkpoint of step 7 was not saved: rank 0: cannot");
     CHECK_ERROR(tr_checkpoint_finish_take(session, 1, NULL), "'scalar' is incomplete");
     CHECK_ERROR(tr_checkpoint_join(path, 5, &late), "rank 5 cannot take part");
     tr_checkpoint_share_drop(NULL);
@@ -606,7 +638,8 @@ static void test_notes(void)
         tr_notes notes = {0}, parsed = {0};
         for (int k = 0; k < 6; k++) {
             state = state * 1664525u + 1013904223u;
-            int64_t length = 1 + (state >> 8) % 60, step = length + (state >> 20) % 30, first = (state >> 4) % 100;
+            int64_t length = 1 + (state >> 8) % 60, step = length + (state >> 20) % 30,
+                    first = (state >> 4) % 100;
             for (int64_t i = first; i + length <= N; i += step) {
                 tr_notes_add(&notes, i, length);
                 memset(seen + i, 1, (size_t)length);
@@ -636,9 +669,17 @@ static void test_notes(void)
         tr_notes_free(&parsed);
     }
     CHECK(with_gap > 100 && with_gap < 2900);
-    static const char *const bad[] = {"[[1]]",           "[[0,0,0,1]]",  "[[0,1,0,0]]", "[[-1,1,0,1]]",
-                                      "[[0,1,5,4]]",     "[[0,1,10,9]]", "[1]",         "[[0,1,0.5,1]]",
-                                      "[[9,2,0,1]]",     "[[0,11,0,1]]", "[[0,1,9223372036854775807,3]]"};
+    static const char *const bad[] = {"[[1]]",
+                                      "[[0,0,0,1]]",
+                                      "[[0,1,0,0]]",
+                                      "[[-1,1,0,1]]",
+                                      "[[0,1,5,4]]",
+                                      "[[0,1,10,9]]",
+                                      "[1]",
+                                      "[[0,1,0.5,1]]",
+                                      "[[9,2,0,1]]",
+                                      "[[0,11,0,1]]",
+                                      "[[0,1,9223372036854775807,3]]"};
     for (int64_t i = 0; i < TR_COUNT(bad); i++) {
         json_t *json = json_loads(bad[i], 0, NULL);
         tr_notes notes = {0};

@@ -1,4 +1,5 @@
-/* Saving a checkpoint by one rank; see checkpoint.h, and checkpoint_saving.h for the order of things. */
+/* Saving a checkpoint by one rank; see checkpoint.h, and checkpoint_saving.h for the order of
+ * things. */
 #include "data/checkpoint.h"
 
 #include "base/file.h"

@@ -6,18 +6,19 @@
  * directory too.
  *
  * Invariants, at every moment, also after a kill, a full disk or a loss of power:
- *  1. A directory OUT/checkpoints/step-* is whole: it got that name after all its bytes were synced.
- *     What is not whole yet, or about to be deleted, has a name that begins with a dot.
+ *  1. A directory OUT/checkpoints/step-* is whole: it got that name after all its bytes were
+ * synced. What is not whole yet, or about to be deleted, has a name that begins with a dot.
  *  2. A checkpoint never changes. Saving the same step again makes a second one, step-00001000.2,
  *     and then removes the first.
  *  3. An old checkpoint is removed only after the new one is durable.
  *  4. All links of OUT/ go through OUT/latest, which is replaced in one rename: they never show
- *     files of two checkpoints. (Where the file system has no links they are copies, and config.json
- *     is away while they are replaced: a reader refuses rather than mixes.)
+ *     files of two checkpoints. (Where the file system has no links they are copies, and
+ * config.json is away while they are replaced: a reader refuses rather than mixes.)
  *  5. Newest means saved last (manifest: sequence), not of the highest step: a run may go back.
  *
  * Nothing here knows of graphs: a checkpoint is named tensors, one opaque JSON value, and files.
- * One process saves into OUT at a time (a lock); any number may read.
+ * One process saves into OUT at a time (a lock); any number may read. Several ranks save one
+ * checkpoint together by checkpoint_ranks.h.
  */
 #pragma once
 #include <stdbool.h>

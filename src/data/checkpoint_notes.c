@@ -1,7 +1,7 @@
 /* Which elements were written; see checkpoint_notes.h.
  *
- * The gap is looked for by walking over all runs in the order of their beginnings: a heap holds the next run
- * of each pattern.
+ * The gap is looked for by walking over all runs in the order of their beginnings: a heap holds the
+ * next run of each pattern.
  */
 #include "data/checkpoint_notes.h"
 

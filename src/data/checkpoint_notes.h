@@ -1,5 +1,5 @@
-/* Notes of which elements of a tensor were written: runs of equal length at equal distances, so that a
- * block of a large tensor is a line or two and not a line a row. Internal to checkpoint*.c.
+/* Notes of which elements of a tensor were written: runs of equal length at equal distances, so
+ * that a block of a large tensor is a line or two and not a line a row. Internal to checkpoint*.c.
  */
 #pragma once
 #include <stdint.h>

@@ -1,12 +1,13 @@
 /* Saving by several ranks; see checkpoint_ranks.h.
  *
- * The session's directory is OUT/checkpoints/.new-step-N-ID. Beside the checkpoint's own files it has
+ * The session's directory is OUT/checkpoints/.new-step-N-ID. Beside the checkpoint's own files it
+ * has
  *
  *   .session.json     where each tensor's data goes; written last by begin
  *   .share-RANK.json  what that rank wrote and synced; written last by its commit
  *
- * Both are removed before the manifest is written. ID is new for each session, so that a rank that lags
- * behind from one that was dropped finds nothing to write into.
+ * Both are removed before the manifest is written. ID is new for each session, so that a rank that
+ * lags behind from one that was dropped finds nothing to write into.
  */
 #define _GNU_SOURCE
 #include "data/checkpoint_ranks.h"
@@ -99,9 +100,8 @@ static char *share_path(const char *directory, int rank)
 static tensor *find(const plan *p, const char *name)
 {
     const tensor key = {.name = (char *)(uintptr_t)name};
-    return p->tensor_count
-               ? bsearch(&key, p->tensors, (size_t)p->tensor_count, sizeof key, by_name)
-               : NULL;
+    return p->tensor_count ? bsearch(&key, p->tensors, (size_t)p->tensor_count, sizeof key, by_name)
+                           : NULL;
 }
 
 /* Beginning. */
@@ -110,17 +110,20 @@ static tr_error *add_file(tr_checkpoint_session *s, const tr_tensor_file *from)
 {
     file f = {.path = tr_path_join(s->saving.temporary, from->name), .fd = -1};
     int64_t *offsets;
-    tr_error *error =
-        tr_safetensors_create(f.path, from->tensors, from->count, &offsets, &f.bytes);
+    tr_error *error = tr_safetensors_create(f.path, from->tensors, from->count, &offsets, &f.bytes);
     for (int64_t i = 0; i < from->count && !error; i++) {
         const tr_saved *t = &from->tensors[i];
-        tensor added = {.name = tr_strdup(t->name), .dtype = t->dtype, .file = s->plan.file_count,
-                        .offset = offsets[i], .elems = tr_saved_bytes(t) / tr_dtype_bytes(t->dtype)};
+        tensor added = {.name = tr_strdup(t->name),
+                        .dtype = t->dtype,
+                        .file = s->plan.file_count,
+                        .offset = offsets[i],
+                        .elems = tr_saved_bytes(t) / tr_dtype_bytes(t->dtype)};
         tr_push(s->plan.tensors, s->plan.tensor_count, s->plan.tensor_room) = added;
     }
     tr_push(s->plan.files, s->plan.file_count, s->plan.file_room) = f;
     if (!error)
-        tr_manifest_add(&s->saving.manifest, from->name, f.bytes, 0); /* finish knows the checksum */
+        tr_manifest_add(&s->saving.manifest, from->name, f.bytes,
+                        0); /* finish knows the checksum */
     free(offsets);
     return error;
 }
@@ -135,8 +138,8 @@ static tr_error *save_plan(const tr_checkpoint_session *s)
         json_t *entry = json_pack("{s:I, s:I, s:I, s:s}", "file", (json_int_t)t->file, "offset",
                                   (json_int_t)t->offset, "elems", (json_int_t)t->elems, "dtype",
                                   tr_dtype_name(t->dtype));
-        TR_CHECK(entry && json_object_set_new(tensors, t->name, entry) == 0, "tensor '%s' in a plan",
-                 t->name);
+        TR_CHECK(entry && json_object_set_new(tensors, t->name, entry) == 0,
+                 "tensor '%s' in a plan", t->name);
     }
     json_t *json = json_pack("{s:I, s:o, s:o}", "step", (json_int_t)s->plan.step, "files", files,
                              "tensors", tensors);
@@ -221,8 +224,9 @@ static tr_error *read_share(plan *p, const char *path)
     return error;
 }
 
-/* Reads the shares and removes them, and the plan: none of it belongs to the checkpoint. They are asked for
- * by name: a network file system may list a directory as it was. *out_absent: the first rank without one. */
+/* Reads the shares and removes them, and the plan: none of it belongs to the checkpoint. They are
+ * asked for by name: a network file system may list a directory as it was. *out_absent: the first
+ * rank without one. */
 static tr_error *collect(tr_checkpoint_session *s, int *out_absent)
 {
     tr_error *error = NULL;
@@ -254,7 +258,8 @@ static tr_error *check_complete(const tr_checkpoint_session *s, int absent)
             continue;
         char *who = absent < 0 ? NULL : tr_format("; rank %d has not finished its part", absent);
         tr_error *error = tr_error_new(
-            TR_RUN, "tensor '%s' is incomplete: no rank has written its elements %lld to %lld (of %lld)%s",
+            TR_RUN,
+            "tensor '%s' is incomplete: no rank has written its elements %lld to %lld (of %lld)%s",
             t->name, (long long)gap, (long long)end - 1, (long long)t->elems, who ? who : "");
         free(who);
         return error;
@@ -271,8 +276,9 @@ static tr_error *add_checksum(tr_checkpoint_session *s, const file *f)
         tr_manifest_add(&s->saving.manifest, strrchr(f->path, '/') + 1, map.size,
                         tr_crc32c(0, map.bytes, map.size));
     else
-        error = tr_error_new(TR_RUN, "%s has %lld bytes instead of %lld: did another process write "
-                                     "into it?",
+        error = tr_error_new(TR_RUN,
+                             "%s has %lld bytes instead of %lld: did another process write "
+                             "into it?",
                              f->path, (long long)map.size, (long long)f->bytes);
     tr_map_close(&map);
     return error;
@@ -377,17 +383,18 @@ tr_error *tr_checkpoint_share_tensor(const tr_checkpoint_share *share, const cha
         return NULL;
     }
     if (t)
-        return failed_take(share, tr_error_new(TR_RUN, "its '%s' has %lld elements of %s, the checkpoint's "
-                                                       "has %lld of %s",
+        return failed_take(share, tr_error_new(TR_RUN,
+                                               "its '%s' has %lld elements of %s, the checkpoint's "
+                                               "has %lld of %s",
                                                name, (long long)elems, tr_dtype_name(dtype),
                                                (long long)t->elems, tr_dtype_name(t->dtype)));
     const char **names = tr_alloc(((size_t)p->tensor_count + 1) * sizeof *names);
     for (int64_t i = 0; i < p->tensor_count; i++)
         names[i] = p->tensors[i].name;
     const char *near = tr_suggest(name, names, p->tensor_count);
-    tr_error *error = tr_error_new(TR_RUN, "it has a tensor '%s', the checkpoint has none of that name%s%s%s",
-                                   name, near ? " (the nearest is '" : "", near ? near : "",
-                                   near ? "')" : "");
+    tr_error *error =
+        tr_error_new(TR_RUN, "it has a tensor '%s', the checkpoint has none of that name%s%s%s",
+                     name, near ? " (the nearest is '" : "", near ? near : "", near ? "')" : "");
     free(names);
     return failed_take(share, error);
 }
@@ -424,12 +431,14 @@ tr_error *tr_checkpoint_share_write(tr_checkpoint_share *share, int64_t at, int6
 {
     TR_CHECK(at >= 0 && at < share->plan.tensor_count, "tensor %lld", (long long)at);
     tensor *t = &share->plan.tensors[at];
-    TR_CHECK(first >= 0 && count >= 0 && first <= t->elems - count, "elements %lld + %lld of %lld of %s",
-             (long long)first, (long long)count, (long long)t->elems, t->name);
+    TR_CHECK(first >= 0 && count >= 0 && first <= t->elems - count,
+             "elements %lld + %lld of %lld of %s", (long long)first, (long long)count,
+             (long long)t->elems, t->name);
     int64_t width = tr_dtype_bytes(t->dtype);
     if (count == 0)
         return NULL;
-    tr_error *error = write_at(&share->plan.files[t->file], data, count * width, t->offset + first * width);
+    tr_error *error =
+        write_at(&share->plan.files[t->file], data, count * width, t->offset + first * width);
     if (error)
         return failed_take(share, error);
     tr_notes_add(&t->notes, first, count);
@@ -461,9 +470,8 @@ static tr_error *save_share(const tr_checkpoint_share *share)
             json_object_set_new(json, share->plan.tensors[i].name,
                                 tr_notes_json(&share->plan.tensors[i].notes));
     char *path = share_path(share->directory, share->rank);
-    tr_error *error = tr_path_exists(path)
-                          ? tr_error_new(TR_RUN, "it has written its part already")
-                          : tr_json_save(path, json);
+    tr_error *error = tr_path_exists(path) ? tr_error_new(TR_RUN, "it has written its part already")
+                                           : tr_json_save(path, json);
     free(path);
     json_decref(json);
     return error;

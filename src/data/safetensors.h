@@ -94,8 +94,9 @@ void tr_safetensors_writer_drop(tr_safetensors_writer *writer); /* NULL is fine 
 tr_error *tr_safetensors_save(const char *path, const tr_saved *tensors, int64_t count,
                               int64_t *out_bytes, uint32_t *out_crc32c);
 
-/* A file of its final size with the header in it and the data still to be written into it, each tensor's
- * from out_offsets[i] (in bytes; the caller frees) on: the same file that tr_safetensors_save makes. The
- * space is taken at once where the file system can. Synced; `path` must not be seen by readers yet. */
+/* A file of its final size with the header in it and the data still to be written into it, each
+ * tensor's from out_offsets[i] (in bytes; the caller frees) on: the same file that
+ * tr_safetensors_save makes. The space is taken at once where the file system can. Synced; `path`
+ * must not be seen by readers yet. */
 tr_error *tr_safetensors_create(const char *path, const tr_saved *tensors, int64_t count,
                                 int64_t **out_offsets, int64_t *out_bytes);

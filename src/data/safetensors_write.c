@@ -68,8 +68,8 @@ static tr_error *header_text(const char *path, const tr_saved *tensors, int64_t 
 }
 
 /* All that stands before the data, padded; the caller frees. */
-static tr_error *file_head(const char *path, const tr_saved *tensors, int64_t count, char **out_head,
-                           int64_t *out_bytes, int64_t *out_data_bytes)
+static tr_error *file_head(const char *path, const tr_saved *tensors, int64_t count,
+                           char **out_head, int64_t *out_bytes, int64_t *out_data_bytes)
 {
     char *text;
     *out_head = NULL;
@@ -205,9 +205,10 @@ static tr_error *grow(const char *path, int64_t bytes)
     close(fd);
     if (!code)
         return NULL;
-    return tr_error_new(TR_RUN, "cannot make %s of %lld bytes: %s%s", path, (long long)bytes,
-                        strerror(code), code == ENOSPC || code == EDQUOT
-                            ? "; free some space on that disk or write elsewhere" : "");
+    return tr_error_new(
+        TR_RUN, "cannot make %s of %lld bytes: %s%s", path, (long long)bytes, strerror(code),
+        code == ENOSPC || code == EDQUOT ? "; free some space on that disk or write elsewhere"
+                                         : "");
 }
 
 tr_error *tr_safetensors_create(const char *path, const tr_saved *tensors, int64_t count,

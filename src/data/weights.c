@@ -1,7 +1,7 @@
 /* Parameters and state to and from files; see weights.h.
  *
- * Everything goes by runs: elements that are together both here and in the whole tensor. A block that is cut
- * along dim d has runs of block[d] x (what is inside of d) elements.
+ * Everything goes by runs: elements that are together both here and in the whole tensor. A block
+ * that is cut along dim d has runs of block[d] x (what is inside of d) elements.
  */
 #include "data/weights.h"
 
@@ -11,7 +11,8 @@ static const char PREFIX[] = "transformer.";
 static const char LOW[] = "low.";
 enum { CHUNK = 4096 }; /* elements that are converted at once */
 
-/* Where a value's elements are in the whole tensor ------------------------------------------------ */
+/* Where a value's elements are in the whole tensor ------------------------------------------------
+ */
 
 static int64_t local_elems(const tr_value_info *info)
 {
@@ -51,10 +52,11 @@ static char *element_at(const tr_program *p, tr_value v, int64_t i)
     return (char *)tr_program_data(p, v) + i * tr_dtype_bytes(p->graph->values[v].shape.dtype);
 }
 
-/* Whole shapes ------------------------------------------------------------------------------------ */
+/* Whole shapes ------------------------------------------------------------------------------------
+ */
 
-/* A flat shard has no names of dims, and they say how dims are merged in files. They are taken from the
- * parameter that a state belongs to, and of a flat parameter from what it is gathered into. */
+/* A flat shard has no names of dims, and they say how dims are merged in files. They are taken from
+ * the parameter that a state belongs to, and of a flat parameter from what it is gathered into. */
 typedef struct naming {
     tr_value *params; /* their ids */
     int64_t count, room;
@@ -93,7 +95,8 @@ static tr_value parameter_of(const tr_graph *g, const naming *n, tr_value v)
     for (int64_t i = 0; i < n->count; i++) {
         const char *param = g->values[n->params[i]].name;
         size_t end = strlen(param);
-        if (length > end && name[length - end - 1] == '.' && strcmp(name + length - end, param) == 0)
+        if (length > end && name[length - end - 1] == '.' &&
+            strcmp(name + length - end, param) == 0)
             return n->params[i];
     }
     return 0;
@@ -126,7 +129,8 @@ static tr_error *check_shape(const tr_graph *g, const naming *n, tr_value v, con
     return tr_stored_check(from, shape.rank, shape.dims);
 }
 
-/* Loading ----------------------------------------------------------------------------------------- */
+/* Loading -----------------------------------------------------------------------------------------
+ */
 
 static bool is_low(const tr_value_info *info)
 {
@@ -154,7 +158,7 @@ typedef struct loading {
     tr_program *program;
     tr_value value;
     source from;
-    form form; /* HIGH: what the program keeps beside its low half */
+    form form;     /* HIGH: what the program keeps beside its low half */
     float *master; /* [CHUNK], for conversions */
 } loading;
 
@@ -196,8 +200,8 @@ static tr_error *load_converted(void *context, int64_t local, int64_t first, int
     return NULL;
 }
 
-/* A parameter or the low half of one. Bits are copied where both sides keep the weight alike; a bf16 file
- * into a split master: the low half is zero, and the weight is what the file says. */
+/* A parameter or the low half of one. Bits are copied where both sides keep the weight alike; a
+ * bf16 file into a split master: the low half is zero, and the weight is what the file says. */
 static tr_error *load_weight(tr_program *p, tr_value v, source from)
 {
     const tr_value_info *info = &p->graph->values[v];
@@ -209,9 +213,11 @@ static tr_error *load_weight(tr_program *p, tr_value v, source from)
             l.form = HIGH;
         free(name);
     }
-    bool alike = l.form == LOW_HALF ? from.low != NULL
-                                    : info->shape.dtype == from.high->dtype && (!from.low || l.form == HIGH);
-    return alike ? for_runs(info, INT64_MAX, load_raw, &l) : for_runs(info, CHUNK, load_converted, &l);
+    bool alike = l.form == LOW_HALF
+                     ? from.low != NULL
+                     : info->shape.dtype == from.high->dtype && (!from.low || l.form == HIGH);
+    return alike ? for_runs(info, INT64_MAX, load_raw, &l)
+                 : for_runs(info, CHUNK, load_converted, &l);
 }
 
 static tr_error *load_state(tr_program *p, tr_value v, const tr_stored *from)
@@ -245,20 +251,24 @@ static tr_error *compare(void *context, int64_t local, int64_t first, int64_t co
     (void)local;
     comparing *c = context;
     int64_t width = tr_dtype_bytes(c->a->dtype);
-    c->differ |= memcmp((const char *)c->a->data + first * width, (const char *)c->b->data + first * width,
-                        (size_t)(count * width)) != 0;
+    c->differ |= memcmp((const char *)c->a->data + first * width,
+                        (const char *)c->b->data + first * width, (size_t)(count * width)) != 0;
     return NULL;
 }
 
 /* Each rank looks at what it loads. */
-static tr_error *check_head(const tr_value_info *info, const tr_stored *table, const tr_stored *head)
+static tr_error *check_head(const tr_value_info *info, const tr_stored *table,
+                            const tr_stored *head)
 {
     comparing c = {table, head, table->dtype != head->dtype || table->elems != head->elems};
     if (!c.differ)
         TR_TRY(for_runs(info, INT64_MAX, compare, &c));
-    return c.differ ? tr_error_new(TR_USER, "%s: lm_head.weight differs from transformer.wte.weight; only tied "
-                                            "embeddings are supported", head->file)
-                    : NULL;
+    return c.differ
+               ? tr_error_new(TR_USER,
+                              "%s: lm_head.weight differs from transformer.wte.weight; only tied "
+                              "embeddings are supported",
+                              head->file)
+               : NULL;
 }
 
 tr_error *tr_weights_load(tr_program *p, const tr_safetensors *file)
@@ -285,8 +295,8 @@ done:
 }
 
 /* The tensors of one weight in a checkpoint. */
-static tr_error *find_source(const tr_safetensors *model, const tr_safetensors *optimizer, const char *weight,
-                             source *out)
+static tr_error *find_source(const tr_safetensors *model, const tr_safetensors *optimizer,
+                             const char *weight, source *out)
 {
     char *name = tr_format("%s%s", LOW, weight);
     out->low = tr_safetensors_find(optimizer, name);
@@ -294,12 +304,14 @@ static tr_error *find_source(const tr_safetensors *model, const tr_safetensors *
     TR_TRY(tr_safetensors_need(model, weight, &out->high));
     if (out->low && (out->low->elems != out->high->elems || out->low->dtype != TR_U16 ||
                      out->high->dtype != TR_BF16))
-        return tr_error_new(TR_USER, "%s: %s has another shape or type than the weight that it belongs to",
+        return tr_error_new(TR_USER,
+                            "%s: %s has another shape or type than the weight that it belongs to",
                             out->low->file, out->low->name);
     return NULL;
 }
 
-tr_error *tr_weights_load_state(tr_program *p, const tr_safetensors *model, const tr_safetensors *optimizer)
+tr_error *tr_weights_load_state(tr_program *p, const tr_safetensors *model,
+                                const tr_safetensors *optimizer)
 {
     const tr_graph *g = p->graph;
     naming names = naming_of(g);
@@ -323,7 +335,8 @@ done:
     return error;
 }
 
-/* Saving ------------------------------------------------------------------------------------------ */
+/* Saving ------------------------------------------------------------------------------------------
+ */
 
 static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int64_t *out_count)
 {
@@ -336,12 +349,15 @@ static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int6
         if (!belongs(info, role))
             continue;
         tr_shape shape = whole_shape(g, &names, v);
-        TR_CHECK(!with_data || tr_shape_elems(&shape) == local_elems(info), "this rank has only a part of %s",
-                 info->name);
+        TR_CHECK(!with_data || tr_shape_elems(&shape) == local_elems(info),
+                 "this rank has only a part of %s", info->name);
         int64_t *dims = tr_alloc(sizeof shape.dims);
         memcpy(dims, shape.dims, sizeof shape.dims);
-        tr_push(saved, count, room) = (tr_saved){.name = info->name, .dtype = shape.dtype, .rank = shape.rank,
-                                                 .dims = dims, .data = with_data ? tr_program_data(p, v) : NULL};
+        tr_push(saved, count, room) = (tr_saved){.name = info->name,
+                                                 .dtype = shape.dtype,
+                                                 .rank = shape.rank,
+                                                 .dims = dims,
+                                                 .data = with_data ? tr_program_data(p, v) : NULL};
     }
     naming_free(&names);
     *out_count = count;
@@ -375,7 +391,8 @@ typedef struct writing {
 static tr_error *write_run(void *context, int64_t local, int64_t first, int64_t count)
 {
     const writing *w = context;
-    return tr_checkpoint_share_write(w->share, w->tensor, first, count, element_at(w->program, w->value, local));
+    return tr_checkpoint_share_write(w->share, w->tensor, first, count,
+                                     element_at(w->program, w->value, local));
 }
 
 tr_error *tr_weights_write_parts(const tr_program *p, tr_role role, tr_checkpoint_share *share)

@@ -1,30 +1,34 @@
 /* A program's parameters and state to and from files of tensors.
  *
- * Files hold whole tensors. A program that is one rank of a mesh has a block of each, or of the block's
- * elements a flat shard (tr_layout): it writes its elements to their places and reads no others, so what was
- * saved on one mesh is loaded on any. The merged dims of files (tr_shape_in_file) change no element's place.
- * Of a value that several ranks have, the first writes it (tr_layout.owner).
+ * Files hold whole tensors. A program that is one rank of a mesh has a block of each, or of the
+ * block's elements a flat shard (tr_layout): it writes its elements to their places and reads no
+ * others, so what was saved on one mesh is loaded on any. The merged dims of files
+ * (tr_shape_in_file) change no element's place. Of a value that several ranks have, the first
+ * writes it (tr_layout.owner).
  */
 #pragma once
 #include "data/checkpoint_ranks.h"
 #include "data/safetensors.h"
 #include "exec/program.h"
 
-/* Fills every parameter from the file by name (with or without the prefix "transformer."), converting
- * dtypes. A missing name, another shape, or an output embedding that is not the input's is an error. */
+/* Fills every parameter from the file by name (with or without the prefix "transformer."),
+ * converting dtypes. A missing name, another shape, or an output embedding that is not the input's
+ * is an error. */
 tr_error *tr_weights_load(tr_program *program, const tr_safetensors *file);
-/* Parameters and state (moments, low halves) from a checkpoint of the same model, in any precision and of
- * any mesh: a split master is joined or split as this program needs. Bit-exact when the precision is the
- * same. */
+/* Parameters and state (moments, low halves) from a checkpoint of the same model, in any precision
+ * and of any mesh: a split master is joined or split as this program needs. Bit-exact when the
+ * precision is the same. */
 tr_error *tr_weights_load_state(tr_program *program, const tr_safetensors *model,
                                 const tr_safetensors *optimizer);
 
-/* The program's values of one role (TR_PARAM or TR_STATE) as tensors to be saved, whole and in the shapes
- * that they have in files; accumulators and caches are left out. Their `data` is NULL. The caller frees with
- * tr_weights_saved_free; names are the program's. */
+/* The program's values of one role (TR_PARAM or TR_STATE) as tensors to be saved, whole and in the
+ * shapes that they have in files; accumulators and caches are left out. Their `data` is NULL. The
+ * caller frees with tr_weights_saved_free; names are the program's. */
 tr_saved *tr_weights_declare(const tr_program *program, tr_role role, int64_t *out_count);
-/* The same with the data, which points into the program: for a program that has all of every tensor. */
+/* The same with the data, which points into the program: for a program that has all of every
+ * tensor. */
 tr_saved *tr_weights_saved(const tr_program *program, tr_role role, int64_t *out_count);
 void tr_weights_saved_free(tr_saved *saved, int64_t count);
 /* Writes those elements of this rank that no rank before it has. */
-tr_error *tr_weights_write_parts(const tr_program *program, tr_role role, tr_checkpoint_share *share);
+tr_error *tr_weights_write_parts(const tr_program *program, tr_role role,
+                                 tr_checkpoint_share *share);
