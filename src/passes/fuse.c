@@ -65,24 +65,28 @@ static bool is_view(const tr_graph *g, tr_value v)
     return g->values[v].node && tr_op_table[g->nodes[g->values[v].node].op]->flags & TR_OP_VIEW;
 }
 
-/* Node n may write over v: v is computed (no leaf, no view), is no output, and everyone else who reads
- * it, except `sum`, stands before n. */
+/* What a view shows. */
+static tr_value base_of(const tr_graph *g, tr_value v)
+{
+    while (is_view(g, v))
+        v = g->values[v].home;
+    return v;
+}
+
+/* Node n may write over v: v is computed (no leaf, no view), no output shows it, and everyone else who
+ * reads it, except `sum`, stands before n. */
 static bool may_overwrite(const fusion *f, tr_value v, tr_node n, tr_node sum)
 {
     const tr_graph *g = f->g;
     if (!g->values[v].node || is_view(g, v) || g->values[v].node > n)
         return false;
     for (uint32_t o = 0; o < g->n_outputs; o++)
-        if (g->outputs[o] == v)
+        if (base_of(g, g->outputs[o]) == v)
             return false;
     for (tr_node m = n; m < g->n_nodes; m++)
-        for (uint32_t i = 0; i < g->nodes[m].n_in && !f->dropped[m] && m != sum; i++) {
-            tr_value u = tr_in(g, m, (int)i);
-            while (is_view(g, u))
-                u = g->values[u].home;
-            if (u == v)
+        for (uint32_t i = 0; i < g->nodes[m].n_in && !f->dropped[m] && m != sum; i++)
+            if (base_of(g, tr_in(g, m, (int)i)) == v)
                 return false;
-        }
     return true;
 }
 

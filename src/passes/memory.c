@@ -16,6 +16,7 @@ typedef struct buffer {
     tr_value value; /* 0 for scratch */
     tr_node node;   /* scratch: whose */
     tr_node first, last;
+    tr_node touched; /* the last that reads or writes it; an output's `last` is the end */
     int64_t bytes, offset;
 } buffer;
 
@@ -24,7 +25,7 @@ static int64_t aligned(int64_t bytes)
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-static tr_node *last_readers(const tr_graph *g)
+static tr_node *last_readers(const tr_graph *g, bool outputs)
 {
     tr_node *last = tr_alloc_zero(g->n_values, sizeof *last);
     for (tr_node n = 1; n < g->n_nodes; n++) {
@@ -33,7 +34,7 @@ static tr_node *last_readers(const tr_graph *g)
         for (uint32_t k = 0; k < g->nodes[n].n_out; k++)
             last[tr_value_root(g, tr_out(g, n, (int)k))] = n;
     }
-    for (uint32_t o = 0; o < g->n_outputs; o++)
+    for (uint32_t o = 0; o < g->n_outputs && outputs; o++)
         last[tr_value_root(g, g->outputs[o])] = g->n_nodes;
     return last;
 }
@@ -41,7 +42,7 @@ static tr_node *last_readers(const tr_graph *g)
 /* An op that may write over its first input does so when it is that input's last reader. */
 static void mark_in_place(tr_graph *g)
 {
-    tr_node *last = last_readers(g);
+    tr_node *last = last_readers(g, true);
     for (tr_node n = 1; n < g->n_nodes; n++) {
         if (!(tr_op_table[g->nodes[n].op]->flags & TR_OP_IN_PLACE))
             continue;
@@ -80,7 +81,7 @@ static bool overlap_in_time(const buffer *a, const buffer *b)
 
 static buffer *collect(const tr_graph *g, const int64_t *scratch_bytes, uint32_t *out_count)
 {
-    tr_node *last = last_readers(g);
+    tr_node *last = last_readers(g, true), *touched = last_readers(g, false);
     buffer *buffers = NULL;
     uint32_t count = 0, room = 0;
     for (tr_node n = 1; n < g->n_nodes; n++) {
@@ -88,14 +89,15 @@ static buffer *collect(const tr_graph *g, const int64_t *scratch_bytes, uint32_t
             tr_value v = tr_out(g, n, (int)k);
             if (g->values[v].home == v && g->values[v].role == TR_TEMP)
                 tr_push(buffers, count, room) =
-                    (buffer){.value = v, .first = n, .last = TR_MAX(last[v], n),
+                    (buffer){.value = v, .first = n, .last = TR_MAX(last[v], n), .touched = touched[v],
                              .bytes = aligned(tr_shape_bytes(tr_shape_at(g, v)))};
         }
         if (scratch_bytes[n] > 0)
             tr_push(buffers, count, room) =
-                (buffer){.node = n, .first = n, .last = n, .bytes = aligned(scratch_bytes[n])};
+                (buffer){.node = n, .first = n, .last = n, .touched = n, .bytes = aligned(scratch_bytes[n])};
     }
     free(last);
+    free(touched);
     *out_count = count;
     return buffers;
 }
@@ -158,8 +160,7 @@ static tr_error *check_crossing(const tr_graph *g, const buffer *buffers, uint32
 {
     for (uint32_t i = 0; i < count && micro_batches > 1; i++) {
         const buffer *b = &buffers[i];
-        tr_phase from = g->nodes[b->first].phase,
-                 to = b->last < g->n_nodes ? g->nodes[b->last].phase : from;
+        tr_phase from = g->nodes[b->first].phase, to = g->nodes[b->touched].phase;
         if ((from == TR_START) != (to == TR_START) || (from == TR_UPDATE) != (to == TR_UPDATE))
             return tr_error_new(TR_RUN, "memory plan: value %u crosses from %d to %d with several microbatches",
                                 b->value, from, to);
