@@ -31,7 +31,7 @@ static tr_value attention(tr_graph *g, tr_value x, int D, int H, tr_init in, tr_
     tr_value w = tr_param(g, in, "attention.qkv", "embed=%d qkv=3 heads=%d head_dim=%d", D, H, E);
     tr_value y = tr_attention(g, tr_linear(g, x, w, 0), true, 0, p); /* [B, T, H, E] */
     y = tr_reshape(g, y, "batch=%d seq=%d heads=%d", B, T, D);
-    return tr_linear(g, y, tr_param(g, out, "attention.out", "heads=%d embed=%d", D, D), 0);
+    return tr_linear(g, y, tr_param(g, out, "attention.out", "heads=%d*%d embed=%d", H, E, D), 0);
 }
 
 static tr_value gated_mlp(tr_graph *g, tr_value x, int D, int M, tr_init in, tr_init out)

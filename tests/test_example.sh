@@ -5,10 +5,11 @@
 #
 #     bash tests/test_example.sh BUILD_DIR
 set -u
-cd "$(dirname "$0")/.." || exit 1
 build=$(realpath "${1:?usage: test_example.sh BUILD_DIR}") || exit 1
+cd "$(dirname "$0")/.." || exit 1
 trireme=$build/trireme
 example=$build/example_own_model
+[ -x "$trireme" ] && [ -x "$example" ] || { echo "$build has no trireme or no example_own_model" >&2; exit 1; }
 failed=0
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
@@ -40,6 +41,13 @@ grep -q '"sample"' whole/metrics.jsonl || fail "the example: no sample in metric
 "$example" text.txt "${small[@]}" train.steps=10 out=halves 2> log &&
     "$example" --resume halves train.steps=20 2> log || fail "the example, resumed: $(tail -n 1 log)"
 cmp -s whole/model.safetensors halves/model.safetensors || fail "the example, resumed: other weights than without a break"
+
+# Two ranks, and one that goes on with what they saved: the same losses up to rounding.
+"$example" text.txt "${small[@]}" train.steps=10 train.sample_every=0 mesh.tensor=2 zero=0 out=ranks 2> log &&
+    "$example" --resume ranks train.steps=20 train.sample_every=0 mesh.tensor=1 2> log ||
+    fail "the example on two ranks: $(tail -n 1 log)"
+paste numbers <(losses ranks) | awk '{ d = $1 - $2; if (d > 1e-3 || d < -1e-3) bad = 1 } END { exit bad || NR != 20 }' ||
+    fail "the example on two ranks: other losses: $(losses ranks | tr '\n' ' ')"
 
 grep -q '"trireme-custom"' whole/config.json || fail "the example's config.json claims a family"
 for command in "generate whole --prompt a" "eval whole --data text.txt" "inspect whole" \
