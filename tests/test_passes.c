@@ -255,6 +255,36 @@ static void test_what_fuses(void)
     tr_program_free(p);
 }
 
+/* A sum is not written over a value that is read, or shown by an output, after. */
+static void test_what_must_not_fuse(void)
+{
+    for (int shown = 0; shown < 4; shown++) {
+        trial t = trial_new();
+        tr_value a = sum_all(t.g, t.x), b = sum_all(t.g, tr_scale(t.g, t.x, 2));
+        tr_value sum = tr_add(t.g, a, b);
+        tr_graph_output(t.g, "sum", sum);
+        if (shown == 1)
+            tr_graph_output(t.g, "part", a);
+        if (shown == 2)
+            tr_graph_output(t.g, "part", tr_reshape(t.g, a, "_=1 _=1"));
+        if (shown == 3)
+            tr_graph_output(t.g, "part", tr_mul(t.g, a, sum));
+        CHECK_OK(tr_pass_fuse(t.g));
+        CHECK_OK(tr_pass_order(t.g));
+        CHECK_OK(tr_graph_verify(t.g));
+        CHECK_INT(count_op(t.g, TR_OP_add, -1), shown ? 1 : 0);
+        CHECK_OK(tr_program_build_take(t.g, &reference, 1, &t.p));
+        CHECK_OK(tr_program_allocate(t.p));
+        for (int i = 0; i < 6; i++)
+            ((float *)tr_program_find(t.p, "x"))[i] = 1;
+        tr_program_run(t.p, TR_START, TR_UPDATE, 0, 0);
+        CHECK_NEAR(*(float *)tr_program_find(t.p, "sum"), 18, 1e-5);
+        if (shown)
+            CHECK_NEAR(*(float *)tr_program_find(t.p, "part"), shown == 3 ? 6 * 18 : 6, 1e-5);
+        tr_program_free(t.p);
+    }
+}
+
 /* The passes of a training program by hand, with or without fusion. */
 static tr_program *training_by_hand(tr_model model, const tr_compile *how, bool fuse)
 {
@@ -491,6 +521,7 @@ int main(void)
     TEST(test_op_without_gradient);
     TEST(test_gradient_nodes);
     TEST(test_what_fuses);
+    TEST(test_what_must_not_fuse);
     TEST(test_fused_equals_unfused);
     TEST(test_recompute);
     TEST(test_recomputed_nodes);
