@@ -30,11 +30,24 @@ static void print_shape(const tr_graph *g, const tr_shape *s, tr_text *out)
     tr_text_format(out, "]");
 }
 
+/* The shortest form that reads back as the same number. */
+static void print_real(double x, tr_text *out)
+{
+    char text[40];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, x);
+        if (strtod(text, NULL) == x)
+            break;
+    }
+    tr_text_format(out, "%s", text);
+}
+
 static void print_attr(const tr_attr_row *row, tr_attr attr, tr_text *out)
 {
     switch (row->kind) {
     case TR_ATTR_FLOAT:
-        tr_text_format(out, " %s=%.17g", row->name, attr.f);
+        tr_text_format(out, " %s=", row->name);
+        print_real(attr.f, out);
         break;
     case TR_ATTR_FN:
         tr_text_format(out, " %s=%s", row->name, tr_fn_name((tr_fn)attr.i));
@@ -105,8 +118,11 @@ void tr_graph_print(const tr_graph *g, tr_text *out)
         tr_text_format(out, "%%%u = %s \"%s\" ", v, role_names[info->role], info->name);
         print_shape(g, &info->shape, out);
         tr_text_format(out, " init=%s", init_names[info->init.kind]);
-        if (info->init.kind == TR_INIT_NORMAL)
-            tr_text_format(out, "(%.17g) stream=%u", info->init.scale, info->stream);
+        if (info->init.kind == TR_INIT_NORMAL) {
+            tr_text_format(out, "(");
+            print_real(info->init.scale, out);
+            tr_text_format(out, ") stream=%u", info->stream);
+        }
         tr_text_format(out, "%s", info->decay ? " decay" : "");
         for (int d = 0; d < info->shape.rank; d++)
             if (info->unit[d] > 0)
