@@ -2,6 +2,7 @@
  * model is told. Graphs are those that the passes make of a small GPT. */
 #include "check.h"
 
+#include "base/file.h"
 #include "exec/compile.h"
 #include "ir/table.h"
 #include "ir/text.h"
@@ -113,6 +114,22 @@ static void test_round_trip_of_a_part(void)
         tr_text_free(&dump);
         check_program("a rank's program", p);
     }
+}
+
+/* The example of docs/ir.md is a graph. */
+static void test_documented_example(void)
+{
+    tr_map map = {0};
+    CHECK_OK(tr_map_open("docs/ir.md", &map));
+    char *doc = tr_strndup(map.bytes ? map.bytes : "", (size_t)map.size);
+    char *begin = strstr(doc, "```graph\n"), *end = begin ? strstr(begin + 9, "```") : NULL;
+    CHECK(end != NULL);
+    if (end) {
+        *end = '\0';
+        check_round_trip("the example", begin + 9);
+    }
+    free(doc);
+    tr_map_close(&map);
 }
 
 static void test_text_errors(void)
@@ -546,6 +563,7 @@ int main(void)
     TEST(test_round_trip_of_passes);
     TEST(test_round_trip_of_inference);
     TEST(test_round_trip_of_a_part);
+    TEST(test_documented_example);
     TEST(test_text_errors);
     TEST(test_copy);
     TEST(test_planted_faults);
