@@ -1,6 +1,6 @@
 /* Fuzzes the reader of graphs: whatever the bytes are, a graph or one sentence. What was read has
- * passed the verifier, prints, and its print reads back to the same print and the same hash. Dropping
- * what nothing needs keeps it right. */
+ * passed the verifier, prints, and its print reads back to the same print and the same hash.
+ * Dropping what nothing needs keeps it right. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>

