@@ -11,8 +11,9 @@ static const double EPS = 1e-5;
 
 static tr_value norm(tr_graph *g, tr_value x, const char *weight, const char *bias, int64_t embed)
 {
-    return tr_layer_norm(g, x, tr_param(g, tr_ones(), weight, "embed=%lld", (long long)embed),
-                         tr_param(g, tr_zeros(), bias, "embed=%lld", (long long)embed), EPS);
+    tr_value w = tr_param(g, tr_ones(), weight, "embed=%lld", (long long)embed);
+    tr_value b = tr_param(g, tr_zeros(), bias, "embed=%lld", (long long)embed);
+    return tr_layer_norm(g, x, w, b, EPS);
 }
 
 tr_head tr_gpt(tr_graph *g, const tr_tokens *tokens, const tr_sizes *s, void *unused)
@@ -23,7 +24,8 @@ tr_head tr_gpt(tr_graph *g, const tr_tokens *tokens, const tr_sizes *s, void *un
 
     tr_value wte = tr_param(g, init, "transformer.wte.weight", "vocab=%lld embed=%lld", V, D);
     tr_value wpe = tr_param(g, init, "transformer.wpe.weight", "context=%lld embed=%lld", C, D);
-    tr_value x = tr_add(g, tr_embedding(g, wte, tokens->ids), tr_embedding(g, wpe, tokens->positions));
+    tr_value x = tr_embedding(g, wte, tokens->ids);
+    x = tr_add(g, x, tr_embedding(g, wpe, tokens->positions));
     x = tr_dropout(g, x, s->dropout); /* [B, T, D] */
 
     for (int i = 0; i < s->layers; i++) {
