@@ -2,11 +2,12 @@
  *
  *     test_comm                    everything over threads, 1, 2, 3, 4, 5 and 8 ranks
  *     mpirun -n N test_comm        the collectives over MPI
- *     mpirun -n N test_comm CASE   a failure: error, mismatch, agree, stop, kill (see test_comm_mpi.sh)
- *     [mpirun -n N] test_comm bench
+ *     mpirun -n N test_comm CASE   a failure: error, mismatch, agree, stop, kill (see
+ * test_comm_mpi.sh) [mpirun -n 2] test_comm huge [mpirun -n N] test_comm bench [RANKS
+ * [SEGMENT_BYTES]]
  *
- * Every rank knows what every other puts in, so each result is compared with a plain computation, bit by
- * bit. A failing check prints the seed of its operation.
+ * Every rank knows what every other puts in, so each result is compared with a plain computation,
+ * bit by bit. A failing check prints the seed of its operation.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -31,14 +32,15 @@ static void pause_us(int64_t us)
 }
 
 /* In a rank's function: a check that fails is the rank's error, and cancels the others. */
-#define EXPECT(condition, ...)                                                                              \
-    do {                                                                                                    \
-        if (!(condition)) {                                                                                 \
-            char *detail_ = tr_format(__VA_ARGS__);                                                         \
-            tr_error *wrong_ = tr_error_new(TR_RUN, "%s:%d: %s: %s", __FILE__, __LINE__, #condition, detail_); \
-            free(detail_);                                                                                  \
-            return wrong_;                                                                                  \
-        }                                                                                                   \
+#define EXPECT(condition, ...)                                                                  \
+    do {                                                                                        \
+        if (!(condition)) {                                                                     \
+            char *detail_ = tr_format(__VA_ARGS__);                                             \
+            tr_error *wrong_ =                                                                  \
+                tr_error_new(TR_RUN, "%s:%d: %s: %s", __FILE__, __LINE__, #condition, detail_); \
+            free(detail_);                                                                      \
+            return wrong_;                                                                      \
+        }                                                                                       \
     } while (0)
 
 /* ---- what each rank puts in, and what must come out ---- */
@@ -84,8 +86,8 @@ static float rounded(float x)
 }
 
 /* The reduction of element i over the group, in the order of the ranks, written at `at`. */
-static void expected(void *out, int64_t at, tr_dtype dtype, tr_dtype wire, tr_reduction reduction, bool round_result,
-                     uint32_t seed, const tr_group *g, int64_t i)
+static void expected(void *out, int64_t at, tr_dtype dtype, tr_dtype wire, tr_reduction reduction,
+                     bool round_result, uint32_t seed, const tr_group *g, int64_t i)
 {
     union {
         float f;
@@ -97,16 +99,24 @@ static void expected(void *out, int64_t at, tr_dtype dtype, tr_dtype wire, tr_re
         float value = float_of(seed, g->ranks[k], i);
         if (dtype == TR_F32 || dtype == TR_BF16) {
             x.f = wire == TR_BF16 ? rounded(value) : value;
-            total.f = k == 0 ? x.f : reduction == TR_REDUCE_SUM ? total.f + x.f : fmaxf(total.f, x.f);
+            total.f = k == 0                       ? x.f
+                      : reduction == TR_REDUCE_SUM ? total.f + x.f
+                                                   : fmaxf(total.f, x.f);
         } else if (dtype == TR_F64) {
             x.d = (double)value;
-            total.d = k == 0 ? x.d : reduction == TR_REDUCE_SUM ? total.d + x.d : fmax(total.d, x.d);
+            total.d = k == 0                       ? x.d
+                      : reduction == TR_REDUCE_SUM ? total.d + x.d
+                                                   : fmax(total.d, x.d);
         } else if (dtype == TR_I64) {
             put(&x.l, TR_I64, 0, (double)value);
-            total.l = k == 0 ? x.l : reduction == TR_REDUCE_SUM ? total.l + x.l : TR_MAX(total.l, x.l);
+            total.l = k == 0                       ? x.l
+                      : reduction == TR_REDUCE_SUM ? total.l + x.l
+                                                   : TR_MAX(total.l, x.l);
         } else {
             put(&x.s, TR_I32, 0, (double)value);
-            total.s = k == 0 ? x.s : reduction == TR_REDUCE_SUM ? total.s + x.s : TR_MAX(total.s, x.s);
+            total.s = k == 0                       ? x.s
+                      : reduction == TR_REDUCE_SUM ? total.s + x.s
+                                                   : TR_MAX(total.s, x.s);
         }
     }
     if (dtype == TR_BF16)
@@ -135,10 +145,11 @@ static tr_group copy_group(const tr_group *g)
     return tr_group_new(g->ranks, g->count, g->ranks[g->me]);
 }
 
-static job new_job(const char *name, const tr_group *g, uint32_t seed, tr_traffic traffic, int64_t in_bytes,
-                   int64_t out_bytes)
+static job new_job(const char *name, const tr_group *g, uint32_t seed, tr_traffic traffic,
+                   int64_t in_bytes, int64_t out_bytes)
 {
-    job j = {.name = name, .group = copy_group(g), .seed = seed, .traffic = traffic, .bytes = out_bytes};
+    job j = {
+        .name = name, .group = copy_group(g), .seed = seed, .traffic = traffic, .bytes = out_bytes};
     j.in = tr_alloc((size_t)in_bytes + 1);
     j.out = tr_alloc((size_t)out_bytes + 1);
     j.want = tr_alloc((size_t)out_bytes + 1);
@@ -149,7 +160,8 @@ static job new_job(const char *name, const tr_group *g, uint32_t seed, tr_traffi
 static tr_error *end_job(tr_comm *comm, job *j)
 {
     tr_error *error = tr_comm_wait(comm, &j->pending);
-    bool same = error || (memcmp(j->out, j->want, (size_t)j->bytes) == 0 && j->out[j->bytes] == 0x5a);
+    bool same =
+        error || (memcmp(j->out, j->want, (size_t)j->bytes) == 0 && j->out[j->bytes] == 0x5a);
     free(j->in);
     free(j->out);
     free(j->want);
@@ -157,20 +169,23 @@ static tr_error *end_job(tr_comm *comm, job *j)
     tr_group_free(&j->group);
     if (error)
         return error;
-    EXPECT(same, "%s of %d members, %lld bytes, seed %u", j->name, count, (long long)j->bytes, j->seed);
+    EXPECT(same, "%s of %d members, %lld bytes, seed %u", j->name, count, (long long)j->bytes,
+           j->seed);
     return NULL;
 }
 
-static job start_all_reduce(tr_comm *comm, const tr_group *g, tr_reduction reduction, int64_t count, tr_dtype dtype,
-                            tr_dtype wire, bool in_place, uint32_t seed)
+static job start_all_reduce(tr_comm *comm, const tr_group *g, tr_reduction reduction, int64_t count,
+                            tr_dtype dtype, tr_dtype wire, bool in_place, uint32_t seed)
 {
     int64_t width = tr_dtype_bytes(dtype);
     job j = new_job("all_reduce", g, seed, TR_TRAFFIC_ALL_REDUCE, count * width, count * width);
     fill(in_place ? j.out : j.in, dtype, count, seed, tr_comm_rank(comm));
     for (int64_t i = 0; i < count; i++)
         expected(j.want, i, dtype, wire, reduction, true, seed, g, i);
-    j.sent = tr_comm_cost_bytes(j.traffic, (tr_cut){1, count, NULL}, tr_dtype_bytes(wire), g->count, g->me, 0);
-    j.pending = tr_comm_all_reduce_start(comm, g, reduction, in_place ? j.out : j.in, j.out, count, dtype, wire);
+    j.sent = tr_comm_cost_bytes(j.traffic, (tr_cut){1, count, NULL}, tr_dtype_bytes(wire), g->count,
+                                g->me, 0);
+    j.pending = tr_comm_all_reduce_start(comm, g, reduction, in_place ? j.out : j.in, j.out, count,
+                                         dtype, wire);
     return j;
 }
 
@@ -198,27 +213,30 @@ static void part_of(tr_cut cut, int32_t n, int32_t k, int64_t *first, int64_t *s
     *size = cut.parts[k];
 }
 
-static job start_reduce_scatter(tr_comm *comm, const tr_group *g, tr_reduction reduction, tr_cut cut, tr_dtype dtype,
-                                tr_dtype wire, uint32_t seed)
+static job start_reduce_scatter(tr_comm *comm, const tr_group *g, tr_reduction reduction,
+                                tr_cut cut, tr_dtype dtype, tr_dtype wire, uint32_t seed)
 {
     int64_t width = tr_dtype_bytes(dtype), first, size;
     part_of(cut, g->count, g->me, &first, &size);
-    job j = new_job("reduce_scatter", g, seed, TR_TRAFFIC_REDUCE_SCATTER, cut.outer * cut.count * width,
-                    cut.outer * size * width);
+    job j = new_job("reduce_scatter", g, seed, TR_TRAFFIC_REDUCE_SCATTER,
+                    cut.outer * cut.count * width, cut.outer * size * width);
     fill(j.in, dtype, cut.outer * cut.count, seed, tr_comm_rank(comm));
     for (int64_t o = 0; o < cut.outer; o++)
         for (int64_t i = 0; i < size; i++)
-            expected(j.want, o * size + i, dtype, wire, reduction, false, seed, g, o * cut.count + first + i);
+            expected(j.want, o * size + i, dtype, wire, reduction, false, seed, g,
+                     o * cut.count + first + i);
     j.sent = tr_comm_cost_bytes(j.traffic, cut, tr_dtype_bytes(wire), g->count, g->me, 0);
     j.pending = tr_comm_reduce_scatter_start(comm, g, reduction, j.in, j.out, cut, dtype, wire);
     return j;
 }
 
-static job start_all_gather(tr_comm *comm, const tr_group *g, tr_cut cut, tr_dtype dtype, bool in_place, uint32_t seed)
+static job start_all_gather(tr_comm *comm, const tr_group *g, tr_cut cut, tr_dtype dtype,
+                            bool in_place, uint32_t seed)
 {
     int64_t width = tr_dtype_bytes(dtype), first, size;
     part_of(cut, g->count, g->me, &first, &size);
-    job j = new_job("all_gather", g, seed, TR_TRAFFIC_ALL_GATHER, cut.outer * size * width, cut.outer * cut.count * width);
+    job j = new_job("all_gather", g, seed, TR_TRAFFIC_ALL_GATHER, cut.outer * size * width,
+                    cut.outer * cut.count * width);
     in_place = in_place && cut.outer == 1;
     char *in = in_place ? j.out + first * width : j.in;
     fill(in, dtype, cut.outer * size, seed, tr_comm_rank(comm));
@@ -226,26 +244,30 @@ static job start_all_gather(tr_comm *comm, const tr_group *g, tr_cut cut, tr_dty
         part_of(cut, g->count, k, &first, &size);
         for (int64_t o = 0; o < cut.outer; o++)
             for (int64_t i = 0; i < size; i++)
-                put(j.want, dtype, o * cut.count + first + i, (double)float_of(seed, g->ranks[k], o * size + i));
+                put(j.want, dtype, o * cut.count + first + i,
+                    (double)float_of(seed, g->ranks[k], o * size + i));
     }
     j.sent = tr_comm_cost_bytes(j.traffic, cut, width, g->count, g->me, 0);
     j.pending = tr_comm_all_gather_start(comm, g, in, j.out, cut, dtype);
     return j;
 }
 
-/* [B, T/n, H, D] -> [B, T, H/n, D] with odd parts of T and H; or back. Element values are global indices. */
-static job start_heads_for_sequence(tr_comm *comm, const tr_group *g, bool back, int64_t B, int64_t T, int64_t H, int64_t D,
-                                    bool odd, uint32_t seed)
+/* [B, T/n, H, D] -> [B, T, H/n, D] with odd parts of T and H; or back. Element values are global
+ * indices. */
+static job start_heads_for_sequence(tr_comm *comm, const tr_group *g, bool back, int64_t B,
+                                    int64_t T, int64_t H, int64_t D, bool odd, uint32_t seed)
 {
     int32_t n = g->count;
-    int64_t *t_parts = odd ? odd_parts(T, n, seed) : NULL, *h_parts = odd ? odd_parts(H, n, seed + 1) : NULL;
+    int64_t *t_parts = odd ? odd_parts(T, n, seed) : NULL,
+            *h_parts = odd ? odd_parts(H, n, seed + 1) : NULL;
     int64_t t0, t_mine, h0, h_mine;
     part_of((tr_cut){1, T, t_parts}, n, g->me, &t0, &t_mine);
     part_of((tr_cut){1, H, h_parts}, n, g->me, &h0, &h_mine);
     int64_t by_sequence = B * t_mine * H * D, by_heads = B * T * h_mine * D;
-    job j = new_job("all_to_all", g, seed, TR_TRAFFIC_ALL_TO_ALL, 4 * (back ? by_heads : by_sequence),
-                    4 * (back ? by_sequence : by_heads));
-    int32_t *a = (int32_t *)(void *)(back ? j.want : j.in), *b = (int32_t *)(void *)(back ? j.in : j.want);
+    job j = new_job("all_to_all", g, seed, TR_TRAFFIC_ALL_TO_ALL,
+                    4 * (back ? by_heads : by_sequence), 4 * (back ? by_sequence : by_heads));
+    int32_t *a = (int32_t *)(void *)(back ? j.want : j.in),
+            *b = (int32_t *)(void *)(back ? j.in : j.want);
     for (int64_t i = 0; i < B; i++)
         for (int64_t t = 0; t < T; t++)
             for (int64_t h = 0; h < H; h++)
@@ -257,7 +279,8 @@ static job start_heads_for_sequence(tr_comm *comm, const tr_group *g, bool back,
                         b[((i * T + t) * h_mine + h - h0) * D + d] = value;
                 }
     /* The cuts in elements: heads in rows [B * t_mine], the sequence in rows [B]. */
-    int64_t *heads = tr_alloc((size_t)n * sizeof *heads), *times = tr_alloc((size_t)n * sizeof *times);
+    int64_t *heads = tr_alloc((size_t)n * sizeof *heads),
+            *times = tr_alloc((size_t)n * sizeof *times);
     for (int32_t k = 0; k < n; k++) {
         int64_t first, size;
         part_of((tr_cut){1, H, h_parts}, n, k, &first, &size);
@@ -276,7 +299,8 @@ static job start_heads_for_sequence(tr_comm *comm, const tr_group *g, bool back,
     return j;
 }
 
-static job start_broadcast(tr_comm *comm, const tr_group *g, int32_t root, int64_t count, tr_dtype dtype, uint32_t seed)
+static job start_broadcast(tr_comm *comm, const tr_group *g, int32_t root, int64_t count,
+                           tr_dtype dtype, uint32_t seed)
 {
     int64_t width = tr_dtype_bytes(dtype);
     job j = new_job("broadcast", g, seed, TR_TRAFFIC_BROADCAST, 0, count * width);
@@ -295,7 +319,8 @@ static job start_random(tr_comm *comm, const tr_group *g, uint32_t seed)
     tr_random4 r = tr_random(seed, 2, 3, 4);
     int32_t n = g->count;
     tr_dtype dtype = dtypes[r.word[0] % 6], wire = r.word[0] % 6 == 5 ? TR_BF16 : dtype;
-    int64_t small = (int64_t)(r.word[1] % 12), count = r.word[1] % 4 == 0 ? small : (int64_t)(r.word[1] % 3000);
+    int64_t small = (int64_t)(r.word[1] % 12),
+            count = r.word[1] % 4 == 0 ? small : (int64_t)(r.word[1] % 3000);
     tr_reduction reduction = r.word[2] % 3 == 0 ? TR_REDUCE_MAX : TR_REDUCE_SUM;
     bool odd = r.word[2] % 2;
     int64_t outer = r.word[3] % 3 == 0 ? 1 : (int64_t)(r.word[3] % 7);
@@ -316,8 +341,8 @@ static job start_random(tr_comm *comm, const tr_group *g, uint32_t seed)
         j = start_broadcast(comm, g, (int32_t)(r.word[2] % (uint32_t)n), count, dtype, seed);
         break;
     default:
-        j = start_heads_for_sequence(comm, g, r.word[2] & 16, 1 + small % 3, small + n, (int64_t)(r.word[0] % 9), 1 + small % 4,
-                                     odd, seed);
+        j = start_heads_for_sequence(comm, g, r.word[2] & 16, 1 + small % 3, small + n,
+                                     (int64_t)(r.word[0] % 9), 1 + small % 4, odd, seed);
     }
     free(parts);
     return j;
@@ -325,14 +350,7 @@ static job start_random(tr_comm *comm, const tr_group *g, uint32_t seed)
 
 static tr_error *run_job(tr_comm *comm, job j)
 {
-    tr_traffic traffic = j.traffic;
-    int64_t sent = j.sent, before = tr_comm_bytes_sent(comm, traffic);
-    uint32_t seed = j.seed;
-    TR_TRY(end_job(comm, &j));
-    /* An operation in the background may have begun before `before` was read. */
-    (void)before;
-    EXPECT(sent >= 0, "seed %u", seed);
-    return NULL;
+    return end_job(comm, &j);
 }
 
 /* ---- the suite that runs on every rank of a world ---- */
@@ -346,23 +364,32 @@ static tr_error *each_collective(tr_comm *comm, const tr_group *g)
     for (int64_t c = 0; c < TR_COUNT(counts); c++)
         for (int64_t d = 0; d < TR_COUNT(dtypes); d++)
             for (int mode = 0; mode < 4; mode++) {
+                if ((c + d + mode) % 2 &&
+                    n > 4) /* enough of them, where the plain computation costs most */
+                    continue;
                 tr_dtype dtype = dtypes[d], wire = mode & 2 && dtype == TR_F32 ? TR_BF16 : dtype;
                 tr_reduction reduction = mode & 1 ? TR_REDUCE_MAX : TR_REDUCE_SUM;
-                TR_TRY(run_job(comm, start_all_reduce(comm, g, reduction, counts[c], dtype, wire, mode & 2, seed++)));
-                TR_TRY(run_job(comm, start_reduce_scatter(comm, g, reduction, (tr_cut){mode == 3 ? 3 : 1, counts[c], NULL},
-                                                          dtype, wire, seed++)));
-                TR_TRY(run_job(comm, start_all_gather(comm, g, (tr_cut){mode == 3 ? 3 : 1, counts[c], NULL}, dtype, mode & 1,
-                                                      seed++)));
+                TR_TRY(run_job(comm, start_all_reduce(comm, g, reduction, counts[c], dtype, wire,
+                                                      mode & 2, seed++)));
+                TR_TRY(
+                    run_job(comm, start_reduce_scatter(comm, g, reduction,
+                                                       (tr_cut){mode == 3 ? 3 : 1, counts[c], NULL},
+                                                       dtype, wire, seed++)));
+                TR_TRY(run_job(comm, start_all_gather(comm, g,
+                                                      (tr_cut){mode == 3 ? 3 : 1, counts[c], NULL},
+                                                      dtype, mode & 1, seed++)));
             }
     for (int32_t root = 0; root < n; root++)
         for (int64_t c = 0; c < TR_COUNT(counts); c++)
             TR_TRY(run_job(comm, start_broadcast(comm, g, root, counts[c], TR_BF16, seed++)));
     for (int mode = 0; mode < 4; mode++)
-        TR_TRY(run_job(comm, start_heads_for_sequence(comm, g, mode & 1, 2, 2 * n + (mode & 2), 3 * n, 5, mode & 2, seed++)));
+        TR_TRY(run_job(comm, start_heads_for_sequence(comm, g, mode & 1, 2, 2 * n + (mode & 2),
+                                                      3 * n, 5, mode & 2, seed++)));
     return NULL;
 }
 
-/* Bytes: the counter against the closed forms, and these against the papers' where parts are equal. */
+/* Bytes: the counter against the closed forms, and these against the papers' where parts are equal.
+ */
 static tr_error *bytes_of(tr_comm *comm, const tr_group *g)
 {
     int32_t n = g->count;
@@ -373,31 +400,43 @@ static tr_error *bytes_of(tr_comm *comm, const tr_group *g)
                 before[k] = tr_comm_bytes_sent(comm, (tr_traffic)k);
             uint32_t seed = 50 + (uint32_t)count;
             tr_cut cut = {2, count, NULL};
-            job j = which == 0   ? start_all_reduce(comm, g, TR_REDUCE_SUM, count, TR_F32, TR_F32, true, seed)
-                    : which == 1 ? start_all_reduce(comm, g, TR_REDUCE_SUM, count, TR_F32, TR_BF16, true, seed)
-                    : which == 2 ? start_reduce_scatter(comm, g, TR_REDUCE_SUM, cut, TR_F32, TR_F32, seed)
-                    : which == 3 ? start_all_gather(comm, g, cut, TR_F32, false, seed)
-                    : which == 4 ? start_broadcast(comm, g, n - 1, count, TR_F32, seed)
-                                 : start_heads_for_sequence(comm, g, false, 1, n, n, count, false, seed);
+            job j =
+                which == 0
+                    ? start_all_reduce(comm, g, TR_REDUCE_SUM, count, TR_F32, TR_F32, true, seed)
+                : which == 1
+                    ? start_all_reduce(comm, g, TR_REDUCE_SUM, count, TR_F32, TR_BF16, true, seed)
+                : which == 2
+                    ? start_reduce_scatter(comm, g, TR_REDUCE_SUM, cut, TR_F32, TR_F32, seed)
+                : which == 3 ? start_all_gather(comm, g, cut, TR_F32, false, seed)
+                : which == 4
+                    ? start_broadcast(comm, g, n - 1, count, TR_F32, seed)
+                    : start_heads_for_sequence(comm, g, false, 1, n, n, count, false, seed);
             tr_traffic traffic = j.traffic;
             int64_t want = j.sent;
             TR_TRY(end_job(comm, &j));
-            EXPECT(tr_comm_bytes_sent(comm, traffic) - before[traffic] == want, "%s of %lld among %d: %lld, not %lld",
-                   tr_traffic_name(traffic), (long long)count, n,
-                   (long long)(tr_comm_bytes_sent(comm, traffic) - before[traffic]), (long long)want);
-            EXPECT(tr_comm_bytes_sent_all(comm) - all == want, "other traffic in %s", tr_traffic_name(traffic));
+            EXPECT(tr_comm_bytes_sent(comm, traffic) - before[traffic] == want,
+                   "%s of %lld among %d: %lld, not %lld", tr_traffic_name(traffic),
+                   (long long)count, n,
+                   (long long)(tr_comm_bytes_sent(comm, traffic) - before[traffic]),
+                   (long long)want);
+            EXPECT(tr_comm_bytes_sent_all(comm) - all == want, "other traffic in %s",
+                   tr_traffic_name(traffic));
             if (count % n == 0) {
-                int64_t whole = which == 1 ? 2 * count : which == 2 || which == 3 ? 8 * count : 4 * count;
+                int64_t whole = which == 1                 ? 2 * count
+                                : which == 2 || which == 3 ? 8 * count
+                                                           : 4 * count;
                 if (which == 5)
                     whole = 4 * n * count; /* [1, 1, n, count] a member */
                 int64_t times = which < 2 ? 2 : 1;
                 if (which != 4)
-                    EXPECT(want == times * whole / n * (n - 1), "%s: %lld", tr_traffic_name(traffic), (long long)want);
+                    EXPECT(want == times * whole / n * (n - 1), "%s: %lld",
+                           tr_traffic_name(traffic), (long long)want);
             }
             /* All members together: the same total, however the parts fall. */
             int64_t total = 0;
             for (int32_t k = 0; k < n; k++)
-                total += tr_comm_cost_bytes(TR_TRAFFIC_ALL_REDUCE, (tr_cut){1, count, NULL}, 4, n, k, 0);
+                total +=
+                    tr_comm_cost_bytes(TR_TRAFFIC_ALL_REDUCE, (tr_cut){1, count, NULL}, 4, n, k, 0);
             EXPECT(total == 2 * (n - 1) * 4 * count, "%lld", (long long)total);
         }
     return NULL;
@@ -470,27 +509,23 @@ static tr_error *part_of_the_world(tr_comm *comm)
 static tr_error *points(tr_comm *comm)
 {
     enum { MESSAGES = 12, LARGE = 300000 };
-    int32_t n = tr_comm_size(comm), rank = tr_comm_rank(comm), next = (rank + 1) % n, previous = (rank + n - 1) % n;
+    int32_t n = tr_comm_size(comm), rank = tr_comm_rank(comm), next = (rank + 1) % n,
+            previous = (rank + n - 1) % n;
     if (n == 1)
         return NULL;
     tr_pending *sends[MESSAGES], *receives[MESSAGES];
     float *out[MESSAGES], *in[MESSAGES];
     int64_t before = tr_comm_bytes_sent(comm, TR_TRAFFIC_POINT), bytes = 0;
-    for (int k = 0; k < MESSAGES; k++) { /* receives wait already when sends come, and the other way round */
+    for (int k = 0; k < MESSAGES; k++) {
         int64_t count = k == 5 ? LARGE : k;
         out[k] = tr_alloc((size_t)count * 4 + 4);
         in[k] = tr_alloc((size_t)count * 4 + 4);
         fill(out[k], TR_F32, count, (uint32_t)k, rank);
         bytes += 4 * count;
         sends[k] = tr_comm_send_start(comm, next, k, out[k], count, TR_F32);
-        int other = MESSAGES - 1 - k;
-        if (k < MESSAGES / 2)
-            receives[k] = NULL;
-        (void)other;
     }
     for (int k = MESSAGES; k-- > 0;)
         receives[k] = tr_comm_receive_start(comm, previous, k, in[k], k == 5 ? LARGE : k, TR_F32);
-    TR_TRY(tr_comm_barrier(comm, &(tr_group){1, 0, &rank}));
     for (int k = 0; k < MESSAGES; k++) {
         TR_TRY(tr_comm_wait(comm, &receives[(k + 3) % MESSAGES]));
         TR_TRY(tr_comm_wait(comm, &sends[(k + 9) % MESSAGES]));
@@ -499,7 +534,8 @@ static tr_error *points(tr_comm *comm)
     for (int k = 0; k < MESSAGES; k++) {
         int64_t count = k == 5 ? LARGE : k;
         for (int64_t i = 0; i < count; i++)
-            EXPECT(in[k][i] == float_of((uint32_t)k, previous, i), "message %d, element %lld", k, (long long)i);
+            EXPECT(in[k][i] == float_of((uint32_t)k, previous, i), "message %d, element %lld", k,
+                   (long long)i);
         free(in[k]);
         free(out[k]);
     }
@@ -515,7 +551,6 @@ static tr_error *points(tr_comm *comm)
         TR_TRY(tr_comm_wait(comm, &pending[k]));
     for (int k = 0; k < 8; k++)
         EXPECT(got[k] == 100 * previous + k, "%d", got[k]);
-    /* Against a running collective. */
     return NULL;
 }
 
@@ -535,7 +570,8 @@ static tr_error *determinism(tr_comm *comm, const tr_group *g)
     /* The same bits from reduce-scatter and all-gather, and from any piece by itself. */
     tr_comm_part(COUNT, g->count, g->me, &offset, &size);
     memset(again, 0, 4 * COUNT);
-    TR_TRY(tr_comm_reduce_scatter(comm, g, TR_REDUCE_SUM, in, again + offset, (tr_cut){1, COUNT, NULL}, TR_F32, TR_F32));
+    TR_TRY(tr_comm_reduce_scatter(comm, g, TR_REDUCE_SUM, in, again + offset,
+                                  (tr_cut){1, COUNT, NULL}, TR_F32, TR_F32));
     TR_TRY(tr_comm_all_gather(comm, g, again + offset, again, (tr_cut){1, COUNT, NULL}, TR_F32));
     EXPECT(memcmp(first, again, 4 * COUNT) == 0, "%d ranks", g->count);
     TR_TRY(tr_comm_all_reduce(comm, g, TR_REDUCE_SUM, in + 1234, again, 321, TR_F32, TR_F32));
@@ -548,9 +584,12 @@ static tr_error *determinism(tr_comm *comm, const tr_group *g)
 
 static tr_error *large(tr_comm *comm, const tr_group *g)
 {
-    TR_TRY(run_job(comm, start_all_reduce(comm, g, TR_REDUCE_SUM, 700001, TR_F32, TR_F32, true, 11)));
-    TR_TRY(run_job(comm, start_all_reduce(comm, g, TR_REDUCE_SUM, 700001, TR_F32, TR_BF16, false, 12)));
-    TR_TRY(run_job(comm, start_reduce_scatter(comm, g, TR_REDUCE_SUM, (tr_cut){3, 200003, NULL}, TR_BF16, TR_BF16, 13)));
+    TR_TRY(
+        run_job(comm, start_all_reduce(comm, g, TR_REDUCE_SUM, 700001, TR_F32, TR_F32, true, 11)));
+    TR_TRY(run_job(comm,
+                   start_all_reduce(comm, g, TR_REDUCE_SUM, 700001, TR_F32, TR_BF16, false, 12)));
+    TR_TRY(run_job(comm, start_reduce_scatter(comm, g, TR_REDUCE_SUM, (tr_cut){3, 200003, NULL},
+                                              TR_BF16, TR_BF16, 13)));
     return run_job(comm, start_all_gather(comm, g, (tr_cut){7, 50021, NULL}, TR_F32, false, 14));
 }
 
@@ -562,8 +601,8 @@ static tr_error *agreement(tr_comm *comm)
         return NULL;
     tr_error *error = tr_comm_agree(comm, tr_comm_rank(comm) == odd ? 2 : 1, "plan");
     char *want = tr_format("rank%s %d", "", n == 2 ? 1 : odd);
-    bool right = error && strstr(tr_error_text(error), "do not have the same plan") && strstr(tr_error_text(error), want) &&
-                 tr_error_blame(error) == TR_USER;
+    bool right = error && strstr(tr_error_text(error), "do not have the same plan") &&
+                 strstr(tr_error_text(error), want) && tr_error_blame(error) == TR_USER;
     char *text = tr_strdup(tr_error_text(error));
     tr_error_free(error);
     free(want);
@@ -590,7 +629,9 @@ static tr_error *suite(tr_comm *comm, void *user)
     TR_GO(tr_comm_barrier(comm, &all));
 done:
     tr_group_free(&all);
-    return error ? tr_error_in_take(error, "%d ranks over %s", tr_comm_size(comm), tr_comm_transport(comm)) : NULL;
+    return error ? tr_error_in_take(error, "%d ranks over %s", tr_comm_size(comm),
+                                    tr_comm_transport(comm))
+                 : NULL;
 }
 
 static const int32_t worlds[] = {1, 2, 3, 4, 5, 8};
@@ -603,13 +644,13 @@ static void test_suite(void)
 
 static void test_suite_in_segments(void)
 {
-    for (int64_t i = 1; i < TR_COUNT(worlds); i++)
-        CHECK_OK(tr_world_run_threads(worlds[i], &(tr_comm_options){.segment_bytes = 300}, suite, NULL));
+    for (int32_t n = 2; n <= 3; n++)
+        CHECK_OK(tr_world_run_threads(n, &(tr_comm_options){.segment_bytes = 300}, suite, NULL));
 }
 
 static void test_suite_without_overlap(void)
 {
-    CHECK_OK(tr_world_run_threads(4, &(tr_comm_options){.no_overlap = true}, suite, NULL));
+    CHECK_OK(tr_world_run_threads(3, &(tr_comm_options){.no_overlap = true}, suite, NULL));
 }
 
 /* ---- failures ---- */
@@ -632,8 +673,10 @@ static tr_error *one_fails(tr_comm *comm, void *user)
         job jobs[5];
         bool fails = rank == c->who && seconds() >= until;
         for (uint32_t k = 0; k < TR_COUNT(jobs); k++)
-            jobs[k] = k % 2 ? start_all_reduce(comm, &all, TR_REDUCE_SUM, 20000, TR_F32, k == 1 ? TR_F32 : TR_BF16, true, turn)
-                            : start_all_gather(comm, &all, (tr_cut){2, 10000, NULL}, TR_F32, false, turn);
+            jobs[k] =
+                k % 2 ? start_all_reduce(comm, &all, TR_REDUCE_SUM, 20000, TR_F32,
+                                         k == 1 ? TR_F32 : TR_BF16, true, turn)
+                      : start_all_gather(comm, &all, (tr_cut){2, 10000, NULL}, TR_F32, false, turn);
         if (fails) {
             tr_comm_fail(comm, "a planted fault");
             error = tr_error_new(TR_RUN, "a planted fault");
@@ -646,7 +689,8 @@ static tr_error *one_fails(tr_comm *comm, void *user)
                 error = other;
         }
     }
-    if (rank != c->who && strstr(tr_error_text(error), "rank ") && strstr(tr_error_text(error), " on host ") &&
+    if (rank != c->who && strstr(tr_error_text(error), "rank ") &&
+        strstr(tr_error_text(error), " on host ") &&
         strstr(tr_error_text(error), "a planted fault"))
         c->noticed++;
     tr_group_free(&all);
@@ -659,7 +703,9 @@ static void test_one_fails(void)
         int32_t n = worlds[1 + turn % 5];
         failure_case c = {.who = turn % n, .after_us = turn * 97};
         double start = seconds();
-        CHECK_ERROR(tr_world_run_threads(n, &(tr_comm_options){.no_overlap = turn % 4 == 3}, one_fails, &c), "a planted fault");
+        CHECK_ERROR(
+            tr_world_run_threads(n, &(tr_comm_options){.no_overlap = turn % 4 == 3}, one_fails, &c),
+            "a planted fault");
         CHECK_INT(c.noticed, n - 1);
         CHECK(seconds() - start < 5);
     }
@@ -676,7 +722,8 @@ static tr_error *returns_error(tr_comm *comm, void *user)
         return tr_error_new(TR_USER, "no such file: data.bin");
     }
     tr_error *error = tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, &x, &x, 1, TR_F32, TR_F32);
-    if (error && tr_error_blame(error) == TR_RUN && strstr(tr_error_text(error), "rank 2 on host ") &&
+    if (error && tr_error_blame(error) == TR_RUN &&
+        strstr(tr_error_text(error), "rank 2 on host ") &&
         strstr(tr_error_text(error), "failed: no such file: data.bin"))
         ++*noticed;
     tr_error_free(error);
@@ -700,7 +747,8 @@ static tr_error *other_sizes(tr_comm *comm, void *user)
     (void)user;
     float x[64] = {0};
     tr_group all = tr_group_world(tr_comm_size(comm), tr_comm_rank(comm));
-    tr_error *error = tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, x, x, tr_comm_rank(comm) == 1 ? 40 : 64, TR_F32, TR_F32);
+    tr_error *error = tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, x, x,
+                                         tr_comm_rank(comm) == 1 ? 40 : 64, TR_F32, TR_F32);
     tr_group_free(&all);
     return error;
 }
@@ -732,7 +780,8 @@ static tr_error *disagrees(tr_comm *comm, void *user)
 
 static void test_mismatches(void)
 {
-    CHECK_ERROR(tr_world_run_threads(3, NULL, other_sizes, NULL), "the ranks do not run the same operations");
+    CHECK_ERROR(tr_world_run_threads(3, NULL, other_sizes, NULL),
+                "the ranks do not run the same operations");
     CHECK_ERROR(tr_world_run_threads(3, NULL, ends_early, NULL), "for rank 1 on host");
     CHECK_ERROR(tr_world_run_threads(2, NULL, unread_message, NULL), "waits in send for rank 1");
     CHECK_ERROR(tr_world_run_threads(8, NULL, disagrees, NULL),
@@ -786,7 +835,8 @@ static void test_mesh(void)
     CHECK_ERROR(tr_mesh_parse("data=2 data=3", &mesh), "given twice");
     CHECK_ERROR(tr_mesh_parse("data=0", &mesh), "whole number of 1 or more");
     CHECK_ERROR(tr_mesh_parse("data", &mesh), "not of the form axis=size");
-    CHECK_ERROR(tr_mesh_parse("data=2147483647 tensor=2147483647 pipeline=2147483647", &mesh), "more than");
+    CHECK_ERROR(tr_mesh_parse("data=2147483647 tensor=2147483647 pipeline=2147483647", &mesh),
+                "more than");
     mesh = tr_mesh_one();
     mesh.size[TR_MESH_DATA] = 0;
     CHECK_ERROR(tr_mesh_verify(&mesh, 1), "mesh.data is 0");
@@ -828,6 +878,40 @@ static void report(const tr_error *error, void *user)
     fprintf(stderr, "trireme: %s\n", tr_error_text(error));
 }
 
+/* More than 2^31 elements, and more than 2^31 bytes in one message. By hand: 9 GB. */
+static tr_error *huge(tr_comm *comm, void *user)
+{
+    (void)user;
+    int64_t count = ((int64_t)1 << 31) + 12345;
+    int32_t rank = tr_comm_rank(comm), n = tr_comm_size(comm);
+    tr_group all = tr_group_world(n, rank);
+    uint16_t *x = tr_alloc((size_t)count * 2);
+    for (int64_t i = 0; i < count; i++)
+        x[i] = tr_f32_to_bf16((float)((i * 7 + rank) % 64));
+    double start = seconds();
+    TR_TRY(tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, x, x, count, TR_BF16, TR_BF16));
+    printf("rank %d: %lld elements reduced in %.2f s\n", rank, (long long)count, seconds() - start);
+    for (int64_t i = 0; i < count; i++) {
+        float want = 0;
+        for (int32_t k = 0; k < n; k++)
+            want += (float)((i * 7 + k) % 64);
+        EXPECT(x[i] == tr_f32_to_bf16(want), "element %lld", (long long)i);
+    }
+    for (int64_t i = 0; i < count && rank == 0; i++)
+        x[i] = (uint16_t)(i * 3);
+    start = seconds();
+    if (rank == 0)
+        TR_TRY(tr_comm_send(comm, 1, 9, x, count, TR_BF16));
+    else if (rank == 1)
+        TR_TRY(tr_comm_receive(comm, 0, 9, x, count, TR_BF16));
+    printf("rank %d: %lld bytes sent in %.2f s\n", rank, 2 * (long long)count, seconds() - start);
+    for (int64_t i = 0; i < count && rank == 1; i++)
+        EXPECT(x[i] == (uint16_t)(i * 3), "element %lld", (long long)i);
+    free(x);
+    tr_group_free(&all);
+    return NULL;
+}
+
 /* ---- bench ---- */
 
 static tr_error *bench(tr_comm *comm, void *user)
@@ -853,22 +937,27 @@ static tr_error *bench(tr_comm *comm, void *user)
                     double start = seconds();
                     for (int64_t t = 0; t < some; t++)
                         if (part == 0)
-                            TR_TRY(tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, x, x, count, TR_F32, wire ? TR_BF16 : TR_F32));
+                            TR_TRY(tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, x, x, count,
+                                                      TR_F32, wire ? TR_BF16 : TR_F32));
                         else if (part == 1)
-                            TR_TRY(tr_comm_reduce_scatter(comm, &all, TR_REDUCE_SUM, x, x + offset, (tr_cut){1, count, NULL},
-                                                          TR_F32, wire ? TR_BF16 : TR_F32));
+                            TR_TRY(tr_comm_reduce_scatter(comm, &all, TR_REDUCE_SUM, x, x + offset,
+                                                          (tr_cut){1, count, NULL}, TR_F32,
+                                                          wire ? TR_BF16 : TR_F32));
                         else if (!wire)
-                            TR_TRY(tr_comm_all_gather(comm, &all, x + offset, x, (tr_cut){1, count, NULL}, TR_F32));
+                            TR_TRY(tr_comm_all_gather(comm, &all, x + offset, x,
+                                                      (tr_cut){1, count, NULL}, TR_F32));
                     best = fmin(best, (seconds() - start) / (double)some);
                 }
                 took[part] = best;
             }
             if (rank == 0)
-                printf("%-8s %d ranks  %10lld bytes  wire %-4s  all_reduce %10.1f us %6.2f GB/s   reduce_scatter %10.1f us "
+                printf("%-8s %d ranks  %10lld bytes  wire %-4s  all_reduce %10.1f us %6.2f GB/s   "
+                       "reduce_scatter %10.1f us "
                        "%6.2f GB/s   all_gather %10.1f us %6.2f GB/s\n",
-                       tr_comm_transport(comm), n, (long long)sizes[k], wire ? "bf16" : "f32", took[0] * 1e6,
-                       (double)sizes[k] / took[0] * 1e-9, took[1] * 1e6, (double)sizes[k] / took[1] * 1e-9,
-                       wire ? 0 : took[2] * 1e6, wire ? 0 : (double)sizes[k] / took[2] * 1e-9);
+                       tr_comm_transport(comm), n, (long long)sizes[k], wire ? "bf16" : "f32",
+                       took[0] * 1e6, (double)sizes[k] / took[0] * 1e-9, took[1] * 1e6,
+                       (double)sizes[k] / took[1] * 1e-9, wire ? 0 : took[2] * 1e6,
+                       wire ? 0 : (double)sizes[k] / took[2] * 1e-9);
             fflush(stdout);
             free(x);
         }
@@ -886,8 +975,15 @@ int main(int argc, char **argv)
         options.silence_seconds = strtod(argv[2], NULL);
     if (strcmp(name, "bench") == 0) {
         int32_t ranks = argc > 2 ? (int32_t)strtol(argv[2], NULL, 10) : 2;
-        tr_error *error = mpi ? tr_world_run_mpi(&(tr_comm_options){.report = report}, bench, NULL)
-                              : tr_world_run_threads(ranks, NULL, bench, NULL);
+        options = (tr_comm_options){.report = report,
+                                    .segment_bytes = argc > 3 ? strtol(argv[3], NULL, 10) : 0};
+        tr_error *error = mpi ? tr_world_run_mpi(&options, bench, NULL)
+                              : tr_world_run_threads(ranks, &options, bench, NULL);
+        return tr_error_exit_status(error);
+    }
+    if (strcmp(name, "huge") == 0) {
+        tr_error *error = mpi ? tr_world_run_mpi(&options, huge, NULL)
+                              : tr_world_run_threads(2, &options, huge, NULL);
         return tr_error_exit_status(error);
     }
     if (mpi && name[0] && strcmp(name, "segments") != 0)

@@ -1,20 +1,20 @@
 /* All-reduce: every member gets the reduction of everybody's buffer.
  *
- * Algorithm: the direct exchange (exchange.c), so that member k has reduced part k, and then everybody
- * sends its part to all others. In segments, pipelined: round r exchanges segment r and spreads segment
- * r-2, which was reduced when round r-2 finished.
+ * Algorithm: the direct exchange (exchange.c), so that member k has reduced part k, and then
+ * everybody sends its part to all others. In segments, pipelined: round r exchanges segment r and
+ * spreads segment r-2, which was reduced when round r-2 finished.
  *
  *     round    0      1      2              3              4         5
  *     sends    x0     x1     x2, spread 0   x3, spread 1   spread 2  spread 3     (4 segments)
  *     then     red 0  red 1  red 2          red 3
  *
- * In place (out == in) is safe: member j overwrites part i of its buffer only with what member i has
- * sent, and i sends it after it has read j's contribution.
+ * In place (out == in) is safe: member j overwrites part i of its buffer only with what member i
+ * has sent, and i sends it after it has read j's contribution.
  *
  * Cost of B bytes among n: 2 (n-1) alpha + 2 (n-1)/n B beta + B gamma. Bytes member i sends:
  * B - part i + (n-1) part i; with equal parts 2 (n-1)/n B, and always 2 (n-1) B over all members.
- * Small buffers: two steps of n-1 messages each; a tree would need 2 log n steps. Below some hundred
- * ranks that does not matter (the messages of a step do not wait for each other).
+ * Small buffers: two steps of n-1 messages each; a tree would need 2 log n steps. Below some
+ * hundred ranks that does not matter (the messages of a step do not wait for each other).
  */
 #include "comm/transfer.h"
 
@@ -32,7 +32,8 @@ static char *result_slot(const tr_transfer *t, int64_t segment)
 
 static char *spread_slot(const tr_transfer *t, int64_t round, int32_t step)
 {
-    return result_slot(t, 0) + (RESULT_SLOTS + round % 2 * (t->n - 1) + step - 1) * t->segments.most_bytes;
+    return result_slot(t, 0) +
+           (RESULT_SLOTS + round % 2 * (t->n - 1) + step - 1) * t->segments.most_bytes;
 }
 
 static tr_block segment_of(const tr_transfer *t, int32_t member, int64_t segment)
@@ -66,19 +67,21 @@ static void post(tr_transfer *t, int64_t round)
 static void finish(tr_transfer *t, int64_t round)
 {
     if (round < tr_segments_count(&t->segments))
-        tr_exchange_finish(t, round, round, segment_of(t, t->me, round), (uint16_t *)result_slot(t, round));
+        tr_exchange_finish(t, round, round, segment_of(t, t->me, round),
+                           (uint16_t *)result_slot(t, round));
     tr_round *w = &t->window[round % 2];
     for (int32_t i = 0; i < w->receive_count && t->packs; i++)
         if (w->receives[i].phase == 1) {
             tr_block to = segment_of(t, w->receives[i].index, round - 2);
-            tr_unpack_bf16((const uint16_t *)w->receives[i].data.bytes, to.row_bytes / 4, (float *)to.bytes);
+            tr_unpack_bf16((const uint16_t *)w->receives[i].data.bytes, to.row_bytes / 4,
+                           (float *)to.bytes);
         }
 }
 
 static const tr_transfer_kind kind = {"all_reduce", TR_TRAFFIC_ALL_REDUCE, post, finish};
 
-static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction reduction, const void *in, void *out,
-                         int64_t count, tr_dtype dtype, tr_dtype wire)
+static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction reduction,
+                         const void *in, void *out, int64_t count, tr_dtype dtype, tr_dtype wire)
 {
     tr_transfer *t = tr_transfer_new(comm, group, &kind);
     t->reduction = reduction;
@@ -91,21 +94,23 @@ static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction redu
     t->element_bytes = tr_dtype_bytes(dtype);
     t->scratch_bytes = tr_exchange_plan(t);
     if (t->packs)
-        t->scratch_bytes +=
-            t->segments.most_bytes * (RESULT_SLOTS + (t->transport->ops->lends ? 0 : 2 * (t->n - 1)));
+        t->scratch_bytes += t->segments.most_bytes *
+                            (RESULT_SLOTS + (t->transport->ops->lends ? 0 : 2 * (t->n - 1)));
     t->rounds = tr_segments_count(&t->segments) + (t->n > 1 ? 2 : 0);
     t->most_requests = 2 * (t->n - 1);
     return t;
 }
 
 tr_pending *tr_comm_all_reduce_start(tr_comm *comm, const tr_group *group, tr_reduction reduction,
-                                     const void *in, void *out, int64_t count, tr_dtype dtype, tr_dtype wire)
+                                     const void *in, void *out, int64_t count, tr_dtype dtype,
+                                     tr_dtype wire)
 {
     return tr_transfer_start(make(comm, group, reduction, in, out, count, dtype, wire), true);
 }
 
-tr_error *tr_comm_all_reduce(tr_comm *comm, const tr_group *group, tr_reduction reduction, const void *in,
-                             void *out, int64_t count, tr_dtype dtype, tr_dtype wire)
+tr_error *tr_comm_all_reduce(tr_comm *comm, const tr_group *group, tr_reduction reduction,
+                             const void *in, void *out, int64_t count, tr_dtype dtype,
+                             tr_dtype wire)
 {
     return tr_transfer_run(make(comm, group, reduction, in, out, count, dtype, wire));
 }

@@ -1,8 +1,8 @@
 /* All-to-all: part j of member i goes to part i of member j.
  *
- * Algorithm: direct exchange, in step s with i+s and i-s, all steps posted at once. The parts leave from
- * and land in the middle of rows, so that resharding one dim of a tensor for another is one operation
- * without packing or transposing by the caller.
+ * Algorithm: direct exchange, in step s with i+s and i-s, all steps posted at once. The parts leave
+ * from and land in the middle of rows, so that resharding one dim of a tensor for another is one
+ * operation without packing or transposing by the caller.
  *
  *     member   0            1            2
  *     holds    a0 a1 a2     b0 b1 b2     c0 c1 c2
@@ -16,8 +16,10 @@ static void post(tr_transfer *t, int64_t round)
 {
     for (int32_t s = 0; s < t->n; s++) {
         int32_t to = (t->me + s) % t->n, from = (t->me - s + t->n) % t->n;
-        tr_block leaves = tr_cut_block(t->in, t->in_outer, t->in_offsets, t->element_bytes, t->n, to);
-        tr_block lands = tr_cut_block(t->out, t->out_outer, t->out_offsets, t->element_bytes, t->n, from);
+        tr_block leaves =
+            tr_cut_block(t->in, t->in_outer, t->in_offsets, t->element_bytes, t->n, to);
+        tr_block lands =
+            tr_cut_block(t->out, t->out_outer, t->out_offsets, t->element_bytes, t->n, from);
         if (s == 0) {
             tr_block_copy(&lands, &leaves);
             continue;
@@ -29,8 +31,8 @@ static void post(tr_transfer *t, int64_t round)
 
 static const tr_transfer_kind kind = {"all_to_all", TR_TRAFFIC_ALL_TO_ALL, post, NULL};
 
-static tr_transfer *make(tr_comm *comm, const tr_group *group, const void *in, tr_cut in_cut, void *out,
-                         tr_cut out_cut, tr_dtype dtype)
+static tr_transfer *make(tr_comm *comm, const tr_group *group, const void *in, tr_cut in_cut,
+                         void *out, tr_cut out_cut, tr_dtype dtype)
 {
     tr_transfer *t = tr_transfer_new(comm, group, &kind);
     t->in = in;
@@ -46,14 +48,14 @@ static tr_transfer *make(tr_comm *comm, const tr_group *group, const void *in, t
     return t;
 }
 
-tr_pending *tr_comm_all_to_all_start(tr_comm *comm, const tr_group *group, const void *in, tr_cut in_cut,
-                                     void *out, tr_cut out_cut, tr_dtype dtype)
+tr_pending *tr_comm_all_to_all_start(tr_comm *comm, const tr_group *group, const void *in,
+                                     tr_cut in_cut, void *out, tr_cut out_cut, tr_dtype dtype)
 {
     return tr_transfer_start(make(comm, group, in, in_cut, out, out_cut, dtype), true);
 }
 
-tr_error *tr_comm_all_to_all(tr_comm *comm, const tr_group *group, const void *in, tr_cut in_cut, void *out,
-                             tr_cut out_cut, tr_dtype dtype)
+tr_error *tr_comm_all_to_all(tr_comm *comm, const tr_group *group, const void *in, tr_cut in_cut,
+                             void *out, tr_cut out_cut, tr_dtype dtype)
 {
     return tr_transfer_run(make(comm, group, in, in_cut, out, out_cut, dtype));
 }

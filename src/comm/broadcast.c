@@ -1,15 +1,15 @@
 /* Broadcast: every member gets the root's buffer.
  *
- * Algorithm: the root sends part k to member k (round 0), and then everybody sends its part to all others
- * but the root (round 2, which may begin when round 0 has finished).
+ * Algorithm: the root sends part k to member k (round 0), and then everybody sends its part to all
+ * others but the root (round 2, which may begin when round 0 has finished).
  *
  *     member    0 (root)    1         2
  *     round 0   a b c       . b .     . . c       0->1: b, 0->2: c
  *     round 2   a b c       a b c     a b c       0->1: a, 0->2: a, 1->2: b, 2->1: c
  *
- * Against a tree, which sends the whole buffer log n times one after the other: time 2 (n-1)/n B beta
- * instead of log n B beta. Cost: 2 (n-1) alpha + 2 (n-1)/n B beta. Bytes the root sends: B - part root +
- * (n-1) part root; member i: (n-2) part i; (n-1) B over all.
+ * Against a tree, which sends the whole buffer log n times one after the other: time 2 (n-1)/n B
+ * beta instead of log n B beta. Cost: 2 (n-1) alpha + 2 (n-1)/n B beta. Bytes the root sends: B -
+ * part root + (n-1) part root; member i: (n-2) part i; (n-1) B over all.
  */
 #include "comm/transfer.h"
 
@@ -35,8 +35,8 @@ static void post(tr_transfer *t, int64_t round)
 
 static const tr_transfer_kind kind = {"broadcast", TR_TRAFFIC_BROADCAST, post, NULL};
 
-static tr_transfer *make(tr_comm *comm, const tr_group *group, int32_t root, void *buffer, int64_t count,
-                         tr_dtype dtype)
+static tr_transfer *make(tr_comm *comm, const tr_group *group, int32_t root, void *buffer,
+                         int64_t count, tr_dtype dtype)
 {
     tr_transfer *t = tr_transfer_new(comm, group, &kind);
     TR_CHECK(root >= 0 && root < t->n, "root %d of %d", root, t->n);
@@ -51,14 +51,14 @@ static tr_transfer *make(tr_comm *comm, const tr_group *group, int32_t root, voi
     return t;
 }
 
-tr_pending *tr_comm_broadcast_start(tr_comm *comm, const tr_group *group, int32_t root, void *buffer,
-                                    int64_t count, tr_dtype dtype)
+tr_pending *tr_comm_broadcast_start(tr_comm *comm, const tr_group *group, int32_t root,
+                                    void *buffer, int64_t count, tr_dtype dtype)
 {
     return tr_transfer_start(make(comm, group, root, buffer, count, dtype), true);
 }
 
-tr_error *tr_comm_broadcast(tr_comm *comm, const tr_group *group, int32_t root, void *buffer, int64_t count,
-                            tr_dtype dtype)
+tr_error *tr_comm_broadcast(tr_comm *comm, const tr_group *group, int32_t root, void *buffer,
+                            int64_t count, tr_dtype dtype)
 {
     return tr_transfer_run(make(comm, group, root, buffer, count, dtype));
 }

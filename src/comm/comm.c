@@ -1,20 +1,22 @@
 /* The engine: drives the operations of one rank over a transport.
  *
- * Operations are queued by the thread that starts them, and moved by whichever thread is the driver: one
- * that waits (it has nothing better to do, and no thread has to be woken), or the progress thread when
- * nobody waits. There is at most one driver, so the transport sees one thread at a time.
+ * Operations are queued by the thread that starts them, and moved by whichever thread is the
+ * driver: one that waits (it has nothing better to do, and no thread has to be woken), or the
+ * progress thread when nobody waits. There is at most one driver, so the transport sees one thread
+ * at a time.
  *
  *     rank thread      start ----------------- compute --------------- wait: drives until done
- *     progress thread        wakes, drives ............ sees a waiter, leaves     wakes when more is left
+ *     progress thread        wakes, drives ............ sees a waiter, leaves     wakes when more
+ * is left
  *
  * Invariants
- *   1. `driving` is set and cleared under the lock; queue, active and every operation's rounds belong to
- *      the driver while it is set, except that anybody may append to the queue under the lock.
- *   2. An operation is done once it has finished all rounds and its sends are over, or has been cancelled;
- *      its requests are then unknown to the transport.
- *   3. After a failure no operation is left: those that were active are cancelled, new ones are done at
- *      once. Receives are cancelled before sends: a send that is being read can only end when its reader
- *      lets go, and every failing rank lets go first.
+ *   1. `driving` is set and cleared under the lock; queue, active and every operation's rounds
+ * belong to the driver while it is set, except that anybody may append to the queue under the lock.
+ *   2. An operation is done once it has finished all rounds and its sends are over, or has been
+ * cancelled; its requests are then unknown to the transport.
+ *   3. After a failure no operation is left: those that were active are cancelled, new ones are
+ * done at once. Receives are cancelled before sends: a send that is being read can only end when
+ * its reader lets go, and every failing rank lets go first.
  */
 #include "comm/comm.h"
 
@@ -25,8 +27,8 @@
 #include "comm/transfer.h"
 
 enum {
-    SCAN_AHEAD = 16,                     /* receives tried beyond the first that is not ready */
-    MOST_SCRATCH = 32 << 20,             /* of one exchange, where segments can be made that small */
+    SCAN_AHEAD = 16,         /* receives tried beyond the first that is not ready */
+    MOST_SCRATCH = 32 << 20, /* of one exchange, where segments can be made that small */
     LEAST_SEGMENT = 16 << 10,
 };
 
@@ -93,7 +95,8 @@ const char *tr_comm_transport(const tr_comm *comm)
 
 int64_t tr_comm_segment_bytes(const tr_comm *comm, int32_t n)
 {
-    int64_t wish = comm->options.segment_bytes ? comm->options.segment_bytes : comm->transport->ops->segment_bytes;
+    int64_t wish = comm->options.segment_bytes ? comm->options.segment_bytes
+                                               : comm->transport->ops->segment_bytes;
     return TR_MIN(wish, TR_MAX(MOST_SCRATCH / (2 * TR_MAX(n - 1, 1)), LEAST_SEGMENT));
 }
 
@@ -178,14 +181,16 @@ static void free_transfer(tr_transfer *t)
     free(t);
 }
 
-static tr_request *new_request(tr_transfer *t, tr_request *list, int32_t *count, int32_t peer, int32_t phase,
-                               tr_block block)
+static tr_request *new_request(tr_transfer *t, tr_request *list, int32_t *count, int32_t peer,
+                               int32_t phase, tr_block block)
 {
-    TR_CHECK(*count < t->most_requests && peer != t->me, "%s has too many requests in a round", t->kind->name);
+    TR_CHECK(*count < t->most_requests && peer != t->me, "%s has too many requests in a round",
+             t->kind->name);
     tr_request *r = &list[(*count)++];
     *r = (tr_request){.peer = t->ranks[peer],
                       .channel = t->channel,
-                      .tag = t->channel == TR_CHANNEL_POINT ? t->tags[peer] : 2 * t->tags[peer] + phase,
+                      .tag = t->channel == TR_CHANNEL_POINT ? t->tags[peer]
+                                                            : 2 * t->tags[peer] + phase,
                       .block = block,
                       .what = t->kind->name,
                       .index = peer,
@@ -199,11 +204,13 @@ void tr_transfer_send(tr_transfer *t, int64_t round, int32_t peer, int32_t phase
         return;
     tr_round *w = &t->window[round % 2];
     tr_request *r = new_request(t, w->sends, &w->send_count, peer, phase, block);
-    atomic_fetch_add_explicit(&t->comm->sent[t->kind->traffic], tr_block_bytes(&block), memory_order_relaxed);
+    atomic_fetch_add_explicit(&t->comm->sent[t->kind->traffic], tr_block_bytes(&block),
+                              memory_order_relaxed);
     t->transport->ops->send(t->transport, r);
 }
 
-void tr_transfer_receive(tr_transfer *t, int64_t round, int32_t peer, int32_t phase, tr_block block, bool borrow)
+void tr_transfer_receive(tr_transfer *t, int64_t round, int32_t peer, int32_t phase, tr_block block,
+                         bool borrow)
 {
     if (tr_block_bytes(&block) == 0)
         return;
@@ -215,7 +222,8 @@ void tr_transfer_receive(tr_transfer *t, int64_t round, int32_t peer, int32_t ph
 
 static bool sends_over(tr_transfer *t, tr_round *w)
 {
-    while (w->sends_over < w->send_count && t->transport->ops->test(t->transport, &w->sends[w->sends_over]))
+    while (w->sends_over < w->send_count &&
+           t->transport->ops->test(t->transport, &w->sends[w->sends_over]))
         w->sends_over++;
     return w->sends_over == w->send_count;
 }
@@ -223,7 +231,9 @@ static bool sends_over(tr_transfer *t, tr_round *w)
 static bool receives_ready(tr_transfer *t, tr_round *w, bool *moved)
 {
     int32_t missing = 0;
-    for (int32_t i = 0; i < w->receive_count && w->receives_ready < w->receive_count && missing <= SCAN_AHEAD; i++) {
+    for (int32_t i = 0;
+         i < w->receive_count && w->receives_ready < w->receive_count && missing <= SCAN_AHEAD;
+         i++) {
         if (w->receives[i].ready)
             continue;
         if (t->transport->ops->test(t->transport, &w->receives[i])) {
@@ -313,8 +323,8 @@ static void fail_all(tr_comm *c)
     pthread_cond_broadcast(&c->changed);
 }
 
-/* Under the lock, which is let go in between. Drives until `target` is done; without a target, until
- * somebody waits or nothing is left. */
+/* Under the lock, which is let go in between. Drives until `target` is done; without a target,
+ * until somebody waits or nothing is left. */
 static void drive(tr_comm *c, tr_transfer *target)
 {
     tr_transport *tp = c->transport;
@@ -393,7 +403,8 @@ static void *progress_main(void *argument)
     return NULL;
 }
 
-/* Under the lock. Without the thread (the system may give none) operations move when they are waited for. */
+/* Under the lock. Without the thread (the system may give none) operations move when they are
+ * waited for. */
 static void start_progress(tr_comm *c)
 {
     if (!c->has_progress && !c->options.no_overlap)

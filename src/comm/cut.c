@@ -1,7 +1,8 @@
 /* Parts of buffers, and the closed forms of what is sent; see comm.h and transfer.h. */
 #include "comm/transfer.h"
 
-void tr_comm_part(int64_t count, int64_t members, int64_t index, int64_t *out_offset, int64_t *out_count)
+void tr_comm_part(int64_t count, int64_t members, int64_t index, int64_t *out_offset,
+                  int64_t *out_count)
 {
     int64_t base = count / members, extra = count % members;
     *out_offset = index * base + TR_MIN(index, extra);
@@ -10,7 +11,8 @@ void tr_comm_part(int64_t count, int64_t members, int64_t index, int64_t *out_of
 
 int64_t *tr_cut_offsets(tr_cut cut, int32_t n)
 {
-    TR_CHECK(cut.outer >= 0 && cut.count >= 0, "a cut of %lld x %lld", (long long)cut.outer, (long long)cut.count);
+    TR_CHECK(cut.outer >= 0 && cut.count >= 0, "a cut of %lld x %lld", (long long)cut.outer,
+             (long long)cut.count);
     int64_t *offsets = tr_alloc(((size_t)n + 1) * sizeof *offsets), part;
     offsets[n] = cut.count;
     for (int32_t k = 0; k < n; k++)
@@ -18,18 +20,20 @@ int64_t *tr_cut_offsets(tr_cut cut, int32_t n)
             tr_comm_part(cut.count, n, k, &offsets[k], &part);
         else
             offsets[k] = k ? offsets[k - 1] + cut.parts[k - 1] : 0;
-    TR_CHECK(!cut.parts || offsets[n - 1] + cut.parts[n - 1] == cut.count, "the parts of a cut are not its count");
+    TR_CHECK(!cut.parts || offsets[n - 1] + cut.parts[n - 1] == cut.count,
+             "the parts of a cut are not its count");
     return offsets;
 }
 
-tr_block tr_cut_block(const char *buffer, int64_t outer, const int64_t *offsets, int64_t element_bytes, int32_t n,
-                      int32_t k)
+tr_block tr_cut_block(const char *buffer, int64_t outer, const int64_t *offsets,
+                      int64_t element_bytes, int32_t n, int32_t k)
 {
     return (tr_block){(char *)(uintptr_t)buffer + offsets[k] * element_bytes, outer,
                       (offsets[k + 1] - offsets[k]) * element_bytes, offsets[n] * element_bytes};
 }
 
-tr_block tr_part_block(const char *buffer, int64_t outer, const int64_t *offsets, int64_t element_bytes, int32_t k)
+tr_block tr_part_block(const char *buffer, int64_t outer, const int64_t *offsets,
+                       int64_t element_bytes, int32_t k)
 {
     int64_t bytes = (offsets[k + 1] - offsets[k]) * element_bytes;
     return (tr_block){(char *)(uintptr_t)buffer, outer, bytes, bytes};
@@ -65,8 +69,8 @@ void tr_block_copy(const tr_block *to, const tr_block *from)
     }
 }
 
-int64_t tr_comm_cost_bytes(tr_traffic traffic, tr_cut cut, int64_t element_bytes, int32_t n, int32_t me,
-                           int32_t root)
+int64_t tr_comm_cost_bytes(tr_traffic traffic, tr_cut cut, int64_t element_bytes, int32_t n,
+                           int32_t me, int32_t root)
 {
     if (n == 1)
         return 0;
@@ -75,7 +79,8 @@ int64_t tr_comm_cost_bytes(tr_traffic traffic, tr_cut cut, int64_t element_bytes
     if (traffic == TR_TRAFFIC_ALL_REDUCE || traffic == TR_TRAFFIC_BROADCAST)
         cut.parts = NULL;
     int64_t *offsets = tr_cut_offsets(cut, n);
-    int64_t whole = cut.outer * cut.count, mine = cut.outer * (offsets[me + 1] - offsets[me]), elements = 0;
+    int64_t whole = cut.outer * cut.count, mine = cut.outer * (offsets[me + 1] - offsets[me]),
+            elements = 0;
     free(offsets);
     switch (traffic) {
     case TR_TRAFFIC_ALL_REDUCE:

@@ -1,28 +1,30 @@
 /* The exchange that reduce_scatter and all_reduce share: everybody's part j goes to member j, which
  * reduces what it gets in the order of the ranks.
  *
- * Algorithm: direct exchange in segments. In step s member i sends to i+s and receives from i-s, so that
- * no member is everybody's target at once. All steps of a segment are posted together; the next segment
- * is on its way while one is reduced.
+ * Algorithm: direct exchange in segments. In step s member i sends to i+s and receives from i-s, so
+ * that no member is everybody's target at once. All steps of a segment are posted together; the
+ * next segment is on its way while one is reduced.
  *
  *     member      0            1            2            step 1: 0->1 1->2 2->0
  *     holds   a0 a1 a2     b0 b1 b2     c0 c1 c2         step 2: 0->2 1->0 2->1
  *     then    a0+b0+c0     a1+b1+c1     a2+b2+c2
  *
- * Why not a ring. It sends the same bytes, but passes on partial sums: an element's order of summation
- * would depend on where in the buffer it lies, bf16 on the wire would round n-1 times instead of once, and
- * each of n-1 steps would read and write the partial sum in memory. Here the sum is formed once, in
- * rank order, from n sources. What the ring has for itself is that it only talks to neighbours.
+ * Why not a ring. It sends the same bytes, but passes on partial sums: an element's order of
+ * summation would depend on where in the buffer it lies, bf16 on the wire would round n-1 times
+ * instead of once, and each of n-1 steps would read and write the partial sum in memory. Here the
+ * sum is formed once, in rank order, from n sources. What the ring has for itself is that it only
+ * talks to neighbours.
  *
- * Cost of B bytes among n: (n-1) alpha + (n-1)/n B beta + B gamma; with a transport that lends, nothing
- * is copied: the sum is formed straight from the others' buffers.
- * Scratch: 2 (n-1) segments where data are received, and 2 (n-1) where they are packed to bf16.
+ * Cost of B bytes among n: (n-1) alpha + (n-1)/n B beta + B gamma; with a transport that lends,
+ * nothing is copied: the sum is formed straight from the others' buffers. Scratch: 2 (n-1) segments
+ * where data are received, and 2 (n-1) where they are packed to bf16.
  */
 #include "comm/transfer.h"
 
 #include <limits.h>
 
-static tr_segments make_segments(int64_t outer, int64_t row_bytes, int64_t element_bytes, int64_t limit)
+static tr_segments make_segments(int64_t outer, int64_t row_bytes, int64_t element_bytes,
+                                 int64_t limit)
 {
     tr_segments s = {outer, 1, 1, 0};
     limit = TR_MAX(limit, 64);
@@ -34,7 +36,8 @@ static tr_segments make_segments(int64_t outer, int64_t row_bytes, int64_t eleme
         s.row_groups = (outer + rows - 1) / rows;
     }
     int64_t columns = row_bytes / element_bytes;
-    s.most_bytes = (outer + s.row_groups - 1) / s.row_groups * ((columns + s.pieces - 1) / s.pieces) * element_bytes;
+    s.most_bytes = (outer + s.row_groups - 1) / s.row_groups *
+                   ((columns + s.pieces - 1) / s.pieces) * element_bytes;
     s.most_bytes = (s.most_bytes + 63) / 64 * 64;
     return s;
 }
@@ -44,7 +47,8 @@ int64_t tr_segments_count(const tr_segments *segments)
     return segments->row_groups * segments->pieces;
 }
 
-tr_block tr_segments_at(const tr_segments *segments, tr_block part, int64_t element_bytes, int64_t index)
+tr_block tr_segments_at(const tr_segments *segments, tr_block part, int64_t element_bytes,
+                        int64_t index)
 {
     int64_t row, rows, column, columns;
     tr_comm_part(segments->outer, segments->row_groups, index / segments->pieces, &row, &rows);
@@ -66,8 +70,8 @@ int64_t tr_exchange_plan(tr_transfer *t)
     int64_t most = 0, limit = INT64_MAX;
     for (int32_t k = 0; k < t->n; k++)
         most = TR_MAX(most, t->in_offsets[k + 1] - t->in_offsets[k]);
-    TR_CHECK(t->wire == t->dtype || (t->dtype == TR_F32 && t->wire == TR_BF16), "%s on the wire for %s",
-             tr_dtype_name(t->wire), tr_dtype_name(t->dtype));
+    TR_CHECK(t->wire == t->dtype || (t->dtype == TR_F32 && t->wire == TR_BF16),
+             "%s on the wire for %s", tr_dtype_name(t->wire), tr_dtype_name(t->dtype));
     t->packs = t->wire != t->dtype;
     bool lends = t->transport->ops->lends;
     if (t->packs || !lends)
@@ -80,7 +84,8 @@ static char *slot(const tr_transfer *t, int64_t round, bool sending, int32_t ste
 {
     bool lends = t->transport->ops->lends;
     int64_t kinds = t->packs + !lends, kind = sending || !t->packs ? 0 : 1;
-    return t->scratch + (((round % 2) * kinds + kind) * (t->n - 1) + step - 1) * t->segments.most_bytes;
+    return t->scratch +
+           (((round % 2) * kinds + kind) * (t->n - 1) + step - 1) * t->segments.most_bytes;
 }
 
 /* Rows of f32 to contiguous bf16. */
@@ -88,7 +93,8 @@ static tr_block pack(tr_block from, char *to)
 {
     int64_t columns = from.row_bytes / 4;
     for (int64_t r = 0; r < from.rows; r++)
-        tr_pack_bf16((const float *)(from.bytes + r * from.stride), columns, (uint16_t *)to + r * columns);
+        tr_pack_bf16((const float *)(from.bytes + r * from.stride), columns,
+                     (uint16_t *)to + r * columns);
     return (tr_block){to, from.rows, columns * 2, columns * 2};
 }
 
@@ -99,17 +105,20 @@ void tr_exchange_post(tr_transfer *t, int64_t round, int64_t segment)
     int64_t row_bytes = mine.row_bytes / t->element_bytes * wire_bytes(t);
     for (int32_t s = 1; s < t->n; s++) {
         int32_t to = (t->me + s) % t->n, from = (t->me - s + t->n) % t->n;
-        tr_block block = tr_cut_block(t->in, t->in_outer, t->in_offsets, t->element_bytes, t->n, to);
+        tr_block block =
+            tr_cut_block(t->in, t->in_outer, t->in_offsets, t->element_bytes, t->n, to);
         block = tr_segments_at(&t->segments, block, t->element_bytes, segment);
         if (t->packs)
             block = pack(block, slot(t, round, true, s));
         tr_transfer_send(t, round, to, 0, block);
         char *room = t->transport->ops->lends ? NULL : slot(t, round, false, s);
-        tr_transfer_receive(t, round, from, 0, (tr_block){room, mine.rows, row_bytes, row_bytes}, true);
+        tr_transfer_receive(t, round, from, 0, (tr_block){room, mine.rows, row_bytes, row_bytes},
+                            true);
     }
 }
 
-void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block result, uint16_t *packed)
+void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block result,
+                        uint16_t *packed)
 {
     tr_block mine = tr_cut_block(t->in, t->in_outer, t->in_offsets, t->element_bytes, t->n, t->me);
     mine = tr_segments_at(&t->segments, mine, t->element_bytes, segment);
@@ -129,11 +138,13 @@ void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block
     bool whole = result.stride == result.row_bytes;
     for (int32_t k = 0; k < t->n; k++)
         whole = whole && source[k].stride == source[k].row_bytes;
-    int64_t rows = whole ? 1 : mine.rows, columns = (whole ? mine.rows : 1) * mine.row_bytes / t->element_bytes;
+    int64_t rows = whole ? 1 : mine.rows,
+            columns = (whole ? mine.rows : 1) * mine.row_bytes / t->element_bytes;
     for (int64_t r = 0; r < rows; r++) {
         for (int32_t k = 0; k < t->n; k++)
             row[k] = source[k].bytes + r * source[k].stride;
-        tr_reduce(t->reduction, t->dtype, t->n, row, form, columns, result.bytes + r * result.stride,
+        tr_reduce(t->reduction, t->dtype, t->n, row, form, columns,
+                  result.bytes + r * result.stride,
                   t->packs && packed ? packed + r * columns : NULL);
     }
     free(source);

@@ -63,12 +63,15 @@ tr_error *tr_mesh_verify(const tr_mesh *mesh, int64_t ranks)
     int64_t others = product / mesh->size[TR_MESH_DATA];
     tr_error *error;
     if (ranks > 0 && ranks % others == 0)
-        error = tr_error_new(TR_USER, "the mesh (%s) has %lld ranks but %lld were started: set mesh.data=%lld, "
-                             "or start %lld",
-                             text, (long long)product, (long long)ranks, (long long)(ranks / others),
-                             (long long)product);
+        error =
+            tr_error_new(TR_USER,
+                         "the mesh (%s) has %lld ranks but %lld were started: set mesh.data=%lld, "
+                         "or start %lld",
+                         text, (long long)product, (long long)ranks, (long long)(ranks / others),
+                         (long long)product);
     else
-        error = tr_error_new(TR_USER, "the mesh (%s) has %lld ranks but %lld were started: start %lld, or "
+        error = tr_error_new(TR_USER,
+                             "the mesh (%s) has %lld ranks but %lld were started: start %lld, or "
                              "choose axes whose product is %lld",
                              text, (long long)product, (long long)ranks, (long long)product,
                              (long long)ranks);
@@ -99,7 +102,8 @@ tr_error *tr_mesh_parse(const char *text, tr_mesh *out)
         char *word = tr_strndup(at, length), *equals = strchr(word, '=');
         tr_mesh_axis axis = TR_MESH_AXIS_COUNT;
         if (!equals) {
-            error = tr_error_new(TR_USER, "mesh '%s': '%s' is not of the form axis=size", text, word);
+            error =
+                tr_error_new(TR_USER, "mesh '%s': '%s' is not of the form axis=size", text, word);
         } else {
             *equals = 0;
             char *end;
@@ -108,12 +112,14 @@ tr_error *tr_mesh_parse(const char *text, tr_mesh *out)
             if (!tr_mesh_axis_parse(word, &axis)) {
                 const char *near = tr_suggest(word, names, TR_MESH_AXIS_COUNT);
                 error = tr_error_new(TR_USER, "mesh '%s': there is no axis '%s'%s%s%s", text, word,
-                                     near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+                                     near ? "; did you mean '" : "", near ? near : "",
+                                     near ? "'?" : "");
             } else if (seen & TR_MESH_BIT(axis)) {
                 error = tr_error_new(TR_USER, "mesh '%s': '%s' is given twice", text, word);
             } else if (end == equals + 1 || *end || errno || size < 1 || size > INT32_MAX) {
-                error = tr_error_new(TR_USER, "mesh '%s': the size of '%s' is not a whole number of 1 or more",
-                                     text, word);
+                error = tr_error_new(
+                    TR_USER, "mesh '%s': the size of '%s' is not a whole number of 1 or more", text,
+                    word);
             } else {
                 seen |= TR_MESH_BIT(axis);
                 out->size[axis] = (int32_t)size;
@@ -174,7 +180,8 @@ tr_group tr_mesh_group(const tr_mesh *mesh, int32_t rank, tr_mesh_axes axes)
     return group;
 }
 
-int32_t tr_mesh_neighbour(const tr_mesh *mesh, int32_t rank, tr_mesh_axis axis, int32_t step, bool wrap)
+int32_t tr_mesh_neighbour(const tr_mesh *mesh, int32_t rank, tr_mesh_axis axis, int32_t step,
+                          bool wrap)
 {
     int32_t at[TR_MESH_AXIS_COUNT], size = mesh->size[axis];
     tr_mesh_coordinates(mesh, rank, at);

@@ -1,10 +1,10 @@
 /* The device mesh: ranks arranged along named axes.
  *
- * The order of the axes is fixed, outermost first, as in the enum below; the last one varies fastest
- * with the rank. So the ranks of a tensor group are neighbours (one host, it is hoped), and the stages
- * of a pipeline, which exchange least, are farthest apart. Axes of size 1 take no part in anything.
- * With `mesh.tensor_kind` 2d, 2.5d or 3d the ranks of `tensor` are arranged along tensor_depth,
- * tensor_row and tensor_column instead, and the size of `tensor` itself is 1.
+ * The order of the axes is fixed, outermost first, as in the enum below; the last one varies
+ * fastest with the rank. So the ranks of a tensor group are neighbours (one host, it is hoped), and
+ * the stages of a pipeline, which exchange least, are farthest apart. Axes of size 1 take no part
+ * in anything. With `mesh.tensor_kind` 2d, 2.5d or 3d the ranks of `tensor` are arranged along
+ * tensor_depth, tensor_row and tensor_column instead, and the size of `tensor` itself is 1.
  *
  * Invariants (tr_mesh_verify)
  *   1. every size is at least 1
@@ -18,14 +18,14 @@
 
 #include "base/error.h"
 
-#define TR_MESH_AXES(X)                       \
-    X(PIPELINE, "pipeline")              \
-    X(DATA, "data")                      \
-    X(EXPERT, "expert")                  \
-    X(SEQUENCE, "sequence")              \
-    X(TENSOR_DEPTH, "tensor_depth")      \
-    X(TENSOR_ROW, "tensor_row")          \
-    X(TENSOR_COLUMN, "tensor_column")    \
+#define TR_MESH_AXES(X)               \
+    X(PIPELINE, "pipeline")           \
+    X(DATA, "data")                   \
+    X(EXPERT, "expert")               \
+    X(SEQUENCE, "sequence")           \
+    X(TENSOR_DEPTH, "tensor_depth")   \
+    X(TENSOR_ROW, "tensor_row")       \
+    X(TENSOR_COLUMN, "tensor_column") \
     X(TENSOR, "tensor")
 
 typedef enum tr_mesh_axis {
@@ -65,10 +65,13 @@ tr_error *tr_mesh_parse(const char *text, tr_mesh *out);
 
 void tr_mesh_coordinates(const tr_mesh *mesh, int32_t rank, int32_t out[TR_MESH_AXIS_COUNT]);
 int32_t tr_mesh_rank(const tr_mesh *mesh, const int32_t coordinates[TR_MESH_AXIS_COUNT]);
-/* The ranks that differ from `rank` in the coordinates of `axes` only. An empty set gives `rank` alone. */
+/* The ranks that differ from `rank` in the coordinates of `axes` only. An empty set gives `rank`
+ * alone. */
 tr_group tr_mesh_group(const tr_mesh *mesh, int32_t rank, tr_mesh_axes axes);
-/* The rank `step` places further along the axis, around the end when `wrap`; -1 when there is none. */
-int32_t tr_mesh_neighbour(const tr_mesh *mesh, int32_t rank, tr_mesh_axis axis, int32_t step, bool wrap);
+/* The rank `step` places further along the axis, around the end when `wrap`; -1 when there is none.
+ */
+int32_t tr_mesh_neighbour(const tr_mesh *mesh, int32_t rank, tr_mesh_axis axis, int32_t step,
+                          bool wrap);
 
 /* A copy of a list that must be ascending and contain `rank` (TR_CHECK). */
 tr_group tr_group_new(const int32_t *ranks, int32_t count, int32_t rank);

@@ -1,16 +1,21 @@
-/* Ranks as processes under MPI (Open MPI 4 and 5, MPICH): MPI-1 point-to-point, by one thread at a time.
+/* Ranks as processes under MPI (Open MPI 4 and 5, MPICH): MPI-1 point-to-point, by one thread at a
+ * time.
  *
  * Built with -DTRIREME_MPI. Without it the functions are here all the same and say so.
  *
- * Blocks with rows apart and blocks of more than INT_MAX bytes travel as one message of a derived type;
- * nothing is packed by us. Channels are communicators of their own. Errors are returned, not fatal.
+ * Blocks with rows apart and blocks of more than INT_MAX bytes travel as one message of a derived
+ * type; nothing is packed by us. Channels are communicators of their own. Errors are returned, not
+ * fatal.
  *
- * Who is alive. Each rank sends an empty message twice a second to the ranks before and after it in the
- * ring of ranks, and listens for them. One that has been silent for `silence_seconds` is taken for dead;
- * who finds that, or fails itself, tells everybody in one message with the sentence. On its own host a rank
- * also looks whether the process of the next rank still exists. Cost: 4 small messages a second.
- *     - A rank that was itself stopped (its pulse has paused) first listens again before it accuses.
- *     - With Open MPI 4, mpirun ends all ranks as soon as one is killed, mostly before the sentence.
+ * Who is alive. Each rank sends an empty message twice a second to the ranks before and after it in
+ * the ring of ranks, and listens for them. One that has been silent for `silence_seconds` is taken
+ * for dead; who finds that, or fails itself, tells everybody in one message with the sentence. On
+ * its own host a rank also looks whether the process of the next rank still exists. Cost: 4 small
+ * messages a second.
+ *     - A rank that was itself stopped (its pulse has paused) first listens again before it
+ * accuses.
+ *     - With Open MPI 4, mpirun ends all ranks as soon as one is killed, mostly before the
+ * sentence.
  *
  * Waiting: polls for some microseconds where ranks do not outnumber cores, then gives the core away
  * (sched_yield), then sleeps 50 to 200 us between polls.
@@ -39,14 +44,17 @@ bool tr_mpi_launched(int32_t *out_ranks)
     return false;
 }
 
-tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **out, bool *out_progress)
+tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **out,
+                                bool *out_progress)
 {
     (void)options;
     *out = NULL;
     *out_progress = false;
     (void)number_in;
-    return tr_error_new(TR_USER, "this trireme was built without MPI: install the development package of Open MPI or "
-                        "MPICH and build again, or run without mpirun");
+    return tr_error_new(
+        TR_USER,
+        "this trireme was built without MPI: install the development package of Open MPI or "
+        "MPICH and build again, or run without mpirun");
 }
 
 void tr_mpi_transport_ending(tr_transport *transport)
@@ -117,7 +125,8 @@ typedef struct mpi_world {
     char notice[SENTENCE_BYTES];
 } mpi_world;
 
-_Static_assert(sizeof(MPI_Request) <= sizeof(((tr_request *)0)->handle), "a request does not fit its handle");
+_Static_assert(sizeof(MPI_Request) <= sizeof(((tr_request *)0)->handle),
+               "a request does not fit its handle");
 
 bool tr_mpi_built(void)
 {
@@ -169,10 +178,12 @@ static void set_failure(mpi_world *w, const char *sentence, bool tell)
 
 static void strange_size(mpi_world *w, const tr_request *r, const char *how)
 {
-    char *sentence = tr_format("rank %d on host %s sends %s bytes where rank %d on host %s expects %lld (%s): the ranks do "
-                               "not run the same operations",
-                               r->peer, w->places[r->peer].host, how, w->base.rank, w->places[w->base.rank].host,
-                               (long long)tr_block_bytes(&r->block), r->what);
+    char *sentence =
+        tr_format("rank %d on host %s sends %s bytes where rank %d on host %s expects %lld (%s): "
+                  "the ranks do "
+                  "not run the same operations",
+                  r->peer, w->places[r->peer].host, how, w->base.rank, w->places[w->base.rank].host,
+                  (long long)tr_block_bytes(&r->block), r->what);
     set_failure(w, sentence, true);
     free(sentence);
 }
@@ -189,9 +200,9 @@ static bool worked(mpi_world *w, int code, const tr_request *r)
         return false;
     }
     MPI_Error_string(code, text, &length);
-    char *sentence = tr_format("rank %d on host %s: %s %s rank %d on host %s failed in MPI: %s", w->base.rank,
-                               w->places[w->base.rank].host, r->what, r->receives ? "from" : "to", r->peer,
-                               w->places[r->peer].host, text);
+    char *sentence = tr_format("rank %d on host %s: %s %s rank %d on host %s failed in MPI: %s",
+                               w->base.rank, w->places[w->base.rank].host, r->what,
+                               r->receives ? "from" : "to", r->peer, w->places[r->peer].host, text);
     set_failure(w, sentence, true);
     free(sentence);
     return false;
@@ -209,16 +220,18 @@ static MPI_Datatype block_type(const tr_block *b, int *out_count)
     *out_count = 1;
     MPI_Datatype type;
     if (!dense && b->row_bytes <= INT_MAX && b->rows <= INT_MAX) {
-        MPI_Type_create_hvector((int)b->rows, (int)b->row_bytes, (MPI_Aint)b->stride, MPI_BYTE, &type);
+        MPI_Type_create_hvector((int)b->rows, (int)b->row_bytes, (MPI_Aint)b->stride, MPI_BYTE,
+                                &type);
     } else {
         /* Rows of gigabytes: whole gigabytes and a rest, a row; all rows. */
-        int64_t row = dense ? bytes : b->row_bytes, rows = dense ? 1 : b->rows, big = (int64_t)1 << 30;
+        int64_t row = dense ? bytes : b->row_bytes, rows = dense ? 1 : b->rows,
+                big = (int64_t)1 << 30;
         MPI_Datatype giga, part, parts[2];
         MPI_Type_contiguous((int)big, MPI_BYTE, &giga);
         parts[0] = giga;
         parts[1] = MPI_BYTE;
-        MPI_Type_create_struct(2, (int[]){(int)(row / big), (int)(row % big)}, (MPI_Aint[]){0, (MPI_Aint)(row / big * big)},
-                               parts, &part);
+        MPI_Type_create_struct(2, (int[]){(int)(row / big), (int)(row % big)},
+                               (MPI_Aint[]){0, (MPI_Aint)(row / big * big)}, parts, &part);
         MPI_Type_create_hvector((int)rows, 1, (MPI_Aint)b->stride, part, &type);
         MPI_Type_free(&giga);
         MPI_Type_free(&part);
@@ -236,9 +249,11 @@ static void post(tr_transport *t, tr_request *r, bool receives)
     r->receives = receives;
     r->data = r->block;
     if (receives)
-        code = MPI_Irecv(r->block.bytes, count, type, r->peer, tag, w->channel[r->channel], &request);
+        code =
+            MPI_Irecv(r->block.bytes, count, type, r->peer, tag, w->channel[r->channel], &request);
     else
-        code = MPI_Isend(r->block.bytes, count, type, r->peer, tag, w->channel[r->channel], &request);
+        code =
+            MPI_Isend(r->block.bytes, count, type, r->peer, tag, w->channel[r->channel], &request);
     if (type != MPI_BYTE)
         MPI_Type_free(&type);
     set_handle(r, request);
@@ -274,7 +289,8 @@ static bool test(tr_transport *t, tr_request *r)
         return false;
     int got = 0;
     int64_t want = tr_block_bytes(&r->block);
-    if (r->receives && want <= INT_MAX && (r->block.rows == 1 || r->block.stride == r->block.row_bytes)) {
+    if (r->receives && want <= INT_MAX &&
+        (r->block.rows == 1 || r->block.stride == r->block.row_bytes)) {
         MPI_Get_count(&status, MPI_BYTE, &got);
         if (got != want) {
             char bytes[16];
@@ -299,7 +315,8 @@ static void cancel(tr_transport *t, tr_request *r)
 {
     (void)t;
     MPI_Request request = get_handle(r);
-    if (atomic_load_explicit(&r->state, memory_order_relaxed) == POSTED && request != MPI_REQUEST_NULL) {
+    if (atomic_load_explicit(&r->state, memory_order_relaxed) == POSTED &&
+        request != MPI_REQUEST_NULL) {
         if (r->receives)
             MPI_Cancel(&request);
         MPI_Request_free(&request);
@@ -318,13 +335,13 @@ static void idle(tr_transport *t, uint64_t ticket, int64_t *patience)
     ++*patience;
     if (w->spins && *patience < 50)
         return; /* each poll takes a part of a microsecond */
-    if (*patience < 100) {
+    if (*patience < 150) {
         sched_yield();
         return;
     }
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += *patience < 300 ? 50000 : 200000;
+    until.tv_nsec += *patience < 350 ? 50000 : 200000;
     if (until.tv_nsec >= 1000000000) {
         until.tv_nsec -= 1000000000;
         until.tv_sec++;
@@ -348,7 +365,8 @@ static void wake(tr_transport *t)
 
 static void listen(mpi_world *w)
 {
-    MPI_Irecv(w->notice, SENTENCE_BYTES, MPI_BYTE, MPI_ANY_SOURCE, MPI_ANY_TAG, w->control, &w->listen);
+    MPI_Irecv(w->notice, SENTENCE_BYTES, MPI_BYTE, MPI_ANY_SOURCE, MPI_ANY_TAG, w->control,
+              &w->listen);
 }
 
 static void hear(mpi_world *w, double now)
@@ -356,7 +374,8 @@ static void hear(mpi_world *w, double now)
     for (;;) {
         int over = 0;
         MPI_Status status;
-        if (w->listen == MPI_REQUEST_NULL || MPI_Test(&w->listen, &over, &status) != MPI_SUCCESS || !over)
+        if (w->listen == MPI_REQUEST_NULL || MPI_Test(&w->listen, &over, &status) != MPI_SUCCESS ||
+            !over)
             return;
         for (int k = 0; k < 2; k++)
             if (status.MPI_SOURCE == w->neighbour[k])
@@ -410,7 +429,8 @@ static void check_silence(mpi_world *w, double now)
         int32_t rank = w->neighbour[k];
         if (rank < 0 || now - w->heard[k] < w->silence_seconds)
             continue;
-        char *sentence = tr_format("rank %d on host %s has not been heard of for %.0f s: its process was killed or stopped, "
+        char *sentence = tr_format("rank %d on host %s has not been heard of for %.0f s: its "
+                                   "process was killed or stopped, "
                                    "or its host or network is down",
                                    rank, w->places[rank].host, now - w->heard[k]);
         set_failure(w, sentence, true);
@@ -442,9 +462,10 @@ static void check_process(mpi_world *w)
     char state = process_state(w->places[w->next_here].process);
     if (state != 0 && state != 'Z' && state != 'X')
         return;
-    char *sentence = tr_format("rank %d on host %s has gone without a word: its process was killed, perhaps because "
-                               "memory ran out, or it crashed",
-                               w->next_here, w->places[w->next_here].host);
+    char *sentence = tr_format(
+        "rank %d on host %s has gone without a word: its process was killed, perhaps because "
+        "memory ran out, or it crashed",
+        w->next_here, w->places[w->next_here].host);
     set_failure(w, sentence, true);
     free(sentence);
 }
@@ -526,7 +547,8 @@ static void find_places(mpi_world *w)
     w->next_here = -1;
     for (int32_t i = w->base.size; i-- > 1;) {
         const place *p = &w->places[(w->base.rank + i) % w->base.size];
-        if (strcmp(p->host, own.host) != 0 || p->process_space != own.process_space || !own.process_space)
+        if (strcmp(p->host, own.host) != 0 || p->process_space != own.process_space ||
+            !own.process_space)
             continue;
         here++;
         if (process_state(p->process))
@@ -537,7 +559,8 @@ static void find_places(mpi_world *w)
     w->spins = sysconf(_SC_NPROCESSORS_ONLN) > here;
 }
 
-tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **out, bool *out_progress)
+tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **out,
+                                bool *out_progress)
 {
     int provided = MPI_THREAD_SINGLE, already = 0;
     *out = NULL;
@@ -545,7 +568,8 @@ tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **o
     if (already)
         return tr_error_new(TR_USER, "MPI was started before: one world a process");
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
-        return tr_error_new(TR_RUN, "MPI does not start: try a small program of your MPI installation with the same mpirun");
+        return tr_error_new(TR_RUN, "MPI does not start: try a small program of your MPI "
+                                    "installation with the same mpirun");
     mpi_world *w = tr_alloc_zero(1, sizeof *w);
     w->base.ops = &ops;
     MPI_Comm_rank(MPI_COMM_WORLD, &w->base.rank);
@@ -575,7 +599,8 @@ tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **o
     w->neighbour[1] = n > 1 ? (w->base.rank + 1) % n : -1;
     w->heard[0] = w->heard[1] = w->listened = tr_seconds();
     w->beat[0] = w->beat[1] = w->listen = MPI_REQUEST_NULL;
-    w->silence_seconds = options->silence_seconds ? options->silence_seconds : DEFAULT_SILENCE_SECONDS;
+    w->silence_seconds =
+        options->silence_seconds ? options->silence_seconds : DEFAULT_SILENCE_SECONDS;
     *out_progress = provided >= MPI_THREAD_SERIALIZED && !options->no_overlap;
     if (!*out_progress)
         w->silence_seconds = -1; /* a rank that computes would seem dead */

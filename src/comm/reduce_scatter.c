@@ -8,7 +8,8 @@
 static void finish(tr_transfer *t, int64_t round)
 {
     tr_block result = tr_part_block(t->out, t->in_outer, t->in_offsets, t->element_bytes, t->me);
-    tr_exchange_finish(t, round, round, tr_segments_at(&t->segments, result, t->element_bytes, round), NULL);
+    tr_exchange_finish(t, round, round,
+                       tr_segments_at(&t->segments, result, t->element_bytes, round), NULL);
 }
 
 static void post(tr_transfer *t, int64_t round)
@@ -18,8 +19,8 @@ static void post(tr_transfer *t, int64_t round)
 
 static const tr_transfer_kind kind = {"reduce_scatter", TR_TRAFFIC_REDUCE_SCATTER, post, finish};
 
-static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction reduction, const void *in, void *out,
-                         tr_cut cut, tr_dtype dtype, tr_dtype wire)
+static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction reduction,
+                         const void *in, void *out, tr_cut cut, tr_dtype dtype, tr_dtype wire)
 {
     tr_transfer *t = tr_transfer_new(comm, group, &kind);
     t->reduction = reduction;
@@ -36,14 +37,16 @@ static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction redu
     return t;
 }
 
-tr_pending *tr_comm_reduce_scatter_start(tr_comm *comm, const tr_group *group, tr_reduction reduction,
-                                         const void *in, void *out, tr_cut cut, tr_dtype dtype, tr_dtype wire)
+tr_pending *tr_comm_reduce_scatter_start(tr_comm *comm, const tr_group *group,
+                                         tr_reduction reduction, const void *in, void *out,
+                                         tr_cut cut, tr_dtype dtype, tr_dtype wire)
 {
     return tr_transfer_start(make(comm, group, reduction, in, out, cut, dtype, wire), true);
 }
 
-tr_error *tr_comm_reduce_scatter(tr_comm *comm, const tr_group *group, tr_reduction reduction, const void *in,
-                                 void *out, tr_cut cut, tr_dtype dtype, tr_dtype wire)
+tr_error *tr_comm_reduce_scatter(tr_comm *comm, const tr_group *group, tr_reduction reduction,
+                                 const void *in, void *out, tr_cut cut, tr_dtype dtype,
+                                 tr_dtype wire)
 {
     return tr_transfer_run(make(comm, group, reduction, in, out, cut, dtype, wire));
 }

@@ -1,17 +1,19 @@
-/* Ranks as threads of one process: a message is a meeting of two requests, and the receiver reads straight
- * from the sender's buffer.
+/* Ranks as threads of one process: a message is a meeting of two requests, and the receiver reads
+ * straight from the sender's buffer.
  *
- * Each rank has a mailbox, under one lock: receives it has posted, and sends that have arrived for it, each
- * in order. Posting looks for its match on the other list.
+ * Each rank has a mailbox, under one lock: receives it has posted, and sends that have arrived for
+ * it, each in order. Posting looks for its match on the other list.
  *
  *     a receive:  POSTED -> MATCHED -> READING -> DONE           a send:  POSTED -> DONE
- *                              |                                 (DONE is set by the receiver's release)
+ *                              |                                 (DONE is set by the receiver's
+ * release)
  *                              +-> LOST (the sender took it back, after a failure)
  *
  * Invariants
- *   1. Links (match, next) of a receive, and of a send addressed to it, change under the receiver's lock.
- *   2. READING begins in the receiver's thread. While it lasts the sender's request and buffer stay: the
- *      sender's test is false, and its cancel waits.
+ *   1. Links (match, next) of a receive, and of a send addressed to it, change under the receiver's
+ * lock.
+ *   2. READING begins in the receiver's thread. While it lasts the sender's request and buffer
+ * stay: the sender's test is false, and its cancel waits.
  *   3. A release does not touch the send after it has set DONE: the sender may free it then.
  *   4. What a rank waits for changes its mailbox's ticket, so that no wake-up is lost.
  * Memory: the world owns all; requests are their owners'.
@@ -27,7 +29,7 @@
 #include "comm/world.h"
 
 enum { IDLE, POSTED, MATCHED, READING, DONE, LOST };
-enum { SPINS = 400 }; /* some 10 us */
+enum { SPINS = 60, YIELDS = 40 }; /* some 3 us, and then turns of others */
 
 typedef struct mailbox {
     _Alignas(64) pthread_mutex_t lock;
@@ -82,8 +84,8 @@ static void fail_world(tr_thread_world *w, int32_t rank, const char *sentence)
 
 static bool fits(const tr_request *send, const tr_request *receive)
 {
-    return send->peer == receive->owner && receive->peer == send->owner && send->channel == receive->channel &&
-           send->tag == receive->tag;
+    return send->peer == receive->owner && receive->peer == send->owner &&
+           send->channel == receive->channel && send->tag == receive->tag;
 }
 
 static void append(tr_request ***end, tr_request *r)
@@ -104,15 +106,17 @@ static void take_out(tr_request **list, tr_request ***end, tr_request *r)
         }
 }
 
-static void check_match(tr_thread_world *w, const char *send_what, int64_t send_bytes, int32_t sender,
-                        const char *receive_what, int64_t receive_bytes, int32_t receiver)
+static void check_match(tr_thread_world *w, const char *send_what, int64_t send_bytes,
+                        int32_t sender, const char *receive_what, int64_t receive_bytes,
+                        int32_t receiver)
 {
     if (send_bytes == receive_bytes)
         return;
-    char *sentence = tr_format("rank %d sends %lld bytes (%s) where rank %d on host %s expects %lld (%s): the ranks "
-                               "do not run the same operations",
-                               sender, (long long)send_bytes, send_what, receiver, w->host, (long long)receive_bytes,
-                               receive_what);
+    char *sentence = tr_format(
+        "rank %d sends %lld bytes (%s) where rank %d on host %s expects %lld (%s): the ranks "
+        "do not run the same operations",
+        sender, (long long)send_bytes, send_what, receiver, w->host, (long long)receive_bytes,
+        receive_what);
     fail_world(w, receiver, sentence);
     free(sentence);
 }
@@ -215,9 +219,10 @@ static void check_ended(tr_thread_world *w, tr_request *r)
     pthread_mutex_unlock(&box->lock);
     if (!alone || atomic_load(&w->failure))
         return;
-    char *sentence = tr_format("rank %d waits in %s for rank %d on host %s, which has ended: the ranks do not run "
-                               "the same operations",
-                               r->owner, r->what, r->peer, w->host);
+    char *sentence = tr_format(
+        "rank %d waits in %s for rank %d on host %s, which has ended: the ranks do not run "
+        "the same operations",
+        r->owner, r->what, r->peer, w->host);
     fail_world(w, r->owner, sentence);
     free(sentence);
 }
@@ -262,7 +267,8 @@ static void cancel(tr_transport *t, tr_request *r)
             pthread_mutex_unlock(&box->lock);
             let_go(w, r);
             return;
-        } else if (atomic_compare_exchange_strong(&r->match->state, &matched, LOST) || matched == POSTED) {
+        } else if (atomic_compare_exchange_strong(&r->match->state, &matched, LOST) ||
+                   matched == POSTED) {
             atomic_store(&r->match->state, LOST);
             r->match->match = NULL;
             r->match = NULL;
@@ -273,7 +279,7 @@ static void cancel(tr_transport *t, tr_request *r)
         pthread_mutex_unlock(&box->lock);
         if (over)
             return;
-        int64_t patience = SPINS;
+        int64_t patience = SPINS + YIELDS;
         t->ops->idle(t, ticket, &patience);
     }
 }
@@ -296,10 +302,13 @@ static void idle(tr_transport *t, uint64_t ticket, int64_t *patience)
 {
     tr_thread_world *w = world_of(t);
     mailbox *box = &w->boxes[t->rank];
-    while (++*patience < w->spins) {
+    for (; *patience < w->spins + YIELDS; ++*patience) {
         if (atomic_load_explicit(&box->ticket, memory_order_acquire) != ticket)
             return;
-        relax();
+        if (*patience < w->spins)
+            relax();
+        else
+            sched_yield();
     }
     pthread_mutex_lock(&box->lock);
     box->sleeps = true;
@@ -357,7 +366,8 @@ tr_thread_world *tr_thread_world_new(int32_t ranks)
 {
     tr_thread_world *w = tr_alloc_zero(1, sizeof *w);
     w->size = ranks;
-    w->spins = tr_cpu_cores() >= ranks ? SPINS : 0; /* who spins keeps others from what he waits for */
+    w->spins =
+        tr_cpu_cores() >= ranks ? SPINS : 0; /* who spins keeps others from what he waits for */
     w->first_failed = -1;
     if (gethostname(w->host, sizeof w->host - 1) != 0)
         strcpy(w->host, "localhost");

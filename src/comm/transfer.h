@@ -1,10 +1,10 @@
 /* Inside of an operation: what a collective's file sees of the engine (comm.c).
  *
- * An operation is a sequence of rounds. A round posts sends and receives, and when all its receives are
- * ready, finishes: local work on what has come. Two rounds are in flight: round k is posted once round
- * k-2 has finished and its sends are over, so post(k) may use what finish(k-2) made, and scratch slots
- * alternate by k % 2. Nothing of a round waits for its own sends, which is why rounds cannot deadlock:
- * what a peer needs from here was posted before anything waited.
+ * An operation is a sequence of rounds. A round posts sends and receives, and when all its receives
+ * are ready, finishes: local work on what has come. Two rounds are in flight: round k is posted
+ * once round k-2 has finished and its sends are over, so post(k) may use what finish(k-2) made, and
+ * scratch slots alternate by k % 2. Nothing of a round waits for its own sends, which is why rounds
+ * cannot deadlock: what a peer needs from here was posted before anything waited.
  */
 #pragma once
 #include "base/memory.h"
@@ -27,8 +27,8 @@ typedef struct tr_round {
     int32_t receives_ready;
 } tr_round;
 
-/* How the part of one member, [outer, part], is cut into segments: `row_groups` groups of rows, each
- * of them in `pieces` column ranges. The same numbers for all members. */
+/* How the part of one member, [outer, part], is cut into segments: `row_groups` groups of rows,
+ * each of them in `pieces` column ranges. The same numbers for all members. */
 typedef struct tr_segments {
     int64_t outer, row_groups, pieces;
     int64_t most_bytes; /* of one segment, in wire elements */
@@ -68,51 +68,58 @@ struct tr_transfer {
 
 /* A new operation with the group copied. Then the collective fills in the rest. */
 tr_transfer *tr_transfer_new(tr_comm *comm, const tr_group *group, const tr_transfer_kind *kind);
-/* Allocates what rounds and scratch_bytes ask for and queues it. `background`: wakes the progress thread. */
+/* Allocates what rounds and scratch_bytes ask for and queues it. `background`: wakes the progress
+ * thread. */
 tr_pending *tr_transfer_start(tr_transfer *t, bool background);
 /* The same, waited for. */
 tr_error *tr_transfer_run(tr_transfer *t);
 
-/* In post: `peer` is an index in the group, `phase` (0 or 1) keeps apart what one operation sends to
- * one peer in several ways. Nothing happens for an empty block. In finish, what has come is in
+/* In post: `peer` is an index in the group, `phase` (0 or 1) keeps apart what one operation sends
+ * to one peer in several ways. Nothing happens for an empty block. In finish, what has come is in
  * window[round % 2].receives, with peer and phase in each. */
 void tr_transfer_send(tr_transfer *t, int64_t round, int32_t peer, int32_t phase, tr_block block);
-void tr_transfer_receive(tr_transfer *t, int64_t round, int32_t peer, int32_t phase, tr_block block, bool borrow);
+void tr_transfer_receive(tr_transfer *t, int64_t round, int32_t peer, int32_t phase, tr_block block,
+                         bool borrow);
 
 /* The piece in which reductions among n members are pipelined. */
 int64_t tr_comm_segment_bytes(const tr_comm *comm, int32_t n);
 
 /* An all-gather of `bytes` a member that is counted as control. */
-tr_error *tr_comm_control_gather(tr_comm *comm, const tr_group *group, const void *in, void *out, int64_t bytes);
+tr_error *tr_comm_control_gather(tr_comm *comm, const tr_group *group, const void *in, void *out,
+                                 int64_t bytes);
 
 /* Offsets of a cut, [n + 1], owned by the operation. */
 int64_t *tr_cut_offsets(tr_cut cut, int32_t n);
 /* Part k of a buffer [outer, offsets[n]]. */
-tr_block tr_cut_block(const char *buffer, int64_t outer, const int64_t *offsets, int64_t element_bytes, int32_t n,
-                      int32_t k);
+tr_block tr_cut_block(const char *buffer, int64_t outer, const int64_t *offsets,
+                      int64_t element_bytes, int32_t n, int32_t k);
 /* [outer, part k] by itself, contiguous. */
-tr_block tr_part_block(const char *buffer, int64_t outer, const int64_t *offsets, int64_t element_bytes, int32_t k);
+tr_block tr_part_block(const char *buffer, int64_t outer, const int64_t *offsets,
+                       int64_t element_bytes, int32_t k);
 
 /* ---- exchange.c: what reduce_scatter and all_reduce share ---- */
 
 int64_t tr_segments_count(const tr_segments *segments);
 /* Segment `index` of a block, whose rows have elements of `element_bytes`. */
-tr_block tr_segments_at(const tr_segments *segments, tr_block part, int64_t element_bytes, int64_t index);
-/* From in_outer, in_offsets, dtype, wire: decides packs and segments, and how much scratch the exchange
- * takes; its slots lie at the front of the scratch. */
+tr_block tr_segments_at(const tr_segments *segments, tr_block part, int64_t element_bytes,
+                        int64_t index);
+/* From in_outer, in_offsets, dtype, wire: decides packs and segments, and how much scratch the
+ * exchange takes; its slots lie at the front of the scratch. */
 int64_t tr_exchange_plan(tr_transfer *t);
 void tr_exchange_post(tr_transfer *t, int64_t round, int64_t segment);
-/* Reduces into `result` (a segment of the result, elements of dtype). When `packed` is not NULL and the
- * operation packs, the result is rounded to the wire's type, and written there too, contiguous. */
-void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block result, uint16_t *packed);
+/* Reduces into `result` (a segment of the result, elements of dtype). When `packed` is not NULL and
+ * the operation packs, the result is rounded to the wire's type, and written there too, contiguous.
+ */
+void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block result,
+                        uint16_t *packed);
 
 /* ---- reduce.c ---- */
 
 /* What a source holds, as against the result. */
 typedef enum tr_form { TR_FORM_AS_IS, TR_FORM_BF16, TR_FORM_ROUND } tr_form;
-/* out = in[0] (+) in[1] (+) ... in[n-1], left to right, `count` elements of `dtype`. For f32 a source
- * may be bf16, or f32 that is first rounded to bf16. `packed` not NULL: out is rounded to bf16 and
- * written there too. out may be any of the sources that are AS_IS or ROUND. */
+/* out = in[0] (+) in[1] (+) ... in[n-1], left to right, `count` elements of `dtype`. For f32 a
+ * source may be bf16, or f32 that is first rounded to bf16. `packed` not NULL: out is rounded to
+ * bf16 and written there too. out may be any of the sources that are AS_IS or ROUND. */
 void tr_reduce(tr_reduction reduction, tr_dtype dtype, int32_t n, const void *const *in,
                const tr_form *source, int64_t count, void *out, uint16_t *packed);
 void tr_pack_bf16(const float *in, int64_t count, uint16_t *out);

@@ -5,12 +5,13 @@
  * The life of a request, which its owner allocates and keeps until it is over:
  *   send      send -> test ... true: the block may be changed again
  *   receive   receive -> test ... true: `data` says where the bytes are; then release
- * A receive with `borrow` may find its bytes in the sender's own memory (a transport that `lends`, so
- * that nothing is copied); they stay there until release. Otherwise, and without `borrow`, they are in
- * `block`. Messages match by (peer, channel, tag), those that are equal in the order of their posting.
+ * A receive with `borrow` may find its bytes in the sender's own memory (a transport that `lends`,
+ * so that nothing is copied); they stay there until release. Otherwise, and without `borrow`, they
+ * are in `block`. Messages match by (peer, channel, tag), those that are equal in the order of
+ * their posting.
  *
- * All functions are called by one thread at a time (the driver, see comm.c), except wake, ticket, fail
- * and failure, which any thread may call.
+ * All functions are called by one thread at a time (the driver, see comm.c), except wake, ticket,
+ * fail and failure, which any thread may call.
  */
 #pragma once
 #include <stdatomic.h>
@@ -66,7 +67,8 @@ typedef struct tr_transport_ops {
     void (*receive)(tr_transport *transport, tr_request *request);
     bool (*test)(tr_transport *transport, tr_request *request);
     void (*release)(tr_transport *transport, tr_request *request);
-    /* After a failure. Ends a request in any state; all receives of a rank come before its sends. */
+    /* After a failure. Ends a request in any state; all receives of a rank come before its sends.
+     */
     void (*cancel)(tr_transport *transport, tr_request *request);
 
     /* Nothing has moved since `ticket` was read: spins, then sleeps until something may have.
@@ -76,8 +78,8 @@ typedef struct tr_transport_ops {
     void (*wake)(tr_transport *transport); /* ends idle */
     void (*pulse)(tr_transport *transport);
 
-    /* The first failure anywhere becomes everyone's: one sentence, NULL while there is none. Lives as
-     * long as the transport. */
+    /* The first failure anywhere becomes everyone's: one sentence, NULL while there is none. Lives
+     * as long as the transport. */
     const char *(*failure)(tr_transport *transport);
     void (*fail)(tr_transport *transport, const char *sentence);
     const char *(*host)(tr_transport *transport, int32_t rank);

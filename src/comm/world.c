@@ -1,9 +1,9 @@
 /* Worlds: starting the ranks of a run and ending them; and the agreement of all. See comm.h.
  *
- * threads: the function runs on one thread a rank. A rank that returns an error fails the world; a rank
- * that returns well is "ended", so that another one which still waits for it fails instead of hanging.
- * mpi: the function runs in this process. At the end all ranks meet before MPI is ended; after a failure
- * nobody can be met, so the rank lingers for a second and leaves MPI as it is.
+ * threads: the function runs on one thread a rank. A rank that returns an error fails the world; a
+ * rank that returns well is "ended", so that another one which still waits for it fails instead of
+ * hanging. mpi: the function runs in this process. At the end all ranks meet before MPI is ended;
+ * after a failure nobody can be met, so the rank lingers for a second and leaves MPI as it is.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -37,7 +37,8 @@ static void *rank_main(void *argument)
     return NULL;
 }
 
-tr_error *tr_world_run_threads(int32_t ranks, const tr_comm_options *options, tr_rank_fn fn, void *user)
+tr_error *tr_world_run_threads(int32_t ranks, const tr_comm_options *options, tr_rank_fn fn,
+                               void *user)
 {
     TR_CHECK(ranks > 0, "a world of %d ranks", ranks);
     tr_thread_world *world = tr_thread_world_new(ranks);
@@ -46,7 +47,8 @@ tr_error *tr_world_run_threads(int32_t ranks, const tr_comm_options *options, tr
     int32_t started = 0;
     for (; started < ranks; started++) {
         rank_thread *r = &threads[started];
-        *r = (rank_thread){.world = world, .rank = started, .options = options, .fn = fn, .user = user};
+        *r = (rank_thread){
+            .world = world, .rank = started, .options = options, .fn = fn, .user = user};
         int code = pthread_create(&r->thread, NULL, rank_main, r);
         if (code) {
             error = tr_error_errno(TR_RUN, code, "no thread for rank %d of %d", started, ranks);
@@ -108,9 +110,11 @@ tr_error *tr_world_run(int32_t ranks, const tr_comm_options *options, tr_rank_fn
     if (!tr_mpi_launched(&launched))
         return tr_world_run_threads(ranks, options, fn, user);
     if (launched && launched != ranks)
-        return tr_error_new(TR_USER, "the mesh has %d ranks but mpirun has started %d: start %d, or change the sizes "
-                            "of the mesh",
-                            ranks, launched, ranks);
+        return tr_error_new(
+            TR_USER,
+            "the mesh has %d ranks but mpirun has started %d: start %d, or change the sizes "
+            "of the mesh",
+            ranks, launched, ranks);
     return tr_world_run_mpi(options, fn, user);
 }
 
@@ -154,9 +158,11 @@ tr_error *tr_comm_agree(tr_comm *comm, uint64_t hash, const char *what)
     if (odd >= 0) {
         char *ranks = list_ranks(hashes, size, usual);
         bool one = most == size - 1;
-        error = tr_error_new(TR_USER, "the ranks do not have the same %s: rank%s %s (the first on host %s) differ%s from "
-                             "the others: give every host the same program, configuration and files",
-                             what, one ? "" : "s", ranks, tr_comm_host(comm, odd), one ? "s" : "");
+        error = tr_error_new(
+            TR_USER,
+            "the ranks do not have the same %s: rank%s %s (the first on host %s) differ%s from "
+            "the others: give every host the same program, configuration and files",
+            what, one ? "" : "s", ranks, tr_comm_host(comm, odd), one ? "s" : "");
         free(ranks);
     }
     free(hashes);

@@ -13,7 +13,8 @@ int32_t tr_thread_world_first_failed(const tr_thread_world *world);
 void tr_thread_world_free(tr_thread_world *world);
 
 /* Ranks as processes under MPI. Open at most once in a process. */
-tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **out, bool *out_progress);
+tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **out,
+                                bool *out_progress);
 /* The ranks are about to meet and end: from now on nobody is missed. */
 void tr_mpi_transport_ending(tr_transport *transport);
 /* After a failure: gives the others the time to learn of it. Then MPI is left as it is. */
