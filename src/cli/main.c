@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/memory.h"
 #include "base/suggest.h"
@@ -97,6 +98,16 @@ static tr_error *help(int argc, char **argv)
     return command->run(2, arguments);
 }
 
+/* The OpenMP runtime reads how its threads wait when the program is loaded, before main. Its default, to spin,
+ * is no faster here and many times slower where something else wants the cores; so, unless the user said how,
+ * the program starts itself once more with the other one. */
+static void wait_without_spinning(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("OMP_WAIT_POLICY", "passive", 1) != 0)
+        return;
+    execv("/proc/self/exe", argv); /* comes back only when it fails: then it goes on as it is */
+}
+
 static tr_error *run(int argc, char **argv)
 {
     if (argc < 2)
@@ -112,6 +123,8 @@ static tr_error *run(int argc, char **argv)
         return NULL;
     }
     const tr_command *command = find(argv[1]);
+    if (command)
+        wait_without_spinning(argv);
     return command ? command->run(argc - 1, argv + 1) : unknown(argv[1]);
 }
 
