@@ -1,4 +1,5 @@
 /* A training run; see run.h. */
+#define _GNU_SOURCE
 #include "train/run.h"
 
 #include <math.h>
@@ -13,12 +14,57 @@
 #include "train/progress.h"
 #include "train/tensorboard.h"
 
-/* A signal can only set a flag; the run looks at it between steps. */
+/* The signals that end a run are blocked in its threads, and asked for between steps. A handler must
+ * not interrupt a product: oneDNN's f32 kernels use the stack pointer for their work space, so that
+ * the handler's frame would be written over what lies before that space on the heap. Threads that
+ * were there before the run do not block them; there the handler sets a flag. */
 static volatile sig_atomic_t caught;
 
 static void catch_signal(int number)
 {
     caught = number;
+}
+
+typedef struct signals {
+    sigset_t old_blocked;
+    struct sigaction old_int, old_term;
+} signals;
+
+static sigset_t ending_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    return set;
+}
+
+static int signal_seen(void)
+{
+    sigset_t set = ending_signals();
+    int number = sigtimedwait(&set, NULL, &(struct timespec){0});
+    if (number > 0)
+        caught = number;
+    return caught;
+}
+
+static void signals_hold(signals *s)
+{
+    struct sigaction catching = {.sa_handler = catch_signal};
+    sigset_t ending = ending_signals();
+    caught = 0;
+    pthread_sigmask(SIG_BLOCK, &ending, &s->old_blocked);
+    sigaction(SIGINT, &catching, &s->old_int);
+    sigaction(SIGTERM, &catching, &s->old_term);
+}
+
+/* One that came after the last step has nothing left to end. */
+static void signals_release(const signals *s)
+{
+    signal_seen();
+    sigaction(SIGINT, &s->old_int, NULL);
+    sigaction(SIGTERM, &s->old_term, NULL);
+    pthread_sigmask(SIG_SETMASK, &s->old_blocked, NULL);
 }
 
 typedef struct run {
@@ -246,7 +292,7 @@ static tr_error *one_step(run *r)
     TR_TRY(error);
     /* What the worst rank did, and whether any was told to stop: all go on, or none does. */
     double worst[] = {(double)(r->ranks ? tr_comm_bytes_sent_all(r->ranks->comm) - sent : 0), (double)tr_process_peak_bytes(),
-                      (double)caught};
+                      (double)signal_seen()};
     if (r->ranks)
         TR_TRY(tr_ranks_max(r->ranks, worst, TR_COUNT(worst)));
     r->signal = (int)worst[2];
@@ -334,17 +380,14 @@ done:
 tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *out_signal)
 {
     job j = {config, options, 0};
-    struct sigaction catching = {.sa_handler = catch_signal}, old_int, old_term;
-    caught = 0;
-    sigaction(SIGINT, &catching, &old_int);
-    sigaction(SIGTERM, &catching, &old_term);
+    signals held;
+    signals_hold(&held);
     tr_error *error = tr_config_check_run(config);
     if (!error && options->trainer.dump_after && tr_config_ranks(config) > 1)
         error = tr_error_new(TR_USER, "--dump-after shows one rank's graph; use `trireme inspect CONFIG --dump-after=PASS`");
     if (!error)
         error = tr_config_run_ranks(config, run_rank, &j);
-    sigaction(SIGINT, &old_int, NULL);
-    sigaction(SIGTERM, &old_term, NULL);
+    signals_release(&held);
     *out_signal = j.signal;
     return error;
 }
