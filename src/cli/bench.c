@@ -13,6 +13,7 @@
 #include "models/models.h"
 #include "plan/machine.h"
 #include "serve/generator.h"
+#include "train/parallel.h"
 #include "train/trainer.h"
 
 typedef struct bench_options {
@@ -84,6 +85,13 @@ static tr_error *bench_config(const bench_options *options, tr_config **out)
     tr_error *error = tr_config_load(NULL, all, count, out);
     free(all);
     free(isa);
+    if (error || tr_config_ranks(*out) == 1)
+        return error;
+    error = tr_error_new(TR_USER, "bench measures one rank, and the mesh has %lld; leave mesh.* at 1, or see a run's "
+                                  "metrics.jsonl for the speed of several",
+                         (long long)tr_config_ranks(*out));
+    tr_config_free(*out);
+    *out = NULL;
     return error;
 }
 
