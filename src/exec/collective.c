@@ -57,14 +57,33 @@ static tr_error *run_all_to_all(tr_ranks *ranks, const tr_call *call, const tr_g
     return error;
 }
 
+/* The sum over an axis, or over those places on it whose bits `members` has. */
+static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+{
+    const tr_tensor *x = &call->in[0];
+    int64_t members = call->attrs[TR_REDUCE_MEMBERS].i;
+    tr_group some = {0};
+    if (members) {
+        int32_t *list = tr_alloc((size_t)group->count * sizeof *list), count = 0;
+        for (int32_t k = 0; k < group->count; k++)
+            if (members >> k & 1)
+                list[count++] = group->ranks[k];
+        some = tr_group_new(list, count, ranks->rank);
+        free(list);
+    }
+    tr_error *error = tr_comm_all_reduce(ranks->comm, members ? &some : group, TR_REDUCE_SUM, x->data, call->out[0].data,
+                                         tr_tensor_elems(x), x->dtype, x->dtype);
+    tr_group_free(&some);
+    return error;
+}
+
 tr_error *tr_collective_run(tr_ranks *ranks, const tr_call *call)
 {
     TR_CHECK(ranks, "a collective without ranks");
     const tr_group *group = &ranks->axis[call->attrs[TR_COLLECTIVE_AXIS].i];
     switch (call->op) {
     case TR_OP_all_reduce:
-        return tr_comm_all_reduce(ranks->comm, group, TR_REDUCE_SUM, call->in[0].data, call->out[0].data,
-                                  tr_tensor_elems(&call->in[0]), call->in[0].dtype, call->in[0].dtype);
+        return run_all_reduce(ranks, call, group);
     case TR_OP_all_gather:
         return run_all_gather(ranks, call, group);
     case TR_OP_reduce_scatter:

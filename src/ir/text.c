@@ -16,8 +16,8 @@
 
 #include "ir/table.h"
 
-static const char *const role_names[TR_ROLE_COUNT] = {"temp", "input", "param", "state"};
-static const char *const phase_names[TR_PHASE_COUNT] = {"start", "forward", "backward", "update"};
+static const char *const role_names[TR_ROLE_COUNT] = {"temp", "input", "param", "state", "message"};
+const char *const tr_phase_names[TR_PHASE_COUNT] = {"start", "forward", "backward", "weight", "update"};
 static const char *const init_names[] = {"zeros", "ones", "normal", "copy"};
 
 /* Printing -------------------------------------------------------------------------------------- */
@@ -95,9 +95,11 @@ static void print_node(const tr_graph *g, tr_node n, tr_text *out)
         tr_text_format(out, "%s ", k ? "," : "");
         print_shape(g, tr_shape_at(g, tr_out(g, n, (int)k)), out);
     }
-    tr_text_format(out, " phase=%s", phase_names[node->phase]);
+    tr_text_format(out, " phase=%s", tr_phase_names[node->phase]);
     if (node->layer >= 0)
         tr_text_format(out, " layer=%d", node->layer);
+    if (node->stage > 0)
+        tr_text_format(out, " stage=%d", node->stage);
     for (uint32_t k = 0; k < node->n_out; k++) {
         tr_value v = tr_out(g, n, (int)k);
         if (g->values[v].home != v)
@@ -429,12 +431,17 @@ static tr_error *parse_node(parser *p, const tr_value *outs, int n_out)
     int phase;
     if (!take(p, "phase="))
         return expected(p, "phase=");
-    TR_TRY(one_of(p, phase_names, TR_PHASE_COUNT, &phase));
+    TR_TRY(one_of(p, tr_phase_names, TR_PHASE_COUNT, &phase));
     node.phase = (tr_phase)phase;
     if (take(p, "layer=")) {
         int64_t layer;
         TR_TRY(integer(p, 0, INT32_MAX, &layer));
         node.layer = (int32_t)layer;
+    }
+    if (take(p, "stage=")) {
+        int64_t stage;
+        TR_TRY(integer(p, 0, INT32_MAX, &stage));
+        node.stage = (int32_t)stage;
     }
     while (take(p, "home=")) {
         int64_t k, home;
