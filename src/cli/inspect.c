@@ -107,13 +107,13 @@ static void print_leaves(const tr_graph *g)
 /* Every collective with the bytes of the larger of its operands. */
 static void print_collectives(const tr_graph *g, const tr_sharding *sharding)
 {
-    printf("\n%-10s %-6s %-16s %-10s %12s  %s\n", "phase", "layer", "collective", "axis", "bytes", "result");
+    printf("\n%-10s %-6s %-16s %-13s %12s  %s\n", "phase", "layer", "collective", "axis", "bytes", "result");
     for (tr_node n = 1; n < g->n_nodes; n++) {
         const tr_node_info *node = &g->nodes[n];
         if (!(tr_op_table[node->op]->flags & TR_OP_COLLECTIVE))
             continue;
         const tr_shape *in = tr_shape_at(g, tr_in(g, n, 0)), *out = tr_shape_at(g, tr_out(g, n, 0));
-        printf("%-10s %-6d %-16s %-10s %12lld  ", tr_phase_names[node->phase], node->layer, tr_op_name(node->op),
+        printf("%-10s %-6d %-16s %-13s %12lld  ", tr_phase_names[node->phase], node->layer, tr_op_name(node->op),
                sharding->axes[node->attrs[TR_COLLECTIVE_AXIS].i].name,
                (long long)TR_MAX(tr_shape_bytes(in), tr_shape_bytes(out)));
         print_dims(g, out, out->dims);

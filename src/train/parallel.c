@@ -1,9 +1,29 @@
 /* Techniques as rule sets; see parallel.h. */
 #include "train/parallel.h"
 
+/* The sharding's axes on the device mesh. */
+static const tr_mesh_axis mesh_axis[TR_AXES] = {
+    [TR_AXIS_DATA] = TR_MESH_DATA,
+    [TR_AXIS_SEQUENCE] = TR_MESH_SEQUENCE,
+    [TR_AXIS_TENSOR_DEPTH] = TR_MESH_TENSOR_DEPTH,
+    [TR_AXIS_TENSOR_ROW] = TR_MESH_TENSOR_ROW,
+    [TR_AXIS_TENSOR_COLUMN] = TR_MESH_TENSOR_COLUMN,
+    [TR_AXIS_TENSOR] = TR_MESH_TENSOR,
+};
+
+tr_mesh tr_config_mesh(const tr_config *c)
+{
+    tr_mesh mesh = tr_mesh_one();
+    mesh.size[TR_MESH_DATA] = (int32_t)c->mesh.data;
+    mesh.size[TR_MESH_SEQUENCE] = (int32_t)c->mesh.sequence;
+    mesh.size[TR_MESH_TENSOR] = (int32_t)c->mesh.tensor;
+    return mesh;
+}
+
 int64_t tr_config_ranks(const tr_config *c)
 {
-    return c->mesh.data * c->mesh.sequence * c->mesh.tensor;
+    tr_mesh mesh = tr_config_mesh(c);
+    return tr_mesh_ranks(&mesh);
 }
 
 static void leaf(tr_sharding *s, const char *dim, int axis)
@@ -14,15 +34,12 @@ static void leaf(tr_sharding *s, const char *dim, int axis)
 
 tr_sharding tr_config_sharding(const tr_config *c, int64_t rank)
 {
-    int64_t tensor = rank % c->mesh.tensor, rest = rank / c->mesh.tensor;
-    tr_sharding s = {
-        .axes = {[TR_AXIS_DATA] = {"data", (int)c->mesh.data, (int)(rest / c->mesh.sequence)},
-                 [TR_AXIS_SEQUENCE] = {"sequence", (int)c->mesh.sequence, (int)(rest % c->mesh.sequence)},
-                 [TR_AXIS_TENSOR] = {"tensor", (int)c->mesh.tensor, (int)tensor}},
-        .n_axes = TR_AXES,
-        .zero = (int)c->zero,
-        .zero_axis = TR_AXIS_DATA,
-    };
+    tr_mesh mesh = tr_config_mesh(c);
+    tr_sharding s = {.n_axes = TR_AXES, .zero = (int)c->zero, .zero_axis = TR_AXIS_DATA};
+    int32_t at[TR_MESH_AXIS_COUNT];
+    tr_mesh_coordinates(&mesh, (int32_t)rank, at);
+    for (int a = 0; a < TR_AXES; a++)
+        s.axes[a] = (tr_axis){tr_mesh_axis_name(mesh_axis[a]), mesh.size[mesh_axis[a]], at[mesh_axis[a]]};
     leaf(&s, "batch", TR_AXIS_DATA);
     leaf(&s, "seq", TR_AXIS_SEQUENCE);
     leaf(&s, "heads", TR_AXIS_TENSOR);
@@ -44,10 +61,9 @@ typedef struct start {
 
 static tr_error *run_rank(tr_comm *comm, void *user)
 {
-    static const tr_mesh_axis axes[TR_AXES] = {TR_MESH_DATA, TR_MESH_SEQUENCE, TR_MESH_TENSOR};
     const start *s = user;
     tr_ranks ranks;
-    tr_ranks_join(&ranks, comm, s->mesh, axes, TR_AXES);
+    tr_ranks_join(&ranks, comm, s->mesh, mesh_axis, TR_AXES);
     tr_error *error = s->main(&ranks, s->user);
     tr_ranks_leave(&ranks);
     return error;
@@ -55,10 +71,7 @@ static tr_error *run_rank(tr_comm *comm, void *user)
 
 tr_error *tr_config_run_ranks(const tr_config *c, tr_error *(*main)(tr_ranks *ranks, void *user), void *user)
 {
-    tr_mesh mesh = tr_mesh_one();
-    mesh.size[TR_MESH_DATA] = (int32_t)c->mesh.data;
-    mesh.size[TR_MESH_SEQUENCE] = (int32_t)c->mesh.sequence;
-    mesh.size[TR_MESH_TENSOR] = (int32_t)c->mesh.tensor;
+    tr_mesh mesh = tr_config_mesh(c);
     int64_t count = tr_mesh_ranks(&mesh);
     int32_t launched;
     if (tr_mpi_launched(&launched))

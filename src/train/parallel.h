@@ -4,9 +4,19 @@
 #include "passes/shard.h"
 #include "train/config.h"
 
-/* The mesh's axes by number, the outermost first: ranks that are near each other share a tensor axis. */
-enum { TR_AXIS_DATA, TR_AXIS_SEQUENCE, TR_AXIS_TENSOR, TR_AXES };
+/* The axes that the sharding pass cuts over, in the order of comm/mesh.h. */
+enum {
+    TR_AXIS_DATA,
+    TR_AXIS_SEQUENCE,
+    TR_AXIS_TENSOR_DEPTH,
+    TR_AXIS_TENSOR_ROW,
+    TR_AXIS_TENSOR_COLUMN,
+    TR_AXIS_TENSOR,
+    TR_AXES
+};
 
+/* The device mesh: where each rank is, and who its neighbours are, comes from it alone. */
+tr_mesh tr_config_mesh(const tr_config *config);
 /* The product of the mesh's sizes. */
 int64_t tr_config_ranks(const tr_config *config);
 /* Rules, axes, and where `rank` is on them:
