@@ -32,7 +32,7 @@ static tr_error *complete_sizes(const tr_config *config, tr_sizes *out)
 static void print_json(const tr_config *config, const tr_program *p, const tr_sizes *sizes, const tr_pass_log *log)
 {
     const tr_memory *m = &p->memory;
-    int64_t parameters = tr_graph_parameters(p->graph);
+    int64_t parameters = tr_graph_parameters(tr_program_leaves(p));
     json_t *passes = json_array();
     for (int i = 0; i < log->count; i++)
         json_array_append_new(passes, json_pack("{s:s, s:i, s:i}", "pass", log->name[i], "nodes_before",
@@ -53,7 +53,7 @@ static void print_json(const tr_config *config, const tr_program *p, const tr_si
 static void print_table(const tr_config *config, const tr_program *p, const tr_sizes *s, const tr_pass_log *log)
 {
     const tr_memory *m = &p->memory;
-    int64_t parameters = tr_graph_parameters(p->graph);
+    int64_t parameters = tr_graph_parameters(tr_program_leaves(p));
     printf("model            %s: %lld layers, embed %lld, %lld heads, mlp %lld, context %lld, vocabulary %lld\n",
            tr_family_name(config->model.family), (long long)s->layers, (long long)s->embed, (long long)s->heads,
            (long long)s->mlp, (long long)s->context, (long long)s->vocab);

@@ -340,7 +340,7 @@ done:
 
 static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int64_t *out_count)
 {
-    const tr_graph *g = p->graph;
+    const tr_graph *g = tr_program_leaves(p);
     naming names = naming_of(g);
     tr_saved *saved = NULL;
     int64_t count = 0, room = 0;

@@ -139,6 +139,8 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     if (how->keep_gradients)
         keep_gradients(g, grads, n_grads);
     TR_GO(tr_pass_update(g, sum, count, grads, n_grads, &update));
+    if (how->stages)
+        TR_GO(tr_pass_order(g)); /* sums over stages that update took apart are dead */
     if (how->stages && tr_schedule_splits(how->stages->schedule))
         tr_pass_weight(g);
     TR_GO(after("update", g, how));

@@ -59,6 +59,12 @@ tr_error *tr_program_allocate(tr_program *program);
 tr_error *tr_program_allocate_beside(tr_program *program, const tr_program *owner);
 void tr_program_free(tr_program *program);
 
+/* The graph whose leaves are all parameters and state of the run: with a pipeline other stages have some. */
+static inline const tr_graph *tr_program_leaves(const tr_program *program)
+{
+    return program->whole ? program->whole : program->graph;
+}
+
 /* State and parameters + inputs + arena: what the process will hold at its peak, in bytes. */
 int64_t tr_program_peak_bytes(const tr_program *program);
 

@@ -129,7 +129,8 @@ static buffer *collect(const tr_graph *g, const int64_t *scratch_bytes, bool pip
         if (g->values[v].role == TR_MESSAGE) {
             tr_node first = first_of_stage(g, g->values[v].stage);
             tr_push(buffers, count, room) =
-                (buffer){.value = v, .first = first, .last = TR_MAX(last[v], first), .touched = TR_MAX(touched[v], first),
+                (buffer){.value = v, .first = first, .last = touched[v] ? last[v] : g->n_nodes,
+                         .touched = TR_MAX(touched[v], first),
                          .stage = g->values[v].stage, .bytes = aligned(tr_shape_bytes(tr_shape_at(g, v)))};
         }
     free(last);

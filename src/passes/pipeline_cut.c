@@ -77,9 +77,7 @@ static tr_error *find_reach(cutter *c)
     }
     for (tr_value v = 1; v < g->n_values; v++) {
         tr_node n = g->values[v].node;
-        if (g->values[v].role == TR_PARAM && !c->where[v])
-            c->where[v] = bit(0); /* one that nothing reads has to be somewhere */
-        else if (n && g->nodes[n].phase != TR_UPDATE)
+        if (n && g->nodes[n].phase != TR_UPDATE)
             c->where[v] = bit(place_of(c, g->nodes[n].stage));
         else if (!n && g->values[v].role != TR_PARAM)
             c->where[v] = c->all;
@@ -147,10 +145,12 @@ static tr_error *copy_node_with(cutter *c, tr_node n, const tr_value *in, int n_
     const tr_node_info *node = &g->nodes[n];
     tr_node made;
     take_position(c, n);
-    if (node->op == TR_OP_reshape)
-        made = c->to->values[tr_graph_view(c->to, in[0], *tr_shape_at(g, tr_out(g, n, 0)))].node;
-    else
+    if (node->op == TR_OP_reshape) {
+        tr_value view = tr_graph_view(c->to, in[0], *tr_shape_at(g, tr_out(g, n, 0))); /* values may move in it */
+        made = c->to->values[view].node;
+    } else {
         made = tr_graph_node(c->to, node->op, in, n_in, node->attrs);
+    }
     for (uint32_t k = 0; k < node->n_out && !c->to->error; k++) {
         tr_value v = tr_out(g, n, (int)k), mine = tr_out(c->to, made, (int)k), home = g->values[v].home;
         *slot(c, TR_MAX(stage, 0), v) = mine;
@@ -329,6 +329,13 @@ static tr_error *cut_add(cutter *c, tr_node n)
     return tr_graph_error_take(c->to);
 }
 
+/* State is where its parameter is; so is a parameter that no node of this rank reads, a bias that another one adds. */
+static bool is_open(const cutter *c, tr_value v)
+{
+    tr_role role = c->from->values[v].role;
+    return !v || role == TR_STATE || (role == TR_PARAM && !c->where[v]);
+}
+
 static tr_error *cut_update_node(cutter *c, tr_node n)
 {
     const tr_graph *g = c->from;
@@ -342,13 +349,12 @@ static tr_error *cut_update_node(cutter *c, tr_node n)
         return cut_add(c, n);
     places both = c->all;
     for (uint32_t i = 0; i < node->n_in; i++)
-        if (tr_in(g, n, (int)i))
+        if (!is_open(c, tr_in(g, n, (int)i)))
             both &= c->where[tr_in(g, n, (int)i)];
     if (!both)
-        return tr_error_new(TR_RUN, "pipeline: no rank has all that node %u (%s) of the update reads", n, tr_op_name(node->op));
-    /* State that a parameter's update reads is where the parameter is. */
+        return tr_error_new(TR_RUN, "no rank has all that node %u (%s) of the update reads", n, tr_op_name(node->op));
     for (uint32_t i = 0; i < node->n_in; i++)
-        if (tr_in(g, n, (int)i) && g->values[tr_in(g, n, (int)i)].role == TR_STATE)
+        if (tr_in(g, n, (int)i) && is_open(c, tr_in(g, n, (int)i)))
             c->where[tr_in(g, n, (int)i)] = both;
     for (uint32_t k = 0; k < node->n_out; k++)
         c->where[tr_out(g, n, (int)k)] = both;
@@ -388,6 +394,12 @@ static tr_error *cut(cutter *c)
         if (g->nodes[n].phase == TR_UPDATE) {
             updates = true;
             TR_TRY(cut_update_node(c, n));
+        }
+    for (tr_value v = 1; v < g->n_values; v++)
+        if (g->values[v].role == TR_PARAM && !c->where[v]) {
+            c->where[v] = bit(0); /* one that nothing reads has to be somewhere */
+            if (have(c, v))
+                copy_leaf(c, v);
         }
     TR_TRY(copy_outputs(c, updates));
     c->to->streams = g->streams;
