@@ -126,6 +126,8 @@ void tr_graph_print(const tr_graph *g, tr_text *out)
             tr_text_format(out, ") stream=%u", info->stream);
         }
         tr_text_format(out, "%s", info->decay ? " decay" : "");
+        if (info->role == TR_MESSAGE)
+            tr_text_format(out, " stage=%d", info->stage);
         for (int d = 0; d < info->shape.rank; d++)
             if (info->unit[d] > 0)
                 tr_text_format(out, " unit=%d:%lld", d, (long long)info->unit[d]);
@@ -335,7 +337,7 @@ static tr_error *parse_leaf(parser *p, tr_value v, int role)
 {
     const char *name;
     tr_shape s;
-    int kind;
+    int kind = 0;
     TR_TRY(quoted(p, &name));
     TR_TRY(shape(p, &s));
     tr_value_info *info = &p->g->values[v];
@@ -357,6 +359,11 @@ static tr_error *parse_leaf(parser *p, tr_value v, int role)
         info->stream = (uint32_t)stream;
     }
     info->decay = take(p, "decay");
+    if (take(p, "stage=")) {
+        int64_t stage;
+        TR_TRY(integer(p, 0, INT32_MAX, &stage));
+        info->stage = (int32_t)stage;
+    }
     while (take(p, "unit=")) {
         int64_t d;
         TR_TRY(integer(p, 0, info->shape.rank - 1, &d));
@@ -428,7 +435,7 @@ static tr_error *parse_node(parser *p, const tr_value *outs, int n_out)
         g->values[outs[k]].node = id;
         tr_push(g->links, g->n_links, g->links_room) = outs[k];
     }
-    int phase;
+    int phase = 0;
     if (!take(p, "phase="))
         return expected(p, "phase=");
     TR_TRY(one_of(p, tr_phase_names, TR_PHASE_COUNT, &phase));

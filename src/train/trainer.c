@@ -378,7 +378,8 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
     uint32_t step = (uint32_t)(t->step + 1);
     out->lr = tr_schedule_lr(c, t->step + 1);
     *(float *)tr_program_find(p, "lr") = (float)out->lr;
-    *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
+    if (tr_graph_find(p->graph, "step")) /* not every optimizer reads it */
+        *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
     TR_TRY(run_micro_batches(t, &from, step));
     tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
     TR_TRY(tr_program_error_take(p));
