@@ -21,6 +21,7 @@ tr_error *cmd_tokenizer(int argc, char **argv);
 tr_error *cmd_report(int argc, char **argv);
 tr_error *cmd_bench(int argc, char **argv);
 tr_error *cmd_parity(int argc, char **argv);
+tr_error *cmd_scaling(int argc, char **argv);
 
 /* What a command returns when a signal ended it after a clean save: the exit status is 128 +
  * signal, the text says what was saved and how to go on. */

@@ -28,6 +28,7 @@ static const tr_command commands[] = {
     {"report", "one HTML page about a run", cmd_report},
     {"bench", "what this machine reaches: matrix products, training, generation", cmd_bench},
     {"parity", "the same run on every mesh: losses, bytes sent, memory", cmd_parity},
+    {"scaling", "tokens a second over the number of ranks, simulated", cmd_scaling},
 };
 
 tr_error *tr_stopped_by(int signal, const char *format, ...)

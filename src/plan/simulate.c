@@ -1,0 +1,243 @@
+/* Time of a step from its plan; see simulate.h. */
+#include "plan/simulate.h"
+
+#include <time.h>
+
+#include "comm/comm.h"
+#include "ir/table.h"
+#include "train/trainer.h"
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* Flops decide where there are many for a byte, bytes elsewhere. */
+static bool by_flops(const tr_cost *cost)
+{
+    enum { FLOPS_A_BYTE = 2 };
+    return cost->flops > FLOPS_A_BYTE * cost->bytes;
+}
+
+/* Calibration -------------------------------------------------------------------------------------- */
+
+static void take_rates(const tr_program *p, tr_rates *rates)
+{
+    double flops[TR_OP_COUNT] = {0}, bytes[TR_OP_COUNT] = {0}, seconds[TR_OP_COUNT] = {0};
+    double all_bytes = 0, all_seconds = 0;
+    for (uint32_t k = 0; k < p->n_instructions; k++) {
+        const tr_instruction *i = &p->instructions[k];
+        tr_op op = p->graph->nodes[i->node].op;
+        tr_cost cost = tr_node_cost(p->graph, i->node);
+        flops[op] += cost.flops * (double)i->runs;
+        bytes[op] += cost.bytes * (double)i->runs;
+        seconds[op] += (double)i->time_ns * 1e-9;
+    }
+    for (int op = 0; op < TR_OP_COUNT; op++) {
+        tr_cost cost = {flops[op], bytes[op]};
+        if (bytes[op] <= 0 || seconds[op] <= 0)
+            continue;
+        if (by_flops(&cost)) {
+            rates->seconds_per_flop[op] = seconds[op] / flops[op];
+        } else {
+            rates->seconds_per_byte[op] = seconds[op] / bytes[op];
+            all_bytes += bytes[op];
+            all_seconds += seconds[op];
+        }
+    }
+    rates->other_per_byte = all_bytes > 0 ? all_seconds / all_bytes : 0;
+}
+
+static void fill_numbers(tr_program *p, const tr_config *c, const tr_sizes *sizes)
+{
+    static const char *const names[] = {"ids", "targets", "positions"};
+    for (int k = 0; k < TR_COUNT(names); k++) {
+        int32_t *data = tr_program_find(p, names[k]);
+        for (int64_t i = 0; i < c->train.micro_batch * c->train.seq; i++)
+            data[i] = (int32_t)(k == 2 ? i % c->train.seq : i * 7919 % sizes->vocab);
+    }
+}
+
+tr_error *tr_rates_measure_kernels(const tr_config *config, const tr_sizes *sizes, tr_model model, tr_rates *rates)
+{
+    enum { MOST_LAYERS = 2, STEPS = 2 };
+    tr_config one = *config; /* the same, on one rank */
+    tr_sizes few = *sizes;
+    tr_program *p = NULL;
+    one.mesh.data = one.mesh.tensor = one.mesh.sequence = one.mesh.pipeline = one.mesh.expert = 1;
+    one.zero = 0;
+    one.train.batch = one.train.micro_batch;
+    few.layers = TR_MIN(few.layers, MOST_LAYERS);
+    TR_TRY(tr_trainer_plan(&one, 0, &few, model, NULL, NULL, NULL, NULL, &p));
+    tr_error *error = tr_program_allocate(p);
+    for (uint32_t step = 0; step <= STEPS && !error; step++) { /* the first touches the pages */
+        p->profile = step > 0;
+        fill_numbers(p, &one, &few);
+        tr_program_run(p, TR_START, TR_UPDATE, step, 0);
+    }
+    if (!error)
+        take_rates(p, rates);
+    tr_program_free(p);
+    return error;
+}
+
+typedef struct link {
+    double bytes_per_s, latency_s;
+} link;
+
+static tr_error *exchange(tr_comm *comm, void *user)
+{
+    enum { ROUNDS = 6, COUNT = 1 << 21 };
+    link *best = user;
+    tr_group world = tr_group_world(tr_comm_size(comm), tr_comm_rank(comm));
+    float *data = tr_alloc_zero(COUNT, sizeof *data);
+    tr_error *error = NULL;
+    for (int round = 0; round < ROUNDS && !error; round++) {
+        double from = now();
+        error = tr_comm_all_reduce(comm, &world, TR_REDUCE_SUM, data, data, 1, TR_F32, TR_F32);
+        double middle = now();
+        if (!error)
+            error = tr_comm_all_reduce(comm, &world, TR_REDUCE_SUM, data, data, COUNT, TR_F32, TR_F32);
+        double end = now();
+        if (tr_comm_rank(comm) != 0 || round == 0) /* the first warms up */
+            continue;
+        double latency = (middle - from) / 2, speed = (double)COUNT * 4 / (end - middle); /* half of it, twice */
+        best->latency_s = round == 1 ? latency : TR_MIN(best->latency_s, latency);
+        best->bytes_per_s = TR_MAX(best->bytes_per_s, speed);
+    }
+    free(data);
+    tr_group_free(&world);
+    return error;
+}
+
+tr_error *tr_rates_measure_link(tr_rates *rates)
+{
+    link best = {0};
+    TR_TRY(tr_world_run_threads(2, NULL, exchange, &best));
+    rates->link_bytes_per_s = best.bytes_per_s;
+    rates->link_latency_s = best.latency_s;
+    return NULL;
+}
+
+/* Estimates ---------------------------------------------------------------------------------------- */
+
+static double kernel_seconds(const tr_graph *g, tr_node n, const tr_rates *rates)
+{
+    tr_op op = g->nodes[n].op;
+    tr_cost cost = tr_node_cost(g, n);
+    if (tr_op_table[op]->flags & TR_OP_VIEW)
+        return 0;
+    if (rates->seconds_per_flop[op] > 0)
+        return cost.flops * rates->seconds_per_flop[op];
+    return cost.bytes * (rates->seconds_per_byte[op] > 0 ? rates->seconds_per_byte[op] : rates->other_per_byte);
+}
+
+/* Ranks of a collective, from its axis. */
+static int64_t members_of(const tr_config *c, const tr_graph *g, tr_node n)
+{
+    int64_t axis = g->nodes[n].attrs[TR_COLLECTIVE_AXIS].i;
+    int64_t members = g->nodes[n].op == TR_OP_all_reduce ? g->nodes[n].attrs[TR_REDUCE_MEMBERS].i : 0;
+    tr_sharding sharding = tr_config_sharding(c, 0);
+    if (axis == TR_AXIS_PIPELINE)
+        return members ? __builtin_popcountll((unsigned long long)members) : c->mesh.pipeline;
+    return sharding.axes[axis].size;
+}
+
+static double collective_seconds(const tr_config *c, const tr_graph *g, tr_node n, const tr_rates *rates)
+{
+    double ranks = (double)members_of(c, g, n);
+    bool reduces = g->nodes[n].op == TR_OP_all_reduce;
+    double bytes = (double)TR_MAX(tr_shape_bytes(tr_shape_at(g, tr_in(g, n, 0))), tr_shape_bytes(tr_shape_at(g, tr_out(g, n, 0))));
+    double times = reduces ? 2 : 1;
+    return times * (ranks - 1) * (bytes / ranks / rates->link_bytes_per_s + rates->link_latency_s);
+}
+
+/* What the nodes of one kind of action, or of the whole step's phases, take. */
+typedef struct load {
+    double compute, communication;
+} load;
+
+static void add_load(const tr_config *c, const tr_graph *g, tr_node n, const tr_rates *rates, load *to)
+{
+    if (tr_op_table[g->nodes[n].op]->flags & TR_OP_COLLECTIVE)
+        to->communication += collective_seconds(c, g, n, rates);
+    else
+        to->compute += kernel_seconds(g, n, rates);
+}
+
+static double total(load l)
+{
+    return l.compute + l.communication;
+}
+
+/* Once a step: on every stage at the same time, so this rank's are taken for all. */
+static load once(const tr_config *c, const tr_graph *g, const tr_rates *rates)
+{
+    load l = {0};
+    for (tr_node n = 1; n < g->n_nodes; n++)
+        if (g->nodes[n].phase == TR_START || g->nodes[n].phase == TR_UPDATE)
+            add_load(c, g, n, rates, &l);
+    return l;
+}
+
+static tr_error *simulate_pipeline(const tr_config *c, const tr_program *p, const tr_rates *rates, tr_step_time *out)
+{
+    const tr_graph *g = p->whole;
+    tr_config_stages stages;
+    tr_schedule_clock clock;
+    TR_TRY(tr_config_pipeline(c, 0, &stages));
+    const tr_schedule *s = stages.schedule;
+    load *loads = tr_alloc_zero((size_t)s->stages * TR_PHASE_COUNT, sizeof *loads);
+    tr_stage_cost *costs = tr_alloc_zero((size_t)s->stages, sizeof *costs);
+    tr_pipeline_costs(g, s->stages, 1, 1, rates->link_bytes_per_s, costs); /* for what is sent */
+    for (tr_node n = 1; n < g->n_nodes; n++)
+        add_load(c, g, n, rates, &loads[g->nodes[n].stage * TR_PHASE_COUNT + (int)g->nodes[n].phase]);
+    double worst = 0;
+    for (int i = 0; i < s->stages; i++) {
+        const load *of = &loads[i * TR_PHASE_COUNT];
+        costs[i].forward = total(of[TR_FORWARD]);
+        costs[i].input = total(of[TR_BACKWARD]);
+        costs[i].weight = total(of[TR_WEIGHT]);
+        costs[i].backward = costs[i].input + costs[i].weight;
+        costs[i].send_activation += rates->link_latency_s;
+        costs[i].send_gradient += rates->link_latency_s;
+        double communication = of[TR_FORWARD].communication + of[TR_BACKWARD].communication + of[TR_WEIGHT].communication;
+        worst = TR_MAX(worst, communication * (double)s->microbatches);
+    }
+    tr_error *error = tr_schedule_simulate(s, costs, &clock);
+    if (!error) {
+        double busy = 0;
+        for (int r = 0; r < s->ranks; r++)
+            busy = TR_MAX(busy, clock.busy[r]);
+        *out = (tr_step_time){.seconds = clock.makespan, .compute = busy - worst, .communication = worst,
+                              .bubble = clock.bubble};
+        tr_schedule_clock_free(&clock);
+    }
+    free(loads);
+    free(costs);
+    tr_config_pipeline_free(&stages);
+    return error;
+}
+
+tr_error *tr_simulate_step(const tr_config *c, const tr_program *p, const tr_rates *rates, tr_step_time *out)
+{
+    load update = once(c, p->graph, rates);
+    *out = (tr_step_time){0};
+    if (p->whole) {
+        TR_TRY(simulate_pipeline(c, p, rates, out));
+    } else {
+        load micro = {0};
+        for (tr_node n = 1; n < p->graph->n_nodes; n++)
+            if (p->graph->nodes[n].phase != TR_START && p->graph->nodes[n].phase != TR_UPDATE)
+                add_load(c, p->graph, n, rates, &micro);
+        out->compute = micro.compute * (double)p->micro_batches;
+        out->communication = micro.communication * (double)p->micro_batches;
+        out->seconds = out->compute + out->communication;
+    }
+    out->seconds += total(update);
+    out->compute += update.compute;
+    out->communication += update.communication;
+    return NULL;
+}
