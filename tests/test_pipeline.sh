@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY=passive # ranks outnumber cores
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
 passed=0 failed=0
-base=(examples/parity.yaml data.train=docs/formats.md train.eval_every=2 schedule.name=constant)
+base=(examples/parity.yaml data.train=docs/formats.md train.eval_every=2 schedule.name=constant threads=1)
 
 pass() { passed=$((passed + 1)); }
 fail() { failed=$((failed + 1)); echo "FAILED $*"; }
