@@ -83,6 +83,7 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     tr_error *error = NULL;
     tr_value *grads = NULL;
     uint32_t n_grads = 0;
+    uint64_t whole_hash;
     tr_head head;
     *out = NULL;
     TR_TRY(check_dump(how));
@@ -97,6 +98,7 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
         keep_gradients(g, grads, n_grads);
     TR_GO(tr_pass_update(g, sum, count, grads, n_grads, &how->update));
     TR_GO(after("update", g, how));
+    whole_hash = tr_graph_hash(g);
     TR_GO(shard(&g, how));
     TR_GO(tr_pass_recompute(g, how->recompute));
     TR_GO(after("recompute", g, how));
@@ -106,6 +108,8 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     TR_GO(after("order", g, how));
     error = tr_program_build_take(g, &how->target, how->update.micro_batches, out);
     g = NULL;
+    if (!error)
+        (*out)->whole_hash = whole_hash;
 done:
     free(grads);
     tr_graph_free(g);

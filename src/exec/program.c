@@ -343,6 +343,9 @@ void tr_program_run(tr_program *p, tr_phase first, tr_phase last, uint32_t step,
         tr_phase phase = p->graph->nodes[i->node].phase;
         if (phase < first || phase > last)
             continue;
+        /* a rank that only computes for long would not hear that another has died */
+        if (p->ranks && (p->error = tr_comm_check(p->ranks->comm)))
+            break;
         i->call.seed = p->seed;
         i->call.step = step;
         if (i->call.n_in)

@@ -40,6 +40,7 @@ typedef struct tr_program {
     struct tr_ranks *ranks; /* what collectives run over (exec/collective.h); NULL: one rank */
     tr_error *error;        /* of a collective; the run stops at it */
     uint64_t seed;
+    uint64_t whole_hash; /* of the graph before it was sharded: the same on all ranks */
     bool profile;
     FILE *trace; /* Chrome trace events are written here; NULL: none */
     int64_t trace_events;

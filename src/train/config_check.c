@@ -157,12 +157,12 @@ static tr_error *check_mesh(const tr_config *c)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",
                                (long long)c->mesh.tensor, (long long)c->train.seq);
-    bool ranks = c->mesh.data * c->mesh.tensor * c->mesh.sequence > 1;
-    if (ranks && c->train.sample_every)
+    if (c->mesh.pipeline > 1 && c->train.sample_every)
         return tr_config_error(
-            c, blamed(c, "train.sample_every", "mesh.data"),
-            "samples while training are drawn on one rank only; set train.sample_every=0 and "
-            "use `trireme generate` on the run");
+            c, blamed(c, "train.sample_every", "mesh.pipeline"),
+            "samples while training need every layer on each rank of a pipeline, and mesh.pipeline is %lld; set "
+            "train.sample_every=0 and use `trireme generate` on the run",
+            (long long)c->mesh.pipeline);
     return NULL;
 }
 

@@ -57,7 +57,7 @@ done:
 static tr_error *run_config(const parity *p, const tr_config *config, tr_parity *result)
 {
     job j = {p, config, result};
-    return tr_config_run_ranks(config, run_rank, &j);
+    return tr_config_run_ranks(config, run_rank, &j, NULL);
 }
 
 static void compare(parity *p, const tr_config *config, tr_parity *result)
