@@ -58,7 +58,7 @@ const char *tr_traffic_name(tr_traffic traffic);
 
 /* Zeros mean the default. */
 typedef struct tr_comm_options {
-    double silence_seconds; /* mpi: a rank not heard of for so long is dead; 8; negative: never */
+    double silence_seconds; /* mpi: a rank not heard of for so long is dead; 7; negative: never */
     bool no_overlap;        /* no progress thread: operations move only while somebody waits */
     int64_t segment_bytes;  /* piece in which reductions are pipelined; chosen by the transport */
     /* Called once on each failing rank as soon as its function has returned the error, before the

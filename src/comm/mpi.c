@@ -93,7 +93,7 @@ enum { IDLE, POSTED, DONE };
 #define LISTEN_SECONDS 0.02
 #define FLUSH_SECONDS 1.0
 #define LINGER_SECONDS 1.5
-#define DEFAULT_SILENCE_SECONDS 8.0
+#define DEFAULT_SILENCE_SECONDS 7.0
 
 /* Where a rank lives. */
 typedef struct place {
@@ -116,6 +116,7 @@ typedef struct mpi_world {
     _Atomic uint64_t ticket;
     _Atomic(tr_failure *) failure;
     bool must_tell; /* under the lock: the failure is ours, or found by us */
+    int32_t lost;   /* the rank that we have found gone or silent, or -1; the driver's */
 
     /* The pulse; the driver's. */
     int32_t neighbour[2];
@@ -400,6 +401,9 @@ static void tell(mpi_world *w)
         if (i != w->base.rank)
             MPI_Isend(notice, SENTENCE_BYTES, MPI_BYTE, i, tag, w->control, &told[i]);
     }
+    bool leaves = w->lost >= 0 && told[w->lost] != MPI_REQUEST_NULL;
+    if (leaves) /* it may listen again, but nobody waits for that */
+        MPI_Request_free(&told[w->lost]);
     double until = tr_seconds() + FLUSH_SECONDS;
     int all = 0;
     while (!all && tr_seconds() < until) {
@@ -408,7 +412,7 @@ static void tell(mpi_world *w)
         sched_yield();
     }
     free(told);
-    if (all) /* otherwise MPI may still read it */
+    if (all && !leaves) /* otherwise MPI may still read it */
         free(notice);
 }
 
@@ -435,6 +439,7 @@ static void check_silence(mpi_world *w, double now)
                                    "process was killed or stopped, "
                                    "or its host or network is down",
                                    rank, w->places[rank].host, now - w->heard[k]);
+        w->lost = rank;
         set_failure(w, TR_RUN, sentence, true);
         free(sentence);
     }
@@ -468,6 +473,7 @@ static void check_process(mpi_world *w)
         "rank %d on host %s has gone without a word: its process was killed, perhaps because "
         "memory ran out, or it crashed",
         w->next_here, w->places[w->next_here].host);
+    w->lost = w->next_here;
     set_failure(w, TR_RUN, sentence, true);
     free(sentence);
 }
@@ -599,6 +605,7 @@ tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **o
     int32_t n = w->base.size;
     w->neighbour[0] = n > 1 ? (w->base.rank + n - 1) % n : -1;
     w->neighbour[1] = n > 1 ? (w->base.rank + 1) % n : -1;
+    w->lost = -1;
     w->heard[0] = w->heard[1] = w->listened = tr_seconds();
     w->beat[0] = w->beat[1] = w->listen = MPI_REQUEST_NULL;
     w->silence_seconds =
