@@ -104,6 +104,14 @@ int64_t tr_program_peak_bytes(const tr_program *p)
     return m->params_bytes + m->state_bytes + m->input_bytes + m->arena_bytes;
 }
 
+int64_t tr_program_touched_bytes(const tr_program *p)
+{
+    const tr_memory *m = &p->memory;
+    return tr_pages_touched(p->state, (size_t)(m->params_bytes + m->state_bytes)) +
+           tr_pages_touched(p->inputs, (size_t)m->input_bytes) +
+           (p->arena_borrowed ? 0 : tr_pages_touched(p->arena, (size_t)m->arena_bytes));
+}
+
 static void bind(tr_program *p)
 {
     for (uint32_t i = 0; i < p->n_instructions; i++) {

@@ -59,6 +59,9 @@ void tr_program_free(tr_program *program);
 /* State and parameters + inputs + arena: what the process will hold at its peak, in bytes. */
 int64_t tr_program_peak_bytes(const tr_program *program);
 
+/* What of that has been touched so far, as the system counts its pages; without what is borrowed. */
+int64_t tr_program_touched_bytes(const tr_program *program);
+
 /* Where a value's elements are; valid until the program is freed. Temporaries: only while they live. */
 void *tr_program_data(const tr_program *program, tr_value value);
 /* The same by name of a leaf or an output; the name must exist. */
