@@ -678,7 +678,7 @@ static tr_error *one_fails(tr_comm *comm, void *user)
                                          k == 1 ? TR_F32 : TR_BF16, true, turn)
                       : start_all_gather(comm, &all, (tr_cut){2, 10000, NULL}, TR_F32, false, turn);
         if (fails) {
-            tr_comm_fail(comm, "a planted fault");
+            tr_comm_fail(comm, TR_RUN, "a planted fault");
             error = tr_error_new(TR_RUN, "a planted fault");
         }
         for (uint32_t k = 0; k < TR_COUNT(jobs); k++) {
@@ -722,7 +722,7 @@ static tr_error *returns_error(tr_comm *comm, void *user)
         return tr_error_new(TR_USER, "no such file: data.bin");
     }
     tr_error *error = tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, &x, &x, 1, TR_F32, TR_F32);
-    if (error && tr_error_blame(error) == TR_RUN &&
+    if (error && tr_error_blame(error) == TR_USER &&
         strstr(tr_error_text(error), "rank 2 on host ") &&
         strstr(tr_error_text(error), "failed: no such file: data.bin"))
         ++*noticed;
@@ -872,9 +872,9 @@ done:
     return error;
 }
 
-static void report(const tr_error *error, void *user)
+static void report(const tr_comm *comm, const tr_error *error, void *user)
 {
-    (void)user;
+    (void)comm, (void)user;
     fprintf(stderr, "trireme: %s\n", tr_error_text(error));
 }
 

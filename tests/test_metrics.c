@@ -63,7 +63,8 @@ static void test_metrics(void)
     tr_metrics *metrics = NULL;
     CHECK_OK(tr_metrics_open(path, -1, &metrics));
     json_t *config = json_pack("{s:{s:i}}", "train", "seq", 128);
-    tr_metrics_run run = {config, 0xFEDCBA9876543210u, 5000, 7000, "0.1.0"};
+    json_t *plan = json_pack("{s:[{s:i},{s:i}]}", "ranks", "rank", 0, "rank", 1);
+    tr_metrics_run run = {config, plan, 0xFEDCBA9876543210u, 5000, 7000, "0.1.0"};
     CHECK_OK(tr_metrics_begin(metrics, &run));
     CHECK_OK(tr_metrics_begin(metrics, &run)); /* once only */
     add_steps(metrics, 1, 10);
@@ -79,7 +80,9 @@ static void test_metrics(void)
     CHECK_STRING(json_string_value(value_of(lines, 0, "plan_hash")), "fedcba9876543210");
     CHECK_STRING(json_string_value(value_of(lines, 0, "version")), "0.1.0");
     CHECK(json_equal(value_of(lines, 0, "config"), config));
+    CHECK(json_equal(value_of(lines, 0, "plan"), plan));
     json_decref(config);
+    json_decref(plan);
     for (int i = 1; i <= 3; i++) {
         CHECK_INT(json_integer_value(value_of(lines, (size_t)i, "step")), i);
         CHECK(json_number_value(value_of(lines, (size_t)i, "loss")) == 10.0 / i); /* exactly */
@@ -100,7 +103,7 @@ static void test_resume(void)
 {
     char *path = tr_path_join(folder, "resumed.jsonl"),
          *straight = tr_path_join(folder, "straight.jsonl");
-    tr_metrics_run run = {NULL, 1, 2, 3, "0.1.0"};
+    tr_metrics_run run = {NULL, NULL, 1, 2, 3, "0.1.0"};
     tr_metrics *metrics = NULL;
     CHECK_OK(tr_metrics_open(straight, -1, &metrics));
     CHECK_OK(tr_metrics_begin(metrics, &run));

@@ -278,12 +278,33 @@ for file in config.json model.safetensors tokenizer.json metrics.jsonl trireme.y
 done
 check "OUT has event files" test -n "$(ls whole/tensorboard/events.out.tfevents.* 2>/dev/null)"
 equal "keys of the first line" "$(head -n 1 whole/metrics.jsonl | sed 's/"config": *{.*}}//' | keys)" \
-    "version parameters planned_peak_bytes plan_hash "
+    "version parameters planned_peak_bytes plan_hash plan mesh zero transport ranks rank host threads isa planned_peak_bytes parameters_bytes optimizer_bytes step_bytes "
 has "and its config" whole/metrics.jsonl '"config"'
 equal "keys of a step" "$(sed -n 2p whole/metrics.jsonl | keys)" \
     "step loss lr grad_norm tokens tokens_per_s step_s peak_bytes "
 equal "keys of a validation" "$(grep -m 1 val_loss whole/metrics.jsonl | keys)" "step val_loss "
 equal "tokens" "$(sed -nE 's/.*"tokens": ?([0-9]+),.*/\1/p' whole/metrics.jsonl | tail -n 1)" $((20 * 8 * 32))
+
+# ---- several ranks, as threads ---------------------------------------------------------------------
+# Samples are drawn by all ranks together, from logits that are whole on each: the same text on every mesh.
+ranks() { check "ranks: $*" train threads=1 train.steps=8 train.save_every=0 train.eval_every=4 train.sample_every=4 out=ranks "$@"; }
+samples() { sed -n 's/.*"sample": //p' "$1/metrics.jsonl"; }
+ranks
+mv ranks one-rank
+equal "one rank samples twice" "$(samples one-rank | wc -l)" 2
+for mesh in mesh.data=2 mesh.tensor=2 "mesh.tensor=2 mesh.sequence_kind=megatron" mesh.sequence=2 "mesh.data=2 zero=3" \
+    "mesh.data=2 mesh.tensor=2 zero=1 train.micro_batch=4"; do
+    rm -rf ranks
+    # shellcheck disable=SC2086
+    ranks $mesh
+    equal "$mesh: samples" "$(samples ranks)" "$(samples one-rank)"
+done
+equal "the plan of 4 ranks" "$(grep -oE '"rank": [0-9]+' ranks/metrics.jsonl | tr '\n' ' ')" '"rank": 0 "rank": 1 "rank": 2 "rank": 3 '
+has "the mesh" ranks/metrics.jsonl '"mesh": "data=2 tensor=2", "zero": 1, "transport": "threads"'
+equal "keys of a step on ranks" "$(sed -n 2p ranks/metrics.jsonl | keys)" \
+    "step loss lr grad_norm tokens tokens_per_s step_s peak_bytes bytes_sent "
+equal "steps are written once" "$(grep -c '"loss"' ranks/metrics.jsonl)" 8
+
 check "a quiet run" train out=quiet
 equal "quiet is silent" "$(cat out log)" ""
 check "a trace of one step" train train.steps=1 out=one --trace one.json

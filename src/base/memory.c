@@ -155,6 +155,21 @@ void tr_pages_unmap(void *pages, size_t bytes)
         munmap(pages, (bytes + 4095) / 4096 * 4096);
 }
 
+int64_t tr_pages_touched(void *pages, size_t bytes)
+{
+    enum { PAGE = 4096, AT_ONCE = 4096 };
+    unsigned char in[AT_ONCE];
+    int64_t touched = 0;
+    for (size_t at = 0; pages && at < bytes; at += (size_t)AT_ONCE * PAGE) {
+        size_t some = TR_MIN((bytes - at + PAGE - 1) / PAGE, (size_t)AT_ONCE);
+        if (mincore((char *)pages + at, some * PAGE, in) != 0)
+            return 0;
+        for (size_t i = 0; i < some; i++)
+            touched += (in[i] & 1) * PAGE;
+    }
+    return touched;
+}
+
 static void text_room(tr_text *text, size_t more)
 {
     if (text->room - text->length > more)

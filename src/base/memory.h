@@ -42,6 +42,8 @@ char *tr_arena_format(tr_arena *arena, const char *format, ...) TR_PRINTF(2, 3);
 /* Whole pages, zeroed, in huge pages where the system gives them. Freed with tr_pages_unmap. */
 tr_error *tr_pages_map(size_t bytes, void **out_pages);
 void tr_pages_unmap(void *pages, size_t bytes);
+/* How much of them is in memory. */
+int64_t tr_pages_touched(void *pages, size_t bytes);
 
 /* A growing text. Start with {0}; tr_text_free frees; `bytes` is always NUL-terminated when not NULL. */
 typedef struct tr_text {

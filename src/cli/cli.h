@@ -27,6 +27,9 @@ tr_error *cmd_scaling(int argc, char **argv);
  * signal, the text says what was saved and how to go on. */
 tr_error *tr_stopped_by(int signal, const char *format, ...) TR_PRINTF(2, 3);
 
+/* `trireme: SENTENCE` on standard error. An error that a command returns without a text has been said like this. */
+void tr_cli_say(const tr_error *error);
+
 /* The config of `CONFIG key=value ...`; the first operand may be an override, and then there is no
  * file. */
 tr_error *tr_cli_config(char *const *operands, int count, tr_config **out);

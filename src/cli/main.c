@@ -129,14 +129,15 @@ static tr_error *run(int argc, char **argv)
     return command ? command->run(argc - 1, argv + 1) : unknown(argv[1]);
 }
 
-/* One line, also when a file's name or the user's text has line breaks or terminal codes in it. */
-static void print_error(const char *text)
+/* One line, also when a file's name or the user's text has line breaks or terminal codes in it; in one write, since
+ * other ranks may share the terminal. */
+void tr_cli_say(const tr_error *error)
 {
-    char *line = tr_format("trireme: %s", text);
-    for (char *c = line; *c; c++)
+    char *line = tr_format("trireme: %s\n", tr_error_text(error));
+    for (char *c = line; c[1]; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
-    fprintf(stderr, "%s\n", line);
+    fputs(line, stderr);
     free(line);
 }
 
@@ -149,7 +150,8 @@ int main(int argc, char **argv)
         return 0;
     int status = (int)tr_error_blame(error);
     fflush(stdout);
-    print_error(tr_error_text(error));
+    if (*tr_error_text(error)) /* otherwise it was said already */
+        tr_cli_say(error);
     tr_error_free(error);
     return status;
 }

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 
 #include "base/memory.h"
@@ -14,26 +15,39 @@ typedef struct parity_options {
     bool json;
 } parity_options;
 
+static void print_json(const tr_parity *r, int64_t steps)
+{
+    json_t *object = json_pack("{s:s, s:I, s:s?}", "mesh", r->of.mesh, "zero", (json_int_t)r->of.zero, "schedule",
+                               r->of.schedule);
+    if (r->refused) {
+        json_object_set_new(object, "refused", json_string(r->refused));
+    } else {
+        json_t *losses = json_array();
+        for (int64_t i = 0; i < steps; i++) /* JSON has no NaN: null */
+            json_array_append_new(losses, isfinite(r->losses[i]) ? json_real(r->losses[i]) : json_null());
+        json_object_set_new(object, "losses", losses);
+        json_object_set_new(object, "max_rel_diff", isfinite(r->max_rel_diff) ? json_real(r->max_rel_diff) : json_null());
+        json_object_set_new(object, "bytes_sent", json_integer(r->bytes_sent));
+        json_object_set_new(object, "planned_peak_bytes", json_integer(r->planned_peak_bytes));
+        json_object_set_new(object, "peak_bytes", json_integer(r->peak_bytes));
+    }
+    json_dumpf(object, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(object);
+}
+
 static void print_result(void *context, const tr_parity *r)
 {
     const parity_options *options = context;
+    const char *schedule = r->of.schedule ? r->of.schedule : "-";
     if (options->json) {
-        json_t *losses = json_array();
-        for (int64_t i = 0; i < options->steps && !r->refused; i++)
-            json_array_append_new(losses, json_real(r->losses[i]));
-        json_t *object = json_pack("{s:s, s:I, s:I, s:s, s:s?, s:o, s:f, s:I, s:I}", "mesh", r->mesh, "ranks",
-                                   (json_int_t)r->ranks, "zero", (json_int_t)r->zero, "sequence_kind", r->kind, "refused",
-                                   r->refused, "losses", losses, "max_rel_diff", r->max_rel_diff, "bytes_sent",
-                                   (json_int_t)r->bytes_sent, "planned_peak_bytes", (json_int_t)r->planned_peak_bytes);
-        json_dumpf(object, stdout, JSON_COMPACT);
-        putchar('\n');
-        json_decref(object);
+        print_json(r, options->steps);
     } else if (r->refused) {
-        printf("%-32s %-9s %4lld  refused: %s\n", r->mesh, r->kind, (long long)r->zero, r->refused);
+        printf("%-38s %-11s %4lld  refused: %s\n", r->of.mesh, schedule, (long long)r->of.zero, r->refused);
     } else {
-        printf("%-32s %-9s %4lld  %10.6f  %9.2e  %14lld  %10.2f%s\n", r->mesh, r->kind, (long long)r->zero,
-               r->losses[options->steps - 1], r->max_rel_diff, (long long)r->bytes_sent,
-               (double)r->planned_peak_bytes / 1e6, r->within ? "" : "  DIFFERS");
+        printf("%-38s %-11s %4lld  %10.6f  %9.2e  %14lld  %10.2f  %10.2f%s\n", r->of.mesh, schedule,
+               (long long)r->of.zero, r->losses[options->steps - 1], r->max_rel_diff, (long long)r->bytes_sent,
+               (double)r->planned_peak_bytes / 1e6, (double)r->peak_bytes / 1e6, r->within ? "" : "  DIFFERS");
     }
     fflush(stdout);
 }
@@ -51,11 +65,12 @@ tr_error *cmd_parity(int argc, char **argv)
     const tr_usage usage = {
         .name = "parity",
         .operands = "CONFIG [key=value ...]",
-        .summary = "the same run on every mesh: losses, bytes sent, planned memory a rank",
+        .summary = "the same run on every mesh: losses, bytes sent, memory a rank",
         .options = options,
         .count = TR_COUNT(options),
         .examples = "trireme parity examples/parity.yaml --ranks 8",
-        .notes = "The first line is one rank. Losses must agree within 1e-5 (fp32) or 1e-2 (bf16), relative;\n"
+        .notes = "The first line is one rank. planned MB: of the rank that needs most; peak MB: measured, with what the\n"
+                 "process holds beside the plan shared out among its ranks. Losses must agree within 1e-5 (fp32) or 1e-2 (bf16), relative;\n"
                  "the exit status is 1 if one does not.",
         .min = 1,
         .max = -1,
@@ -66,8 +81,8 @@ tr_error *cmd_parity(int argc, char **argv)
     if (operands.help)
         return NULL;
     if (!with.json)
-        printf("%-32s %-9s %4s  %10s  %9s  %14s  %10s\n", "mesh", "sequence", "zero", "last loss", "max diff",
-               "bytes a step", "peak MB");
+        printf("%-38s %-11s %4s  %10s  %9s  %14s  %10s  %10s\n", "mesh", "schedule", "zero", "last loss", "max diff",
+               "bytes a step", "planned MB", "peak MB");
     TR_TRY(tr_parity_run(operands.items[0], operands.items + 1, operands.count - 1, with.ranks, with.steps, tr_gpt,
                          print_result, &with, &within));
     return within ? NULL : tr_error_new(TR_RUN, "the loss differs between meshes by more than its bound; see the table");

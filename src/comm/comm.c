@@ -46,6 +46,7 @@ struct tr_comm {
     pthread_cond_t work;    /* for the progress thread */
     pthread_t progress;
     bool has_progress, stop, driving, failed;
+    bool agreed; /* to fail */
     int32_t waiters;
     tr_transfer *queued, **queued_end;
     tr_transfer *active, **active_end;
@@ -499,8 +500,9 @@ tr_pending *tr_transfer_start(tr_transfer *t, bool background)
 
 static tr_error *failure_error(const tr_comm *c)
 {
-    const char *sentence = c->transport->ops->failure(c->transport);
-    return tr_error_new(TR_RUN, "%s", sentence ? sentence : "the operation was cancelled");
+    const tr_failure *failure = c->transport->ops->failure(c->transport);
+    return failure ? tr_error_new(failure->blame, "%s", failure->sentence)
+                   : tr_error_new(TR_RUN, "the operation was cancelled");
 }
 
 tr_error *tr_comm_wait(tr_comm *c, tr_pending **pending)
@@ -544,11 +546,20 @@ tr_error *tr_transfer_run(tr_transfer *t)
     return tr_comm_wait(t->comm, &pending);
 }
 
-void tr_comm_fail(tr_comm *c, const char *why)
+tr_failure *tr_failure_new(tr_blame blame, const char *sentence)
+{
+    size_t bytes = strlen(sentence) + 1;
+    tr_failure *failure = tr_alloc(sizeof *failure + bytes);
+    failure->blame = blame;
+    memcpy(failure->sentence, sentence, bytes);
+    return failure;
+}
+
+void tr_comm_fail(tr_comm *c, tr_blame blame, const char *why)
 {
     int32_t rank = tr_comm_rank(c);
     char *sentence = tr_format("rank %d on host %s failed: %s", rank, tr_comm_host(c, rank), why);
-    c->transport->ops->fail(c->transport, sentence);
+    c->transport->ops->fail(c->transport, blame, sentence);
     free(sentence);
     pthread_mutex_lock(&c->lock);
     stop_driver(c);
@@ -559,4 +570,14 @@ void tr_comm_fail(tr_comm *c, const char *why)
 tr_error *tr_comm_check(tr_comm *c)
 {
     return c->transport->ops->failure(c->transport) ? failure_error(c) : NULL;
+}
+
+void tr_comm_set_agreed(tr_comm *c)
+{
+    c->agreed = true;
+}
+
+bool tr_comm_agreed(const tr_comm *c)
+{
+    return c->agreed;
 }

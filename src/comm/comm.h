@@ -17,7 +17,8 @@
  * however the buffer is cut: reduce-scatter and then all-gather give the bits of all-reduce.
  *
  * Failure. When a rank fails (its function returns an error, it dies, it is silent too long), every
- * wait of every other rank returns a TR_RUN error of one sentence that names the rank and its host.
+ * wait of every other rank returns an error of one sentence that names the rank and its host, with
+ * the blame of the error that the rank failed of (TR_RUN when it said none).
  * When a wait has returned an error, all operations of this rank are over and their buffers are
  * free.
  *
@@ -57,12 +58,12 @@ const char *tr_traffic_name(tr_traffic traffic);
 
 /* Zeros mean the default. */
 typedef struct tr_comm_options {
-    double silence_seconds; /* mpi: a rank not heard of for so long is dead; 8; negative: never */
+    double silence_seconds; /* mpi: a rank not heard of for so long is dead; 7; negative: never */
     bool no_overlap;        /* no progress thread: operations move only while somebody waits */
     int64_t segment_bytes;  /* piece in which reductions are pipelined; chosen by the transport */
     /* Called once on each failing rank as soon as its function has returned the error, before the
      * world is taken down: mpirun may kill a rank as soon as another one has ended. */
-    void (*report)(const tr_error *error, void *user);
+    void (*report)(const tr_comm *comm, const tr_error *error, void *user);
 } tr_comm_options;
 
 /* ---- the world ---- */
@@ -73,7 +74,7 @@ typedef tr_error *(*tr_rank_fn)(tr_comm *comm, void *user);
 tr_error *tr_world_run_threads(int32_t ranks, const tr_comm_options *options, tr_rank_fn fn,
                                void *user);
 /* The processes that mpirun (or srun) has started, of which this is one; once in a process. The
- * error is this rank's own. After an error the caller should end the process soon, with a status
+ * error is this rank's own, and names rank and host. After an error the caller should end the process soon, with a status
  * not 0. */
 tr_error *tr_world_run_mpi(const tr_comm_options *options, tr_rank_fn fn, void *user);
 /* Under mpirun: its processes, of which there must be `ranks`. Otherwise: threads. */
@@ -165,7 +166,9 @@ tr_error *tr_comm_agree(tr_comm *comm, uint64_t hash, const char *what);
 
 /* Tells all ranks that this one has failed and ends all its operations; the buffers are free then.
  * A function that returns an error to tr_world_run has the same effect, and needs no call. */
-void tr_comm_fail(tr_comm *comm, const char *why);
+void tr_comm_fail(tr_comm *comm, tr_blame blame, const char *why);
+/* Whether tr_comm_agree has found a difference: then every rank returns the same sentence. */
+bool tr_comm_agreed(const tr_comm *comm);
 /* The failure of any rank, if known; looked up without waiting. For long stretches of computing. */
 tr_error *tr_comm_check(tr_comm *comm);
 

@@ -87,13 +87,13 @@ void tr_mpi_transport_close(tr_transport *transport)
 
 #include "base/memory.h"
 
-enum { HOST_BYTES = 64, SENTENCE_BYTES = 1024, TAG_BEAT = 1, TAG_FAILURE = 2 };
+enum { HOST_BYTES = 64, SENTENCE_BYTES = 1024, TAG_BEAT = 1, TAG_FAILURE = 2, TAG_USER_FAILURE = 3 };
 enum { IDLE, POSTED, DONE };
 #define BEAT_SECONDS 0.5
 #define LISTEN_SECONDS 0.02
 #define FLUSH_SECONDS 1.0
 #define LINGER_SECONDS 1.5
-#define DEFAULT_SILENCE_SECONDS 8.0
+#define DEFAULT_SILENCE_SECONDS 7.0
 
 /* Where a rank lives. */
 typedef struct place {
@@ -114,8 +114,9 @@ typedef struct mpi_world {
     pthread_mutex_t lock; /* of the sleep, and of failing */
     pthread_cond_t changed;
     _Atomic uint64_t ticket;
-    _Atomic(char *) failure;
+    _Atomic(tr_failure *) failure;
     bool must_tell; /* under the lock: the failure is ours, or found by us */
+    int32_t lost;   /* the rank that we have found gone or silent, or -1; the driver's */
 
     /* The pulse; the driver's. */
     int32_t neighbour[2];
@@ -164,12 +165,12 @@ static void set_handle(tr_request *r, MPI_Request request)
     memcpy(&r->handle, &request, sizeof request);
 }
 
-static void set_failure(mpi_world *w, const char *sentence, bool tell)
+static void set_failure(mpi_world *w, tr_blame blame, const char *sentence, bool tell)
 {
     pthread_mutex_lock(&w->lock);
     if (!atomic_load(&w->failure)) {
         w->must_tell = tell;
-        atomic_store(&w->failure, tr_strdup(sentence));
+        atomic_store(&w->failure, tr_failure_new(blame, sentence));
     }
     atomic_fetch_add(&w->ticket, 1);
     pthread_cond_broadcast(&w->changed);
@@ -184,7 +185,7 @@ static void strange_size(mpi_world *w, const tr_request *r, const char *how)
                   "not run the same operations",
                   r->peer, w->places[r->peer].host, how, w->base.rank, w->places[w->base.rank].host,
                   (long long)tr_block_bytes(&r->block), r->what);
-    set_failure(w, sentence, true);
+    set_failure(w, TR_RUN, sentence, true);
     free(sentence);
 }
 
@@ -203,7 +204,7 @@ static bool worked(mpi_world *w, int code, const tr_request *r)
     char *sentence = tr_format("rank %d on host %s: %s %s rank %d on host %s failed in MPI: %s",
                                w->base.rank, w->places[w->base.rank].host, r->what,
                                r->receives ? "from" : "to", r->peer, w->places[r->peer].host, text);
-    set_failure(w, sentence, true);
+    set_failure(w, TR_RUN, sentence, true);
     free(sentence);
     return false;
 }
@@ -380,9 +381,9 @@ static void hear(mpi_world *w, double now)
         for (int k = 0; k < 2; k++)
             if (status.MPI_SOURCE == w->neighbour[k])
                 w->heard[k] = now;
-        if (status.MPI_TAG == TAG_FAILURE) {
+        if (status.MPI_TAG != TAG_BEAT) {
             w->notice[SENTENCE_BYTES - 1] = 0;
-            set_failure(w, w->notice, false);
+            set_failure(w, status.MPI_TAG == TAG_USER_FAILURE ? TR_USER : TR_RUN, w->notice, false);
         }
         listen(w);
     }
@@ -391,13 +392,18 @@ static void hear(mpi_world *w, double now)
 static void tell(mpi_world *w)
 {
     char *notice = tr_alloc_zero(1, SENTENCE_BYTES);
-    snprintf(notice, SENTENCE_BYTES, "%s", atomic_load(&w->failure));
+    const tr_failure *failure = atomic_load(&w->failure);
+    int tag = failure->blame == TR_USER ? TAG_USER_FAILURE : TAG_FAILURE;
+    snprintf(notice, SENTENCE_BYTES, "%s", failure->sentence);
     MPI_Request *told = tr_alloc((size_t)w->base.size * sizeof *told);
     for (int32_t i = 0; i < w->base.size; i++) {
         told[i] = MPI_REQUEST_NULL;
         if (i != w->base.rank)
-            MPI_Isend(notice, SENTENCE_BYTES, MPI_BYTE, i, TAG_FAILURE, w->control, &told[i]);
+            MPI_Isend(notice, SENTENCE_BYTES, MPI_BYTE, i, tag, w->control, &told[i]);
     }
+    bool leaves = w->lost >= 0 && told[w->lost] != MPI_REQUEST_NULL;
+    if (leaves) /* it may listen again, but nobody waits for that */
+        MPI_Request_free(&told[w->lost]);
     double until = tr_seconds() + FLUSH_SECONDS;
     int all = 0;
     while (!all && tr_seconds() < until) {
@@ -406,7 +412,7 @@ static void tell(mpi_world *w)
         sched_yield();
     }
     free(told);
-    if (all) /* otherwise MPI may still read it */
+    if (all && !leaves) /* otherwise MPI may still read it */
         free(notice);
 }
 
@@ -433,7 +439,8 @@ static void check_silence(mpi_world *w, double now)
                                    "process was killed or stopped, "
                                    "or its host or network is down",
                                    rank, w->places[rank].host, now - w->heard[k]);
-        set_failure(w, sentence, true);
+        w->lost = rank;
+        set_failure(w, TR_RUN, sentence, true);
         free(sentence);
     }
 }
@@ -466,7 +473,8 @@ static void check_process(mpi_world *w)
         "rank %d on host %s has gone without a word: its process was killed, perhaps because "
         "memory ran out, or it crashed",
         w->next_here, w->places[w->next_here].host);
-    set_failure(w, sentence, true);
+    w->lost = w->next_here;
+    set_failure(w, TR_RUN, sentence, true);
     free(sentence);
 }
 
@@ -498,14 +506,14 @@ static void pulse(tr_transport *t)
         check_silence(w, now);
 }
 
-static const char *failure(tr_transport *t)
+static const tr_failure *failure(tr_transport *t)
 {
     return atomic_load(&world_of(t)->failure);
 }
 
-static void fail(tr_transport *t, const char *sentence)
+static void fail(tr_transport *t, tr_blame blame, const char *sentence)
 {
-    set_failure(world_of(t), sentence, true);
+    set_failure(world_of(t), blame, sentence, true);
 }
 
 static const char *host(tr_transport *t, int32_t rank)
@@ -597,6 +605,7 @@ tr_error *tr_mpi_transport_open(const tr_comm_options *options, tr_transport **o
     int32_t n = w->base.size;
     w->neighbour[0] = n > 1 ? (w->base.rank + n - 1) % n : -1;
     w->neighbour[1] = n > 1 ? (w->base.rank + 1) % n : -1;
+    w->lost = -1;
     w->heard[0] = w->heard[1] = w->listened = tr_seconds();
     w->beat[0] = w->beat[1] = w->listen = MPI_REQUEST_NULL;
     w->silence_seconds =

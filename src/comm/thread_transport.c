@@ -52,7 +52,7 @@ struct tr_thread_world {
     mailbox *boxes;
     member *members;
     pthread_mutex_t lock;
-    _Atomic(char *) failure;
+    _Atomic(tr_failure *) failure;
     int32_t first_failed;
 };
 
@@ -70,12 +70,12 @@ static void change(mailbox *box)
     pthread_mutex_unlock(&box->lock);
 }
 
-static void fail_world(tr_thread_world *w, int32_t rank, const char *sentence)
+static void fail_world(tr_thread_world *w, int32_t rank, tr_blame blame, const char *sentence)
 {
     pthread_mutex_lock(&w->lock);
     if (!atomic_load(&w->failure)) {
         w->first_failed = rank;
-        atomic_store(&w->failure, tr_strdup(sentence));
+        atomic_store(&w->failure, tr_failure_new(blame, sentence));
     }
     pthread_mutex_unlock(&w->lock);
     for (int32_t r = 0; r < w->size; r++)
@@ -117,7 +117,7 @@ static void check_match(tr_thread_world *w, const char *send_what, int64_t send_
         "do not run the same operations",
         sender, (long long)send_bytes, send_what, receiver, w->host, (long long)receive_bytes,
         receive_what);
-    fail_world(w, receiver, sentence);
+    fail_world(w, receiver, TR_RUN, sentence);
     free(sentence);
 }
 
@@ -223,7 +223,7 @@ static void check_ended(tr_thread_world *w, tr_request *r)
         "rank %d waits in %s for rank %d on host %s, which has ended: the ranks do not run "
         "the same operations",
         r->owner, r->what, r->peer, w->host);
-    fail_world(w, r->owner, sentence);
+    fail_world(w, r->owner, TR_RUN, sentence);
     free(sentence);
 }
 
@@ -328,14 +328,14 @@ static void pulse(tr_transport *t)
     (void)t;
 }
 
-static const char *failure(tr_transport *t)
+static const tr_failure *failure(tr_transport *t)
 {
     return atomic_load(&world_of(t)->failure);
 }
 
-static void fail(tr_transport *t, const char *sentence)
+static void fail(tr_transport *t, tr_blame blame, const char *sentence)
 {
-    fail_world(world_of(t), t->rank, sentence);
+    fail_world(world_of(t), t->rank, blame, sentence);
 }
 
 static const char *host(tr_transport *t, int32_t rank)

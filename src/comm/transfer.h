@@ -88,6 +88,9 @@ int64_t tr_comm_segment_bytes(const tr_comm *comm, int32_t n);
 tr_error *tr_comm_control_gather(tr_comm *comm, const tr_group *group, const void *in, void *out,
                                  int64_t bytes);
 
+/* tr_comm_agree has found a difference, as it has on every rank: nobody has to be told. */
+void tr_comm_set_agreed(tr_comm *comm);
+
 /* Offsets of a cut, [n + 1], owned by the operation. */
 int64_t *tr_cut_offsets(tr_cut cut, int32_t n);
 /* Part k of a buffer [outer, offsets[n]]. */

@@ -56,6 +56,12 @@ typedef struct tr_request {
     } handle; /* mpi */
 } tr_request;
 
+/* Why the world has failed. In one allocation. */
+typedef struct tr_failure {
+    tr_blame blame;
+    char sentence[];
+} tr_failure;
+
 typedef struct tr_transport tr_transport;
 typedef struct tr_transport_ops {
     const char *name;
@@ -80,8 +86,8 @@ typedef struct tr_transport_ops {
 
     /* The first failure anywhere becomes everyone's: one sentence, NULL while there is none. Lives
      * as long as the transport. */
-    const char *(*failure)(tr_transport *transport);
-    void (*fail)(tr_transport *transport, const char *sentence);
+    const tr_failure *(*failure)(tr_transport *transport);
+    void (*fail)(tr_transport *transport, tr_blame blame, const char *sentence);
     const char *(*host)(tr_transport *transport, int32_t rank);
 } tr_transport_ops;
 
@@ -93,6 +99,7 @@ struct tr_transport {
 /* comm.c; for the worlds. The transport must outlive the comm. Close ends all that is left. */
 tr_comm *tr_comm_open(tr_transport *transport, const tr_comm_options *options);
 void tr_comm_close(tr_comm *comm);
+tr_failure *tr_failure_new(tr_blame blame, const char *sentence);
 /* Copies equal amounts between blocks of any rows. */
 void tr_block_copy(const tr_block *to, const tr_block *from);
 /* Seconds on a clock that never goes back. */

@@ -27,9 +27,10 @@ static void *rank_main(void *argument)
     tr_comm *comm = tr_comm_open(tr_thread_world_rank(r->world, r->rank), r->options);
     r->error = r->fn(comm, r->user);
     if (r->error) {
-        tr_comm_fail(comm, tr_error_text(r->error));
+        if (!tr_comm_agreed(comm))
+            tr_comm_fail(comm, tr_error_blame(r->error), tr_error_text(r->error));
         if (r->options && r->options->report)
-            r->options->report(r->error, r->user);
+            r->options->report(comm, r->error, r->user);
     }
     tr_comm_close(comm);
     if (!r->error)
@@ -53,7 +54,7 @@ tr_error *tr_world_run_threads(int32_t ranks, const tr_comm_options *options, tr
         if (code) {
             error = tr_error_errno(TR_RUN, code, "no thread for rank %d of %d", started, ranks);
             tr_transport *transport = tr_thread_world_rank(world, started);
-            transport->ops->fail(transport, tr_error_text(error));
+            transport->ops->fail(transport, TR_RUN, tr_error_text(error));
             break;
         }
     }
@@ -76,6 +77,19 @@ tr_error *tr_world_run_threads(int32_t ranks, const tr_comm_options *options, tr
     return error;
 }
 
+/* Tells the others, unless this is what they have told us. What came after another rank's failure is most often
+ * its consequence: the first cause is what the user has to know. */
+static tr_error *fail_take(tr_comm *comm, tr_error *error)
+{
+    tr_error *first = tr_comm_check(comm);
+    tr_comm_fail(comm, tr_error_blame(error), tr_error_text(error));
+    if (!first)
+        return tr_error_in_take(error, "rank %d on host %s", tr_comm_rank(comm),
+                                tr_comm_host(comm, tr_comm_rank(comm)));
+    tr_error_free(error);
+    return first;
+}
+
 tr_error *tr_world_run_mpi(const tr_comm_options *options, tr_rank_fn fn, void *user)
 {
     tr_comm_options own = options ? *options : (tr_comm_options){0};
@@ -91,11 +105,10 @@ tr_error *tr_world_run_mpi(const tr_comm_options *options, tr_rank_fn fn, void *
         error = tr_comm_barrier(comm, &all);
         tr_group_free(&all);
     }
-    if (error) {
-        tr_comm_fail(comm, tr_error_text(error));
-        if (own.report)
-            own.report(error, user);
-    }
+    if (error && !tr_comm_agreed(comm))
+        error = fail_take(comm, error);
+    if (error && own.report)
+        own.report(comm, error, user);
     tr_comm_close(comm);
     if (error)
         tr_mpi_transport_linger(transport);
@@ -164,6 +177,7 @@ tr_error *tr_comm_agree(tr_comm *comm, uint64_t hash, const char *what)
             "the others: give every host the same program, configuration and files",
             what, one ? "" : "s", ranks, tr_comm_host(comm, odd), one ? "s" : "");
         free(ranks);
+        tr_comm_set_agreed(comm);
     }
     free(hashes);
     tr_group_free(&all);

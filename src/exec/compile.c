@@ -121,6 +121,7 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     tr_error *error = NULL;
     tr_value *grads = NULL;
     uint32_t n_grads = 0;
+    uint64_t whole_hash;
     tr_head head;
     tr_update update = how->update;
     tr_graph *whole = NULL;
@@ -144,6 +145,7 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     if (how->stages && tr_schedule_splits(how->stages->schedule))
         tr_pass_weight(g);
     TR_GO(after("update", g, how));
+    whole_hash = tr_graph_hash(g);
     TR_GO(shard(&g, how));
     TR_GO(cut(&g, how, &whole));
     TR_GO(tr_pass_recompute(g, how->recompute));
@@ -154,6 +156,8 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     TR_GO(after("order", g, how));
     error = build_take(g, whole, how, how->update.micro_batches, 0, out);
     g = whole = NULL;
+    if (!error)
+        (*out)->whole_hash = whole_hash;
 done:
     free(grads);
     tr_graph_free(g);

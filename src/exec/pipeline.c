@@ -276,7 +276,7 @@ static void drain(tr_pipeline *l)
 static tr_error *fail_take(tr_pipeline *l, tr_error *error)
 {
     if (error) {
-        tr_comm_fail(l->comm, tr_error_text(error));
+        tr_comm_fail(l->comm, tr_error_blame(error), tr_error_text(error));
         drain(l);
     }
     return error;

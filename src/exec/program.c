@@ -112,6 +112,14 @@ int64_t tr_program_peak_bytes(const tr_program *p)
     return m->params_bytes + m->state_bytes + m->input_bytes + m->arena_bytes;
 }
 
+int64_t tr_program_touched_bytes(const tr_program *p)
+{
+    const tr_memory *m = &p->memory;
+    return tr_pages_touched(p->state, (size_t)(m->params_bytes + m->state_bytes)) +
+           tr_pages_touched(p->inputs, (size_t)m->input_bytes) +
+           (p->arena_borrowed ? 0 : tr_pages_touched(p->arena, (size_t)m->arena_bytes));
+}
+
 static void bind(const tr_program *p, tr_instruction *at)
 {
     for (int k = 0; k < at->call.n_in; k++)
@@ -368,6 +376,9 @@ static void run(tr_program *p, tr_phase first, tr_phase last, int stage, uint32_
         const tr_node_info *node = &p->graph->nodes[i->node];
         if (node->phase < first || node->phase > last || (stage != EVERY_STAGE && node->stage != stage))
             continue;
+        /* a rank that only computes for long would not hear that another has died */
+        if (p->ranks && (p->error = tr_comm_check(p->ranks->comm)))
+            break;
         if (stage != EVERY_STAGE)
             bind(p, i);
         i->call.seed = p->seed;

@@ -42,6 +42,7 @@ typedef struct tr_program {
     struct tr_ranks *ranks; /* what collectives run over (exec/collective.h); NULL: one rank */
     tr_error *error;        /* of a collective; the run stops at it */
     uint64_t seed;
+    uint64_t whole_hash; /* of the graph before it was sharded: the same on all ranks */
     bool profile;
     FILE *trace; /* Chrome trace events are written here; NULL: none */
     int64_t trace_events;
@@ -67,6 +68,9 @@ static inline const tr_graph *tr_program_leaves(const tr_program *program)
 
 /* State and parameters + inputs + arena: what the process will hold at its peak, in bytes. */
 int64_t tr_program_peak_bytes(const tr_program *program);
+
+/* What of that has been touched so far, as the system counts its pages; without what is borrowed. */
+int64_t tr_program_touched_bytes(const tr_program *program);
 
 /* Where a value's elements are; valid until the program is freed. Temporaries: only while they live. */
 void *tr_program_data(const tr_program *program, tr_value value);

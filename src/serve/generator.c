@@ -3,6 +3,7 @@
 
 #include <time.h>
 
+#include "exec/ranks.h"
 #include "models/huggingface.h"
 #include "data/checkpoint.h"
 #include "data/weights.h"
@@ -13,6 +14,9 @@ struct tr_generator {
     void *user;
     tr_target target;
     tr_dtype compute;
+    bool sharded;
+    tr_sharding sharding;
+    tr_ranks *ranks; /* NULL: one */
     const tr_program *owner; /* of the weights; own_owner when they are ours */
     tr_program *step, *prompt;
     int64_t prompt_length; /* what `prompt` is compiled for */
@@ -22,7 +26,8 @@ struct tr_generator {
 
 static tr_compile how_for(const tr_generator *g, int64_t seq)
 {
-    return (tr_compile){.target = g->target, .compute = g->compute, .batch = 1, .seq = seq};
+    return (tr_compile){.target = g->target, .compute = g->compute, .batch = 1, .seq = seq,
+                        .sharding = g->sharded ? &g->sharding : NULL};
 }
 
 static tr_error *new_take(tr_generator *g, tr_generator **out)
@@ -33,6 +38,8 @@ static tr_error *new_take(tr_generator *g, tr_generator **out)
     tr_error *error = tr_compile_generation(g->model, &g->sizes, g->user, &how, g->sizes.context, &g->step);
     if (!error)
         error = tr_program_allocate_beside(g->step, g->owner);
+    if (!error)
+        g->step->ranks = g->ranks;
     if (error) {
         tr_generator_free(g);
         return error;
@@ -54,10 +61,14 @@ static tr_generator *make(const tr_sizes *sizes, tr_model model, void *user, con
 }
 
 tr_error *tr_generator_beside(const tr_program *owner, const tr_sizes *sizes, tr_model model, void *user,
-                              const tr_target *target, tr_generator **out)
+                              const tr_target *target, const tr_sharding *sharding, tr_generator **out)
 {
     tr_generator *g = make(sizes, model, user, target, owner->graph->compute);
     g->owner = owner;
+    g->ranks = owner->ranks;
+    g->sharded = sharding != NULL;
+    if (sharding)
+        g->sharding = *sharding;
     return new_take(g, out);
 }
 
@@ -137,6 +148,7 @@ static tr_error *prompt_program(tr_generator *g, int64_t count)
     g->prompt = NULL;
     tr_compile how = how_for(g, count);
     TR_TRY(tr_compile_generation(g->model, &g->sizes, g->user, &how, g->sizes.context, &g->prompt));
+    g->prompt->ranks = g->ranks;
     g->prompt_length = count;
     /* The cache, and the weights when they are ours, are the step program's. */
     return tr_program_allocate_beside(g->prompt, g->step);
@@ -162,11 +174,18 @@ tr_error *tr_generator_append(tr_generator *g, const int32_t *tokens, int64_t co
     *(int32_t *)tr_program_find(p, "start") = (int32_t)g->length;
     *(int32_t *)tr_program_find(p, "last") = (int32_t)(count - 1);
     tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
+    TR_TRY(tr_program_error_take(p));
     g->length += count;
     const void *logits = tr_program_find(p, "logits");
     for (int64_t i = 0; i < g->sizes.vocab; i++)
         g->logits[i] = g->compute == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)logits)[i])
                                              : ((const float *)logits)[i];
+    if (g->ranks) { /* hosts may round differently, and all must draw the same token */
+        tr_group world = tr_group_world(g->ranks->count, g->ranks->rank);
+        tr_error *error = tr_comm_broadcast(g->ranks->comm, &world, 0, g->logits, g->sizes.vocab, TR_F32);
+        tr_group_free(&world);
+        TR_TRY(error);
+    }
     *out_logits = g->logits;
     return NULL;
 }

@@ -15,9 +15,10 @@ typedef struct tr_generator tr_generator;
  * decides what is computed. */
 tr_error *tr_generator_open(const char *directory, tr_model model, const tr_target *target, tr_dtype compute,
                             tr_generator **out);
-/* Borrows the weights of `owner`, which must outlive it. */
+/* Borrows the weights of `owner`, which must outlive it, and its ranks: when there are several, `sharding` says
+ * what each has of the weights, as in owner; all of them make the same calls, and all get the logits of the first. */
 tr_error *tr_generator_beside(const tr_program *owner, const tr_sizes *sizes, tr_model model, void *user,
-                              const tr_target *target, tr_generator **out);
+                              const tr_target *target, const tr_sharding *sharding, tr_generator **out);
 /* Random weights, for measuring. */
 tr_error *tr_generator_random(const tr_sizes *sizes, tr_model model, const tr_target *target, tr_dtype compute,
                               tr_generator **out);

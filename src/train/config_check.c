@@ -167,12 +167,12 @@ static tr_error *check_mesh(const tr_config *c)
                                "there can be at most as many stages as layers",
                                (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
                                (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.layers);
-    bool ranks = c->mesh.data * c->mesh.tensor * c->mesh.sequence * c->mesh.pipeline > 1;
-    if (ranks && c->train.sample_every)
+    if (c->mesh.pipeline > 1 && c->train.sample_every)
         return tr_config_error(
-            c, blamed(c, "train.sample_every", "mesh.data"),
-            "samples while training are drawn on one rank only; set train.sample_every=0 and "
-            "use `trireme generate` on the run");
+            c, blamed(c, "train.sample_every", "mesh.pipeline"),
+            "samples while training need every layer on each rank of a pipeline, and mesh.pipeline is %lld; set "
+            "train.sample_every=0 and use `trireme generate` on the run",
+            (long long)c->mesh.pipeline);
     return NULL;
 }
 

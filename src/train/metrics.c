@@ -150,15 +150,17 @@ tr_error *tr_metrics_begin(tr_metrics *metrics, const tr_metrics_run *run)
     metrics->begun = true;
     tr_text line = {0};
     char *config = run->config ? json_dumps(run->config, JSON_ENCODE_ANY) : NULL;
+    char *plan = run->plan ? json_dumps(run->plan, JSON_ENCODE_ANY) : NULL;
     tr_text_format(&line, "{\"version\": ");
     tr_metrics_string(&line, run->version, (int64_t)strlen(run->version));
     tr_text_format(&line,
                    ", \"parameters\": %lld, \"planned_peak_bytes\": %lld, \"plan_hash\": "
-                   "\"%016llx\", \"config\": ",
+                   "\"%016llx\", \"plan\": %s, \"config\": ",
                    (long long)run->parameters, (long long)run->planned_peak_bytes,
-                   (unsigned long long)run->plan_hash);
+                   (unsigned long long)run->plan_hash, plan ? plan : "null");
     tr_text_add(&line, config ? config : "null", strlen(config ? config : "null"));
     free(config);
+    free(plan);
     return write_line(metrics, &line);
 }
 

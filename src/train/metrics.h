@@ -21,8 +21,9 @@ typedef struct tr_metrics tr_metrics;
 
 typedef struct tr_metrics_run {
     const json_t *config; /* borrowed; may be NULL */
+    const json_t *plan;   /* the mesh and what each rank has; borrowed; may be NULL */
     uint64_t plan_hash;
-    int64_t planned_peak_bytes, parameters;
+    int64_t planned_peak_bytes, parameters; /* of the rank that needs most; of all ranks */
     const char *version;
 } tr_metrics_run;
 

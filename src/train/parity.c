@@ -1,8 +1,12 @@
-/* Parity across meshes; see parity.h. */
+/* Parity across meshes; see parity.h. The list of meshes is in run_all: a technique adds its cases there. */
+#define _GNU_SOURCE
 #include "train/parity.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "train/parallel.h"
@@ -20,22 +24,25 @@ typedef struct parity {
     bool all_within;
 } parity;
 
+/* The child's side ------------------------------------------------------------------------------- */
+
 typedef struct job {
     const parity *p;
     const tr_config *config;
     tr_parity *result;
+    _Atomic int64_t touched; /* of all ranks */
 } job;
 
 static tr_error *run_rank(tr_ranks *ranks, void *user)
 {
     job *j = user;
-    char *warning;
+    char *warning = NULL;
     tr_trainer *t = NULL;
     tr_step s;
     tr_error *error = NULL;
     bool leads = !ranks || ranks->rank == 0;
     TR_GO(tr_trainer_new(j->config, &(tr_trainer_options){.model = j->p->model, .ranks = ranks}, &warning, &t));
-    double worst[] = {(double)tr_program_peak_bytes(t->program), 0};
+    double worst[] = {(double)tr_program_peak_bytes(t->program), 0, 0};
     for (int64_t i = 0; i < j->p->steps; i++) {
         int64_t before = ranks ? tr_comm_bytes_sent_all(ranks->comm) : 0;
         TR_GO(tr_trainer_step(t, &s));
@@ -43,26 +50,138 @@ static tr_error *run_rank(tr_ranks *ranks, void *user)
         if (leads)
             j->result->losses[i] = s.loss;
     }
+    int64_t touched = tr_program_touched_bytes(t->program);
+    atomic_fetch_add(&j->touched, touched);
+    worst[2] = (double)touched;
     if (ranks)
-        TR_GO(tr_ranks_max(ranks, worst, 2));
+        TR_GO(tr_ranks_max(ranks, worst, 3));
     if (leads) {
         j->result->planned_peak_bytes = (int64_t)worst[0];
         j->result->bytes_sent = (int64_t)worst[1];
+        j->result->peak_bytes = (int64_t)worst[2];
     }
 done:
+    free(warning);
     tr_trainer_free(t);
     return error;
 }
 
 static tr_error *run_config(const parity *p, const tr_config *config, tr_parity *result)
 {
-    job j = {p, config, result};
-    return tr_config_run_ranks(config, run_rank, &j);
+    job j = {.p = p, .config = config, .result = result};
+    int64_t before = tr_process_peak_bytes(); /* of a process that was just forked: what it holds */
+    TR_TRY(tr_config_run_ranks(config, run_rank, &j, NULL));
+    int64_t more = tr_process_peak_bytes() - before - j.touched;
+    result->peak_bytes += TR_MAX(more, 0) / result->of.ranks;
+    return NULL;
 }
+
+/* Between the processes --------------------------------------------------------------------------- */
+
+/* What the child says: this, then the losses or the sentence. */
+typedef struct answer {
+    int64_t blame, length; /* blame 0: it went well */
+    int64_t bytes_sent, planned_peak_bytes, peak_bytes;
+} answer;
+
+static bool write_all(int fd, const void *bytes, size_t size)
+{
+    const char *at = bytes;
+    while (size) {
+        ssize_t n = write(fd, at, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        at += n;
+        size -= (size_t)n;
+    }
+    return true;
+}
+
+static bool read_all(int fd, void *bytes, size_t size)
+{
+    char *at = bytes;
+    while (size) {
+        ssize_t n = read(fd, at, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        at += n;
+        size -= (size_t)n;
+    }
+    return true;
+}
+
+static _Noreturn void be_child(const parity *p, const tr_config *config, tr_parity *result, int fd)
+{
+    tr_error *error = run_config(p, config, result);
+    const char *text = tr_error_text(error);
+    answer a = {.blame = tr_error_exit_status(error),
+                .length = error ? (int64_t)strlen(text) : p->steps * (int64_t)sizeof(double),
+                .bytes_sent = result->bytes_sent,
+                .planned_peak_bytes = result->planned_peak_bytes,
+                .peak_bytes = result->peak_bytes};
+    bool told = write_all(fd, &a, sizeof a) && write_all(fd, error ? (const void *)text : result->losses, (size_t)a.length);
+    _exit(told ? 0 : 1);
+}
+
+static tr_error *read_answer(const parity *p, tr_parity *result, int fd)
+{
+    answer a;
+    tr_error *error = NULL;
+    if (!read_all(fd, &a, sizeof a))
+        return tr_error_new(TR_RUN, "the process that ran %s ended without an answer", result->of.mesh);
+    if (a.blame == 0) {
+        result->bytes_sent = a.bytes_sent;
+        result->planned_peak_bytes = a.planned_peak_bytes;
+        result->peak_bytes = a.peak_bytes;
+        if (!read_all(fd, result->losses, (size_t)p->steps * sizeof(double)))
+            return tr_error_new(TR_RUN, "the process that ran %s ended in its answer", result->of.mesh);
+        return NULL;
+    }
+    char *text = tr_alloc_zero((size_t)a.length + 1, 1);
+    read_all(fd, text, (size_t)a.length);
+    error = tr_error_new((tr_blame)a.blame, "%s", text);
+    free(text);
+    return error;
+}
+
+static tr_error *run_apart(const parity *p, const tr_config *config, tr_parity *result)
+{
+    int ends[2], status;
+    if (pipe(ends) != 0)
+        return tr_error_errno(TR_RUN, errno, "no pipe to another process");
+    pid_t child = fork();
+    if (child < 0) {
+        close(ends[0]);
+        close(ends[1]);
+        return tr_error_errno(TR_RUN, errno, "no process can be started");
+    }
+    if (child == 0) {
+        close(ends[0]);
+        be_child(p, config, result, ends[1]);
+    }
+    close(ends[1]);
+    tr_error *error = read_answer(p, result, ends[0]);
+    close(ends[0]);
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (error && WIFSIGNALED(status))
+        error = tr_error_in_take(error, "%s (signal %d)", strsignal(WTERMSIG(status)), WTERMSIG(status));
+    return error;
+}
+
+/* One mesh ---------------------------------------------------------------------------------------- */
 
 static void compare(parity *p, const tr_config *config, tr_parity *result)
 {
     double bound = config->train.precision == TR_BF16 ? 1e-2 : 1e-5;
+    if (!p->base) {
+        p->base = tr_alloc((size_t)p->steps * sizeof(double));
+        memcpy(p->base, result->losses, (size_t)p->steps * sizeof(double));
+    }
     for (int64_t i = 0; i < p->steps; i++) {
         double d = fabs(result->losses[i] / p->base[i] - 1);
         if (!(d <= result->max_rel_diff)) /* NaN counts */
@@ -72,63 +191,101 @@ static void compare(parity *p, const tr_config *config, tr_parity *result)
     p->all_within &= result->within;
 }
 
-/* One mesh: what the config refuses is a result too; what fails while running is an error. */
-static tr_error *run_mesh(parity *p, int64_t data, int64_t sequence, int64_t tensor, const char *kind, int64_t zero)
+typedef struct words {
+    char **items;
+    int64_t count, room;
+} words;
+
+/* The user's overrides, then one rank, then what the case says. The last of two counts. */
+static words overrides_of(const parity *p, const tr_parity_case *of)
+{
+    static const char *const before[] = {"mesh.data=1", "mesh.tensor=1", "mesh.pipeline=1", "mesh.sequence=1",
+                                         "mesh.expert=1", "mesh.sequence_kind=null", "train.sample_every=0"};
+    words w = {0};
+    for (int i = 0; i < p->n_overrides; i++)
+        tr_push(w.items, w.count, w.room) = tr_strdup(p->overrides[i]);
+    for (int i = 0; i < TR_COUNT(before); i++)
+        tr_push(w.items, w.count, w.room) = tr_strdup(before[i]);
+    for (const char *word = of->mesh; *word; word += strspn(word, " ")) {
+        int length = (int)strcspn(word, " ");
+        tr_push(w.items, w.count, w.room) = tr_format("mesh.%.*s", length, word);
+        word += length;
+    }
+    if (of->schedule)
+        tr_push(w.items, w.count, w.room) = tr_format("pipeline.schedule=%s", of->schedule);
+    tr_push(w.items, w.count, w.room) = tr_format("zero=%lld", (long long)of->zero);
+    tr_push(w.items, w.count, w.room) = tr_format("out=%s", p->directory);
+    return w;
+}
+
+/* What the config refuses is a result too; what fails while running is an error. */
+static tr_error *run_case(parity *p, const tr_parity_case *of)
 {
     tr_error *error = NULL;
     tr_config *config = NULL;
-    tr_parity result = {.kind = kind, .zero = zero, .ranks = data * sequence * tensor,
-                        .losses = tr_alloc_zero((size_t)p->steps, sizeof(double))};
-    snprintf(result.mesh, sizeof result.mesh, "data=%lld sequence=%lld tensor=%lld", (long long)data, (long long)sequence,
-             (long long)tensor);
-    char *own[] = {tr_format("mesh.data=%lld", (long long)data), tr_format("mesh.sequence=%lld", (long long)sequence),
-                   tr_format("mesh.tensor=%lld", (long long)tensor), tr_format("mesh.sequence_kind=%s", kind),
-                   tr_format("zero=%lld", (long long)zero), tr_format("out=%s", p->directory),
-                   tr_strdup("train.sample_every=0")};
-    int n = p->n_overrides;
-    char **all = tr_alloc_zero((size_t)n + TR_COUNT(own), sizeof *all);
-    memcpy(all, p->overrides, (size_t)n * sizeof *all);
-    for (int i = 0; i < TR_COUNT(own); i++)
-        all[n++] = own[i];
-    error = tr_config_load(p->path, all, n, &config);
+    tr_parity result = {.of = *of, .losses = tr_alloc_zero((size_t)p->steps, sizeof(double))};
+    words own = overrides_of(p, of);
+    error = tr_config_load(p->path, own.items, (int)own.count, &config);
     if (!error)
         error = tr_config_check_run(config);
     if (!error)
-        error = run_config(p, config, &result);
-    if (error && tr_error_blame(error) == TR_USER && result.ranks > 1) {
+        error = run_apart(p, config, &result);
+    if (error && tr_error_blame(error) == TR_USER && of->ranks > 1) {
         result.refused = tr_strdup(tr_error_text(error));
         tr_error_free(error);
         error = NULL;
     } else if (!error) {
-        if (!p->base) {
-            p->base = tr_alloc((size_t)p->steps * sizeof(double));
-            memcpy(p->base, result.losses, (size_t)p->steps * sizeof(double));
-        }
         compare(p, config, &result);
     }
     if (!error)
         p->each(p->context, &result);
     tr_config_free(config);
-    for (int i = 0; i < TR_COUNT(own); i++)
-        free(own[i]);
-    free(all);
+    for (int64_t i = 0; i < own.count; i++)
+        free(own.items[i]);
+    free(own.items);
     free(result.refused);
     free(result.losses);
     return error;
 }
 
+/* All meshes -------------------------------------------------------------------------------------- */
+
+/* Axes that are 1 are left out of the name. */
+static tr_parity_case case_of(int64_t data, int64_t tensor, int64_t sequence, int64_t zero, const char *more)
+{
+    const struct {
+        const char *name;
+        int64_t size;
+    } axes[] = {{"data", data}, {"tensor", tensor}, {"sequence", sequence}};
+    tr_parity_case c = {.ranks = data * tensor * sequence, .zero = zero};
+    size_t used = 0;
+    for (int a = 0; a < TR_COUNT(axes); a++)
+        if (axes[a].size > 1)
+            used += (size_t)snprintf(c.mesh + used, sizeof c.mesh - used, "%s%s=%lld", used ? " " : "", axes[a].name,
+                                     (long long)axes[a].size);
+    if (!used)
+        used = (size_t)snprintf(c.mesh, sizeof c.mesh, "data=1");
+    if (more)
+        snprintf(c.mesh + used, sizeof c.mesh - used, " %s", more);
+    return c;
+}
+
 static tr_error *run_all(parity *p, int64_t ranks)
 {
-    TR_TRY(run_mesh(p, 1, 1, 1, "none", 0));
-    for (int64_t tensor = 1; tensor <= ranks; tensor++)
+    tr_parity_case c = case_of(1, 1, 1, 0, NULL);
+    TR_TRY(run_case(p, &c));
+    for (int64_t tensor = 1; tensor <= ranks && ranks > 1; tensor++)
         for (int64_t sequence = 1; sequence * tensor <= ranks; sequence++) {
-            if (ranks % (tensor * sequence) != 0 || ranks == 1)
+            if (ranks % (tensor * sequence) != 0)
                 continue;
             int64_t data = ranks / (tensor * sequence);
             for (int64_t zero = 0; zero <= (data > 1 ? 3 : 0); zero++) {
-                TR_TRY(run_mesh(p, data, sequence, tensor, sequence > 1 ? "ulysses" : "none", zero));
-                if (tensor > 1 && sequence == 1)
-                    TR_TRY(run_mesh(p, data, sequence, tensor, "megatron", zero));
+                c = case_of(data, tensor, sequence, zero, sequence > 1 ? "sequence_kind=ulysses" : NULL);
+                TR_TRY(run_case(p, &c));
+                if (tensor == 1 || sequence > 1)
+                    continue;
+                c = case_of(data, tensor, sequence, zero, "sequence_kind=megatron");
+                TR_TRY(run_case(p, &c));
             }
         }
     return NULL;

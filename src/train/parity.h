@@ -1,24 +1,33 @@
-/* Parity: the same training run on every mesh, losses side by side. */
+/* Parity: the same training run on every mesh, losses side by side. Each mesh runs in a process of its own, so that
+ * its memory can be told from that of the others; ranks are threads of that process. */
 #pragma once
 #include "train/trainer.h"
 
-enum { TR_PARITY_MOST_STEPS = 1000 };
+enum { TR_PARITY_MOST_STEPS = 1000, TR_PARITY_MOST_MESH = 128 };
+
+/* One line of the table: what is set on top of the config. */
+typedef struct tr_parity_case {
+    char mesh[TR_PARITY_MOST_MESH]; /* keys of `mesh.`, those that are not 1: "data=2 tensor=2 sequence_kind=megatron" */
+    int64_t ranks, zero;
+    const char *schedule; /* of the pipeline; NULL: there is none */
+} tr_parity_case;
 
 typedef struct tr_parity {
-    char mesh[128];      /* "data=2 tensor=2" */
-    const char *kind;    /* sequence kind */
-    int64_t zero, ranks;
+    tr_parity_case of;
     char *refused;       /* why this mesh cannot be, or NULL */
     double *losses;      /* [steps] */
     double max_rel_diff; /* from one rank's */
     bool within;         /* its bound: 1e-5 in f32, 1e-2 in bf16 */
     int64_t bytes_sent;  /* a step, by the rank that sends most */
-    int64_t planned_peak_bytes; /* of the worst rank */
+    int64_t planned_peak_bytes; /* of the rank that needs most */
+    int64_t peak_bytes;  /* measured: the most pages of its plan that a rank has touched, and its share of what else
+                            the process has grown by while it ran (other threads' stacks, scratch of collectives and
+                            of oneDNN, the program's own pages) */
 } tr_parity;
 
-/* Runs `steps` steps of the config on one rank, then on every mesh of `ranks` ranks, as threads of this
- * process; `each` gets every result as it comes (the first is one rank). Writes nothing but a temporary
- * directory. *out_all_within: every mesh that was not refused stayed within its bound. */
+/* Runs `steps` steps of the config on one rank, then on every mesh of `ranks` ranks; `each` gets every result as it
+ * comes (the first is one rank). Writes nothing but a temporary directory. *out_all_within: every mesh that was not
+ * refused stayed within its bound. Forks: call it before anything in this process has used OpenMP. */
 tr_error *tr_parity_run(const char *config_path, char *const *overrides, int n_overrides, int64_t ranks, int64_t steps,
                         tr_model model, void (*each)(void *context, const tr_parity *result), void *context,
                         bool *out_all_within);

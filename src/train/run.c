@@ -8,9 +8,9 @@
 
 #include "base/log.h"
 #include "plan/machine.h"
-#include "train/parallel.h"
 #include "serve/generator.h"
 #include "train/metrics.h"
+#include "train/plan_record.h"
 #include "train/progress.h"
 #include "train/tensorboard.h"
 
@@ -112,7 +112,7 @@ static tr_error *prepare_directory(const tr_config *c, bool resume)
     return error ? error : tr_checkpoint_prepare(c->out);
 }
 
-static tr_error *open_outputs(run *r, bool resume)
+static tr_error *open_outputs(run *r, bool resume, const json_t *plan, int64_t planned_peak_bytes)
 {
     const tr_config *c = r->config;
     const tr_trainer *t = r->trainer;
@@ -126,8 +126,8 @@ static tr_error *open_outputs(run *r, bool resume)
         TR_GO(tr_tokenizer_save(t->tokenizer, tokenizer));
     TR_GO(tr_metrics_open(metrics, from, &r->metrics));
     TR_GO(tr_metrics_begin(r->metrics,
-                           &(tr_metrics_run){.config = json, .plan_hash = tr_graph_hash(t->program->graph),
-                                             .planned_peak_bytes = tr_program_peak_bytes(t->program),
+                           &(tr_metrics_run){.config = json, .plan = plan, .plan_hash = tr_graph_hash(t->program->graph),
+                                             .planned_peak_bytes = planned_peak_bytes,
                                              .parameters = t->parameters, .version = TR_VERSION}));
     TR_GO(tr_tensorboard_open(board, from, &r->board));
     if (!r->options->quiet)
@@ -205,8 +205,11 @@ static tr_error *sample(run *r)
 {
     const tr_config *c = r->config;
     tr_trainer *t = r->trainer;
-    if (!r->generator)
-        TR_TRY(tr_generator_beside(t->program, &t->sizes, t->model, t->user, &t->target, &r->generator));
+    if (!r->generator) {
+        tr_sharding sharding = tr_config_sharding_of_samples(c, t->ranks ? t->ranks->rank : 0);
+        TR_TRY(tr_generator_beside(t->program, &t->sizes, t->model, t->user, &t->target,
+                                   t->ranks ? &sharding : NULL, &r->generator));
+    }
     const char *prompt = c->train.sample_prompt ? c->train.sample_prompt : "";
     /* bytes and chars can begin anywhere, but not with nothing */
     if (!*prompt && tr_tokenizer_end_of_text(t->tokenizer) < 0)
@@ -217,13 +220,13 @@ static tr_error *sample(run *r)
                        .max_tokens = TR_MIN(100, t->sizes.context - 1), .stream = collect_text, .context = &text};
     tr_text_add(&text, prompt, strlen(prompt));
     tr_error *error = tr_generator_run(r->generator, t->tokenizer, prompt, (int64_t)strlen(prompt), &how, &result);
-    if (!error) {
+    if (!error && tr_trainer_leads(t)) {
         char *line = tr_format("step %lld: sample: %s", (long long)t->step, text.bytes);
         note(r, line);
         free(line);
         error = tr_metrics_sample_add(r->metrics, t->step, text.bytes);
     }
-    if (!error)
+    if (!error && tr_trainer_leads(t))
         error = tr_tensorboard_text(r->board, t->step, "sample", text.bytes);
     tr_text_free(&text);
     return error;
@@ -320,7 +323,7 @@ typedef struct job {
 } job;
 
 /* What the first rank does alone: outputs, and the words for a person. */
-static tr_error *lead(run *r, bool resume)
+static tr_error *lead(run *r, bool resume, const json_t *plan, int64_t planned_peak_bytes)
 {
     const tr_config *c = r->config;
     if (resume && r->trainer->step >= c->train.steps)
@@ -329,7 +332,7 @@ static tr_error *lead(run *r, bool resume)
     if (!r->options->quiet || r->options->profile)
         r->peak_flops = tr_machine_peak_flops(r->trainer->target.isa, c->train.precision,
                                               r->trainer->target.threads * (int)tr_config_ranks(c), 0.05);
-    TR_TRY(open_outputs(r, resume));
+    TR_TRY(open_outputs(r, resume, plan, planned_peak_bytes));
     announce(r);
     return NULL;
 }
@@ -341,9 +344,12 @@ static tr_error *run_rank(tr_ranks *ranks, void *user)
     tr_error *error = NULL;
     bool resume = j->options->trainer.resume != NULL, leads = !ranks || ranks->rank == 0;
     char *warning = NULL;
+    json_t *plan = NULL;
+    int64_t planned_peak_bytes = 0;
     run r = {.config = j->config, .options = j->options, .ranks = ranks};
     tr_trainer_options options = j->options->trainer;
     options.ranks = ranks;
+    TR_GO(tr_config_check_run(j->config)); /* on every rank: files may be missing on one host */
     if (leads)
         TR_GO(prepare_directory(j->config, resume));
     TR_GO(tr_ranks_meet(ranks));
@@ -356,8 +362,9 @@ static tr_error *run_rank(tr_ranks *ranks, void *user)
     r.traced_step = TR_MIN(r.trainer->step + 2, j->config->train.steps);
     r.tokens = r.trainer->step * j->config->train.batch * j->config->train.seq;
     r.trainer->program->profile = j->options->profile;
+    TR_GO(tr_plan_record(r.trainer, &plan, &planned_peak_bytes));
     if (leads)
-        TR_GO(lead(&r, resume));
+        TR_GO(lead(&r, resume, plan, planned_peak_bytes));
     TR_GO(tr_ranks_meet(ranks));
     error = steps(&r);
     if (!error && j->options->profile && leads) {
@@ -373,6 +380,7 @@ done:
     tr_metrics_close(r.metrics);
     tr_tensorboard_close(r.board);
     tr_trainer_free(r.trainer);
+    json_decref(plan);
     free(warning);
     return error;
 }
@@ -382,11 +390,11 @@ tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *ou
     job j = {config, options, 0};
     signals held;
     signals_hold(&held);
-    tr_error *error = tr_config_check_run(config);
-    if (!error && options->trainer.dump_after && tr_config_ranks(config) > 1)
+    tr_error *error = NULL;
+    if (options->trainer.dump_after && tr_config_ranks(config) > 1)
         error = tr_error_new(TR_USER, "--dump-after shows one rank's graph; use `trireme inspect CONFIG --dump-after=PASS`");
     if (!error)
-        error = tr_config_run_ranks(config, run_rank, &j);
+        error = tr_config_run_ranks(config, run_rank, &j, options->say);
     signals_release(&held);
     *out_signal = j.signal;
     return error;

@@ -242,6 +242,17 @@ static tr_error *fill(tr_trainer *t, const tr_trainer_options *options)
     return t->stages.schedule ? tr_pipeline_new(t->program, t->stages.schedule, TR_AXIS_PIPELINE, &t->pipeline) : NULL;
 }
 
+/* Ranks that run different plans would hang, or train something that nobody asked for. */
+static tr_error *agree_on_plan(const tr_trainer *t)
+{
+    if (!t->ranks)
+        return NULL;
+    char *data = tr_loader_state(t->loader);
+    uint64_t hash = tr_config_plan_hash(t->config, t->program->whole_hash, data, t->step);
+    free(data);
+    return tr_comm_agree(t->ranks->comm, hash, "plan");
+}
+
 tr_error *tr_trainer_new(const tr_config *config, const tr_trainer_options *options, char **out_warning,
                          tr_trainer **out)
 {
@@ -264,6 +275,7 @@ tr_error *tr_trainer_new(const tr_config *config, const tr_trainer_options *opti
     } else {
         tr_program_init(t->program, (uint64_t)config->seed);
     }
+    TR_GO(agree_on_plan(t));
     *out = t;
     t = NULL;
 done:
@@ -524,17 +536,10 @@ static tr_error *make_contents(const tr_trainer *t, bool best, contents *out)
     return error;
 }
 
-/* Every rank says how it went; when one failed all return an error, that one its own. */
-static tr_error *agree_take(const tr_trainer *t, tr_error *error)
+/* All are there, or none goes on: a rank's error reaches the others as the failure of what they wait for. */
+static tr_error *all_well(const tr_trainer *t, tr_error *error)
 {
-    double failed = error ? 1 : 0;
-    tr_error *broken = tr_ranks_max(t->ranks, &failed, 1);
-    if (error || broken) {
-        if (error)
-            tr_error_free(broken);
-        return error ? error : broken;
-    }
-    return failed > 0 ? tr_error_new(TR_RUN, "another rank could not save step %lld", (long long)t->step) : NULL;
+    return error ? error : tr_ranks_meet(t->ranks);
 }
 
 /* The leader opens a session, every rank writes what it has, the leader makes it the newest checkpoint. */
@@ -551,7 +556,7 @@ static tr_error *save_ranks(tr_trainer *t, const contents *c)
         error = tr_checkpoint_begin(t->config->out, &c->all, t->ranks->count, &session);
     if (session && strlen(tr_checkpoint_session_path(session)) < MOST_PATH)
         strcpy(path, tr_checkpoint_session_path(session));
-    TR_GO(agree_take(t, error));
+    TR_GO(all_well(t, error));
     TR_GO(tr_comm_broadcast(t->ranks->comm, &world, 0, path, MOST_PATH, TR_U8));
     error = tr_checkpoint_join(path, t->ranks->rank, &share);
     if (!error)
@@ -562,12 +567,12 @@ static tr_error *save_ranks(tr_trainer *t, const contents *c)
         error = tr_checkpoint_share_commit_take(share);
         share = NULL;
     }
-    TR_GO(agree_take(t, error));
+    TR_GO(all_well(t, error));
     if (session) {
         error = tr_checkpoint_finish_take(session, t->config->train.keep, &complete);
         session = NULL;
     }
-    error = agree_take(t, error);
+    error = all_well(t, error);
 done:
     tr_checkpoint_share_drop(share);
     tr_checkpoint_drop(session);

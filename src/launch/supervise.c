@@ -1,0 +1,217 @@
+/* Supervision; see supervise.h. */
+#define _GNU_SOURCE
+#include "launch/supervise.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+
+enum { CANNOT_START = 127, PAUSE_SECONDS = 1 };
+
+/* Words ------------------------------------------------------------------------------------------ */
+
+tr_error *tr_words_split(const char *line, char ***out_words, int64_t *out_count)
+{
+    char **words = NULL;
+    int64_t count = 0, room = 0;
+    tr_text word = {0};
+    bool inside = false;
+    char quote = 0;
+    for (const char *c = line; *c; c++) {
+        if (quote ? *c == quote : *c == '\'' || *c == '"') {
+            quote = quote ? 0 : *c;
+            inside = true; /* '' is a word */
+            tr_text_add(&word, "", 0);
+        } else if (quote || (*c != ' ' && *c != '\t' && *c != '\n')) {
+            tr_text_add(&word, c, 1);
+            inside = true;
+        } else if (inside) {
+            tr_push(words, count, room) = word.bytes;
+            word = (tr_text){0};
+            inside = false;
+        }
+    }
+    if (inside)
+        tr_push(words, count, room) = word.bytes;
+    tr_push(words, count, room) = NULL;
+    *out_words = words;
+    *out_count = count - 1;
+    if (!quote)
+        return NULL;
+    tr_words_free(words);
+    return tr_error_new(TR_USER, "a %c is not closed in: %s", quote, line);
+}
+
+void tr_words_free(char **words)
+{
+    for (int64_t i = 0; words && words[i]; i++)
+        free(words[i]);
+    free(words);
+}
+
+/* The newest checkpoint -------------------------------------------------------------------------- */
+
+/* Whether OUT has one, and its step for a sentence (-1: not known). Which one is opened, the run decides. */
+static bool has_checkpoint(const char *out, int64_t *out_step)
+{
+    char *latest = tr_path_join(out, "latest"), target[4096];
+    ssize_t length = readlink(latest, target, sizeof target - 1);
+    long long step = -1;
+    bool has = tr_path_is_directory(latest);
+    if (length > 0) {
+        target[length] = 0;
+        const char *name = strrchr(target, '/');
+        if (sscanf(name ? name + 1 : target, "step-%lld", &step) != 1)
+            step = -1;
+    }
+    free(latest);
+    *out_step = step;
+    return has;
+}
+
+/* The command ------------------------------------------------------------------------------------ */
+
+typedef struct command {
+    pid_t process;
+    int status; /* of waitpid */
+    int told;   /* the signal that has told us to stop, or 0 */
+} command;
+
+static sigset_t watched(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGCHLD);
+    return set;
+}
+
+static tr_error *start(char *const *words, const sigset_t *mask, pid_t *out)
+{
+    pid_t self = getpid();
+    *out = fork();
+    if (*out < 0)
+        return tr_error_errno(TR_RUN, errno, "no process can be started");
+    if (*out > 0)
+        return NULL;
+    sigprocmask(SIG_SETMASK, mask, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != self)
+        _exit(CANNOT_START);
+    execvp(words[0], words);
+    _exit(CANNOT_START);
+}
+
+/* A signal from the terminal has reached the command too; one from elsewhere is passed on. */
+static void pass_on(command *c, const siginfo_t *signal)
+{
+    c->told = signal->si_signo;
+    if (signal->si_code <= 0 && c->process > 0)
+        kill(c->process, signal->si_signo);
+}
+
+static void wait_for(command *c)
+{
+    sigset_t set = watched();
+    while (waitpid(c->process, &c->status, WNOHANG) == 0) {
+        siginfo_t signal;
+        int number = sigwaitinfo(&set, &signal);
+        if (number == SIGINT || number == SIGTERM)
+            pass_on(c, &signal);
+    }
+    c->process = 0;
+}
+
+static void pause_before_restart(command *c)
+{
+    sigset_t set = watched();
+    siginfo_t signal;
+    sigdelset(&set, SIGCHLD);
+    if (sigtimedwait(&set, &signal, &(struct timespec){.tv_sec = PAUSE_SECONDS}) > 0)
+        pass_on(c, &signal);
+}
+
+static bool worth_a_restart(const command *c)
+{
+    int code = WIFEXITED(c->status) ? WEXITSTATUS(c->status) : -1;
+    return !c->told && code != 0 && code != TR_USER && code != CANNOT_START && code != 128 + SIGINT && code != 128 + SIGTERM;
+}
+
+static char *how_it_ended(const command *c)
+{
+    if (WIFSIGNALED(c->status))
+        return tr_format("was killed by signal %d (%s)", WTERMSIG(c->status), strsignal(WTERMSIG(c->status)));
+    return tr_format("failed with exit status %d", WEXITSTATUS(c->status));
+}
+
+static tr_error *result(const tr_supervision *how, const command *c, int64_t restarted)
+{
+    int64_t step;
+    int code = WIFEXITED(c->status) ? WEXITSTATUS(c->status) : -1;
+    if (code == 0)
+        return NULL;
+    if (c->told)
+        return tr_error_new((tr_blame)(128 + c->told), "%s",
+                            code == 128 + c->told ? "" : "stopped by a signal");
+    if (code == CANNOT_START)
+        return tr_error_new(TR_USER, "%s cannot be started; is it installed and in the PATH?", how->first[0]);
+    if (!worth_a_restart(c))
+        return tr_error_new((tr_blame)code, "%s", "");
+    char *ended = how_it_ended(c);
+    tr_error *error =
+        has_checkpoint(how->out, &step)
+            ? tr_error_new(TR_RUN, "the run %s after %lld restart%s; go on by hand with `trireme train --resume %s`",
+                           ended, (long long)restarted, restarted == 1 ? "" : "s", how->out)
+            : tr_error_new(TR_RUN, "the run %s after %lld restart%s, before its first checkpoint", ended,
+                           (long long)restarted, restarted == 1 ? "" : "s");
+    free(ended);
+    return error;
+}
+
+static void say_restart(const tr_supervision *how, const command *c, int64_t number, bool from_checkpoint, int64_t step)
+{
+    char *ended = how_it_ended(c);
+    char *from = !from_checkpoint ? tr_strdup("the beginning, since there is no checkpoint yet")
+                 : step < 0       ? tr_strdup("the newest checkpoint")
+                                  : tr_format("the checkpoint of step %lld", (long long)step);
+    char *sentence = tr_format("the run %s; restart %lld of %lld, from %s", ended, (long long)number,
+                               (long long)how->restarts, from);
+    how->say(sentence);
+    free(ended);
+    free(from);
+    free(sentence);
+}
+
+tr_error *tr_supervise(const tr_supervision *how)
+{
+    tr_error *error = NULL;
+    command c = {0};
+    sigset_t set = watched(), before;
+    int64_t restarted = 0, step = -1;
+    char *const *words = how->first;
+    sigprocmask(SIG_BLOCK, &set, &before);
+    for (;;) {
+        TR_GO(start(words, &before, &c.process));
+        wait_for(&c);
+        if (restarted >= how->restarts || !worth_a_restart(&c))
+            break;
+        bool from_checkpoint = has_checkpoint(how->out, &step);
+        say_restart(how, &c, ++restarted, from_checkpoint, step);
+        pause_before_restart(&c);
+        if (c.told)
+            break;
+        words = from_checkpoint ? how->again : how->first;
+    }
+    error = result(how, &c, restarted);
+done:
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
