@@ -22,6 +22,14 @@ static void free_cut(tr_cut cut)
     free((void *)(uintptr_t)cut.parts);
 }
 
+static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+{
+    const tr_tensor *x = &call->in[0];
+    tr_reduction reduction = call->attrs[TR_ALL_REDUCE_LARGEST].i ? TR_REDUCE_MAX : TR_REDUCE_SUM;
+    return tr_comm_all_reduce(ranks->comm, group, reduction, x->data, call->out[0].data, tr_tensor_elems(x), x->dtype,
+                              x->dtype);
+}
+
 static tr_error *run_all_gather(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
     const tr_attr *a = call->attrs;
@@ -63,8 +71,7 @@ tr_error *tr_collective_run(tr_ranks *ranks, const tr_call *call)
     const tr_group *group = &ranks->axis[call->attrs[TR_COLLECTIVE_AXIS].i];
     switch (call->op) {
     case TR_OP_all_reduce:
-        return tr_comm_all_reduce(ranks->comm, group, TR_REDUCE_SUM, call->in[0].data, call->out[0].data,
-                                  tr_tensor_elems(&call->in[0]), call->in[0].dtype, call->in[0].dtype);
+        return run_all_reduce(ranks, call, group);
     case TR_OP_all_gather:
         return run_all_gather(ranks, call, group);
     case TR_OP_reduce_scatter:
