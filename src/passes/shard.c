@@ -549,6 +549,26 @@ static tr_error *emit(sharder *s, tr_node n)
     }
 }
 
+/* A sum over an axis on which activations rest goes there at once, and is kept as that for the backward. */
+static tr_error *settle_at_rest(sharder *s, tr_value v)
+{
+    const tr_shape *shape = tr_shape_at(s->from, v);
+    for (int r = 0; r < s->how->n_rest; r++)
+        for (int d = 0; d < shape->rank; d++) {
+            place at = s->places[v];
+            int axis = s->how->rest[r].axis;
+            tr_value moved;
+            if (at.at[axis] != PARTIAL || strcmp(s->from->dim_names[shape->names[d]], s->how->rest[r].dim) != 0)
+                continue;
+            at.at[axis] = (int8_t)d;
+            at.unit[axis] = 1;
+            TR_TRY(shard_move(s, v, &at, &moved));
+            s->places[v] = at;
+            s->places[v].v = moved;
+        }
+    return NULL;
+}
+
 /* Parameters' gradients go where they are wanted at once, so that nothing whole waits for the update. The
  * loss's tokens were shared for its own sake: its gradient goes back to where the hidden states are. */
 static tr_error *settle(sharder *s, tr_node n)
@@ -558,6 +578,7 @@ static tr_error *settle(sharder *s, tr_node n)
         tr_value v = tr_out(g, n, (int)k), moved;
         bool hidden = g->nodes[n].op == TR_OP_cross_entropy_grad && k == 1;
         bool gradient = s->parameter_of[v] && g->nodes[n].phase == TR_BACKWARD && !s->accumulates;
+        TR_TRY(settle_at_rest(s, v));
         if (!hidden && !gradient)
             continue;
         place at = hidden ? s->places[tr_in(g, n, 0)] : gradient_target(s, s->parameter_of[v]);
