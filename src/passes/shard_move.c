@@ -79,6 +79,7 @@ const tr_layout *shard_layout(const sharder *s, tr_value v, const place *at)
     const tr_shape *whole = tr_shape_at(s->from, v);
     tr_layout *l = tr_arena_alloc(s->to->arena, sizeof *l);
     l->rank = whole->rank;
+    memcpy(l->names, whole->names, sizeof l->names);
     memcpy(l->whole, whole->dims, sizeof l->whole);
     shard_block(s, v, at, l->block, l->origin);
     l->count = elems(l->block, l->rank);
