@@ -224,7 +224,7 @@ static void check_random_plan(uint64_t seed, double *worst)
     tr_graph *g = random_graph(seed);
     int64_t *scratch = random_scratch(g);
     tr_memory m;
-    CHECK_OK(tr_pass_memory(g, scratch, 1, &m));
+    CHECK_OK(tr_pass_memory(g, scratch, 1, NULL, &m));
     CHECK_OK(tr_graph_verify(g));
     CHECK_OK(tr_memory_verify(g, &m, scratch, 1));
     bounds b = bounds_of(g, &m, scratch);
@@ -260,7 +260,7 @@ static void test_planted_overlaps(void)
         tr_graph *g = random_graph(seed);
         int64_t *scratch = random_scratch(g);
         tr_memory m;
-        CHECK_OK(tr_pass_memory(g, scratch, 1, &m));
+        CHECK_OK(tr_pass_memory(g, scratch, 1, NULL, &m));
         for (int attempt = 0; attempt < 100; attempt++) {
             tr_value v = 1 + draw(g->n_values - 1), u = 1 + draw(g->n_values - 1);
             if (m.offset[v] < 0 || m.offset[u] < 0 || g->values[v].role != TR_TEMP ||
@@ -304,11 +304,11 @@ static void test_crossing(void)
         tr_graph_output(g, "z", tr_scale(g, y, 3));
         int64_t scratch[3] = {0};
         tr_memory m;
-        CHECK_OK(tr_pass_memory(g, scratch, 1, &m));
+        CHECK_OK(tr_pass_memory(g, scratch, 1, NULL, &m));
         CHECK_OK(tr_memory_verify(g, &m, scratch, 1));
         CHECK_ERROR(tr_memory_verify(g, &m, scratch, 2), "crosses");
         tr_memory_free(&m);
-        CHECK_ERROR(tr_pass_memory(g, scratch, 2, &m), "crosses");
+        CHECK_ERROR(tr_pass_memory(g, scratch, 2, NULL, &m), "crosses");
         tr_graph_free(g);
     }
 }

@@ -7,7 +7,7 @@
 
 enum { MOST_STAGES = 96 };
 
-static tr_schedule *make(tr_schedule_kind kind, int ranks, int chunks, int microbatches)
+static tr_schedule *make(tr_pipeline_kind kind, int ranks, int chunks, int microbatches)
 {
     tr_schedule *schedule = NULL;
     CHECK_OK(tr_schedule_new(kind, ranks, chunks, microbatches, &schedule));
@@ -21,9 +21,9 @@ static tr_schedule *parse(const char *csv)
     return schedule;
 }
 
-static int chunks_of(tr_schedule_kind kind, int wish)
+static int chunks_of(tr_pipeline_kind kind, int wish)
 {
-    return kind == TR_SCHEDULE_INTERLEAVED ? wish : kind == TR_SCHEDULE_ZERO_BUBBLE_V ? 2 : 1;
+    return kind == TR_PIPELINE_INTERLEAVED ? wish : kind == TR_PIPELINE_ZERO_BUBBLE_V ? 2 : 1;
 }
 
 static const int32_t ONE_THEN_TWO[] = {2, 1};
@@ -303,7 +303,7 @@ static void test_planted_faults(void)
 /* What a CSV cannot say but an editing program can. */
 static void test_edited_tables(void)
 {
-    tr_schedule *schedule = make(TR_SCHEDULE_1F1B, 2, 1, 2);
+    tr_schedule *schedule = make(TR_PIPELINE_1F1B, 2, 1, 2);
     tr_schedule_report report;
     schedule->actions[1].kind = (tr_action_kind)'X';
     CHECK_ERROR(tr_schedule_check(schedule, NULL, &report),
@@ -402,7 +402,7 @@ static void test_random_edits(void)
     int right = 0, wrong = 0;
     for (uint32_t round = 0; round < 6000; round++) {
         tr_random4 a = tr_random(seed, round, 0, 0), b = tr_random(seed, round, 0, 1);
-        tr_schedule_kind kind = (tr_schedule_kind)(a.word[0] % 5);
+        tr_pipeline_kind kind = (tr_pipeline_kind)(a.word[0] % 5);
         int ranks = 1 + (int)(a.word[1] % 5), microbatches = 1 + (int)(a.word[2] % 7);
         tr_schedule *s = make(kind, ranks, chunks_of(kind, 2 + (int)(a.word[3] % 2)), microbatches);
         int64_t r = b.word[0] % (uint32_t)ranks, first = s->first[r],
@@ -440,7 +440,7 @@ static void test_random_edits(void)
         bool runs = naive_run(s);
         if (runs != (error == NULL))
             FAIL("seed %llu round %u: %s %d ranks %d microbatches %s, the checker says: %s",
-                 (unsigned long long)seed, round, tr_schedule_kind_name(kind), ranks, microbatches,
+                 (unsigned long long)seed, round, tr_pipeline_kind_name(kind), ranks, microbatches,
                  runs ? "runs" : "does not run", tr_error_text(error));
         runs ? right++ : wrong++;
         tr_error_free(error);

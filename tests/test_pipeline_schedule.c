@@ -8,7 +8,7 @@
 
 enum { MOST_STAGES = 96 };
 
-static tr_schedule *make(tr_schedule_kind kind, int ranks, int chunks, int microbatches)
+static tr_schedule *make(tr_pipeline_kind kind, int ranks, int chunks, int microbatches)
 {
     tr_schedule *schedule = NULL;
     CHECK_OK(tr_schedule_new(kind, ranks, chunks, microbatches, &schedule));
@@ -24,24 +24,24 @@ static tr_schedule *parse(const char *csv)
 
 /* ---- generators ---- */
 
-static int chunks_of(tr_schedule_kind kind, int wish)
+static int chunks_of(tr_pipeline_kind kind, int wish)
 {
-    return kind == TR_SCHEDULE_INTERLEAVED ? wish : kind == TR_SCHEDULE_ZERO_BUBBLE_V ? 2 : 1;
+    return kind == TR_PIPELINE_INTERLEAVED ? wish : kind == TR_PIPELINE_ZERO_BUBBLE_V ? 2 : 1;
 }
 
 static void test_every_size_is_right(void)
 {
-    for (int kind = 0; kind <= TR_SCHEDULE_ZERO_BUBBLE_V; kind++)
+    for (int kind = 0; kind <= TR_PIPELINE_ZERO_BUBBLE_V; kind++)
         for (int ranks = 1; ranks <= 9; ranks++)
             for (int microbatches = 1; microbatches <= 20; microbatches++)
-                for (int wish = 2; wish <= (kind == TR_SCHEDULE_INTERLEAVED ? 4 : 2); wish++) {
-                    int chunks = chunks_of((tr_schedule_kind)kind, wish), stages = ranks * chunks;
+                for (int wish = 2; wish <= (kind == TR_PIPELINE_INTERLEAVED ? 4 : 2); wish++) {
+                    int chunks = chunks_of((tr_pipeline_kind)kind, wish), stages = ranks * chunks;
                     tr_schedule *schedule =
-                        make((tr_schedule_kind)kind, ranks, chunks, microbatches);
+                        make((tr_pipeline_kind)kind, ranks, chunks, microbatches);
                     tr_schedule_limits limits = {
                         .ranks = ranks, .stages = stages, .microbatches = microbatches};
                     /* One queue for both directions is enough, but for the V. */
-                    limits.shared_queue = kind != TR_SCHEDULE_ZERO_BUBBLE_V;
+                    limits.shared_queue = kind != TR_PIPELINE_ZERO_BUBBLE_V;
                     tr_schedule_report report;
                     CHECK_OK(tr_schedule_check(schedule, &limits, &report));
                     int64_t sent = 0, apart = 0;
@@ -59,20 +59,20 @@ static void test_live_microbatches(void)
 {
     for (int ranks = 2; ranks <= 8; ranks++)
         for (int microbatches = 1; microbatches <= 24; microbatches++)
-            for (int kind = 0; kind <= TR_SCHEDULE_ZERO_BUBBLE_V; kind++) {
-                int chunks = chunks_of((tr_schedule_kind)kind, 3);
-                tr_schedule *schedule = make((tr_schedule_kind)kind, ranks, chunks, microbatches);
+            for (int kind = 0; kind <= TR_PIPELINE_ZERO_BUBBLE_V; kind++) {
+                int chunks = chunks_of((tr_pipeline_kind)kind, 3);
+                tr_schedule *schedule = make((tr_pipeline_kind)kind, ranks, chunks, microbatches);
                 tr_schedule_report report;
                 CHECK_OK(tr_schedule_check(schedule, NULL, &report));
                 for (int r = 0; r < ranks; r++) {
                     int live = report.live_peak[r], m = microbatches;
-                    if (kind == TR_SCHEDULE_GPIPE)
+                    if (kind == TR_PIPELINE_GPIPE)
                         CHECK_INT(live, m);
-                    else if (kind == TR_SCHEDULE_1F1B)
+                    else if (kind == TR_PIPELINE_1F1B)
                         CHECK_INT(live, TR_MIN(ranks - r, m));
-                    else if (kind == TR_SCHEDULE_ZERO_BUBBLE)
+                    else if (kind == TR_PIPELINE_ZERO_BUBBLE)
                         CHECK_INT(live, TR_MIN(ranks, m)); /* what 1F1B's first rank holds */
-                    else if (kind == TR_SCHEDULE_ZERO_BUBBLE_V)
+                    else if (kind == TR_PIPELINE_ZERO_BUBBLE_V)
                         CHECK(live <= 2 * ranks && (m < 2 * ranks || live == 2 * ranks));
                     else if (m % ranks == 0) /* warm-up of Megatron-LM, and the one in work */
                         CHECK_INT(live, TR_MIN(2 * (ranks - 1 - r) + 2 * ranks + 1, 3 * m));
@@ -84,7 +84,7 @@ static void test_live_microbatches(void)
             }
 }
 
-static void check_csv(tr_schedule_kind kind, int ranks, int chunks, int microbatches,
+static void check_csv(tr_pipeline_kind kind, int ranks, int chunks, int microbatches,
                       const char *want)
 {
     tr_schedule *schedule = make(kind, ranks, chunks, microbatches);
@@ -97,15 +97,15 @@ static void check_csv(tr_schedule_kind kind, int ranks, int chunks, int microbat
 
 static void test_tables(void)
 {
-    check_csv(TR_SCHEDULE_GPIPE, 2, 1, 2, "0F0,0F1,0B0,0B1\n1F0,1F1,1B0,1B1\n");
-    check_csv(TR_SCHEDULE_1F1B, 2, 1, 3, "0F0,0F1,0B0,0F2,0B1,0B2\n1F0,1B0,1F1,1B1,1F2,1B2\n");
-    check_csv(TR_SCHEDULE_ZERO_BUBBLE, 2, 1, 3,
+    check_csv(TR_PIPELINE_GPIPE, 2, 1, 2, "0F0,0F1,0B0,0B1\n1F0,1F1,1B0,1B1\n");
+    check_csv(TR_PIPELINE_1F1B, 2, 1, 3, "0F0,0F1,0B0,0F2,0B1,0B2\n1F0,1B0,1F1,1B1,1F2,1B2\n");
+    check_csv(TR_PIPELINE_ZERO_BUBBLE, 2, 1, 3,
               "0F0,0F1,0I0,0W0,0F2,0I1,0W1,0I2,0W2\n1F0,1I0,1F1,1I1,1W0,1F2,1I2,1W1,1W2\n");
     /* As PyTorch 2.13's ScheduleInterleaved1F1B and ScheduleZBVZeroBubble have them. */
-    check_csv(TR_SCHEDULE_INTERLEAVED, 2, 2, 4,
+    check_csv(TR_PIPELINE_INTERLEAVED, 2, 2, 4,
               "0F0,0F1,2F0,2F1,0F2,2B0,0F3,2B1,2F2,0B0,2F3,0B1,2B2,2B3,0B2,0B3\n"
               "1F0,1F1,3F0,3B0,3F1,3B1,1F2,1B0,1F3,1B1,3F2,3B2,3F3,3B3,1B2,1B3\n");
-    check_csv(TR_SCHEDULE_ZERO_BUBBLE_V, 3, 2, 5,
+    check_csv(TR_PIPELINE_ZERO_BUBBLE_V, 3, 2, 5,
               "0F0,0F1,0F2,0F3,0F4,5F0,5I0,5W0,5F1,5I1,5W1,5F2,5I2,5W2,0I0,0W0,5F3,5I3,5W3,0I1,0W1,"
               "5F4,5I4,5W4,0I2,0W2,0I3,0W3,0I4,0W4\n"
               "1F0,1F1,1F2,4F0,1F3,4F1,4I0,4W0,4F2,4I1,4W1,1F4,1I0,1W0,4F3,4I2,4W2,1I1,1W1,4F4,4I3,"
@@ -113,42 +113,42 @@ static void test_tables(void)
               "2F0,3F0,2F1,3F1,2F2,3F2,3I0,3W0,2F3,2I0,2W0,3F3,3I1,3W1,2F4,2I1,2W1,3F4,3I2,3W2,2I2,"
               "3I3,2I3,3I4,2I4,2W2,3W3,3W4,2W3,2W4\n");
     /* One rank: gradient accumulation, one microbatch at a time, whatever the kind. */
-    check_csv(TR_SCHEDULE_GPIPE, 1, 1, 3, "0F0,0B0,0F1,0B1,0F2,0B2\n");
-    check_csv(TR_SCHEDULE_ZERO_BUBBLE, 1, 1, 2, "0F0,0B0,0F1,0B1\n");
-    check_csv(TR_SCHEDULE_INTERLEAVED, 1, 3, 2,
+    check_csv(TR_PIPELINE_GPIPE, 1, 1, 3, "0F0,0B0,0F1,0B1,0F2,0B2\n");
+    check_csv(TR_PIPELINE_ZERO_BUBBLE, 1, 1, 2, "0F0,0B0,0F1,0B1\n");
+    check_csv(TR_PIPELINE_INTERLEAVED, 1, 3, 2,
               "0F0,1F0,2F0,2B0,1B0,0B0,0F1,1F1,2F1,2B1,1B1,0B1\n");
-    check_csv(TR_SCHEDULE_ZERO_BUBBLE_V, 1, 2, 1, "0F0,1F0,1B0,0B0\n");
+    check_csv(TR_PIPELINE_ZERO_BUBBLE_V, 1, 2, 1, "0F0,1F0,1B0,0B0\n");
 }
 
 static void test_refused_sizes(void)
 {
     tr_schedule *none;
-    CHECK_ERROR(tr_schedule_new(TR_SCHEDULE_1F1B, 0, 1, 1, &none), "0 ranks: give 1 to 65536");
-    CHECK_ERROR(tr_schedule_new(TR_SCHEDULE_1F1B, INT64_MAX, 1, 1, &none), "ranks");
-    CHECK_ERROR(tr_schedule_new(TR_SCHEDULE_1F1B, 2, 1, -1, &none), "-1 microbatches");
-    CHECK_ERROR(tr_schedule_new(TR_SCHEDULE_1F1B, 2, 2, 4, &none), "give exactly 1");
-    CHECK_ERROR(tr_schedule_new(TR_SCHEDULE_INTERLEAVED, 2, 1, 4, &none), "give 2 or more");
-    CHECK_ERROR(tr_schedule_new(TR_SCHEDULE_INTERLEAVED, 65536, 65536, 4, &none), "stages");
-    CHECK_ERROR(tr_schedule_new(TR_SCHEDULE_ZERO_BUBBLE_V, 2, 3, 4, &none), "give exactly 2");
-    CHECK_ERROR(tr_schedule_new(TR_SCHEDULE_GPIPE, 65536, 1, 1 << 20, &none), "fewer, larger");
+    CHECK_ERROR(tr_schedule_new(TR_PIPELINE_1F1B, 0, 1, 1, &none), "0 ranks: give 1 to 65536");
+    CHECK_ERROR(tr_schedule_new(TR_PIPELINE_1F1B, INT64_MAX, 1, 1, &none), "ranks");
+    CHECK_ERROR(tr_schedule_new(TR_PIPELINE_1F1B, 2, 1, -1, &none), "-1 microbatches");
+    CHECK_ERROR(tr_schedule_new(TR_PIPELINE_1F1B, 2, 2, 4, &none), "give exactly 1");
+    CHECK_ERROR(tr_schedule_new(TR_PIPELINE_INTERLEAVED, 2, 1, 4, &none), "give 2 or more");
+    CHECK_ERROR(tr_schedule_new(TR_PIPELINE_INTERLEAVED, 65536, 65536, 4, &none), "stages");
+    CHECK_ERROR(tr_schedule_new(TR_PIPELINE_ZERO_BUBBLE_V, 2, 3, 4, &none), "give exactly 2");
+    CHECK_ERROR(tr_schedule_new(TR_PIPELINE_GPIPE, 65536, 1, 1 << 20, &none), "fewer, larger");
     CHECK(none == NULL);
-    for (int kind = 0; kind <= TR_SCHEDULE_ZERO_BUBBLE_V; kind++) {
-        tr_schedule_kind read = TR_SCHEDULE_GPIPE;
-        CHECK_OK(tr_schedule_kind_parse(tr_schedule_kind_name((tr_schedule_kind)kind), &read));
+    for (int kind = 0; kind <= TR_PIPELINE_ZERO_BUBBLE_V; kind++) {
+        tr_pipeline_kind read = TR_PIPELINE_GPIPE;
+        CHECK_OK(tr_pipeline_kind_parse(tr_pipeline_kind_name((tr_pipeline_kind)kind), &read));
         CHECK_INT(read, kind);
     }
-    tr_schedule_kind kind;
-    CHECK_ERROR(tr_schedule_kind_parse("gpip", &kind), "did you mean gpipe?");
-    CHECK_ERROR(tr_schedule_kind_parse("", &kind), "it is one of gpipe, 1f1b");
+    tr_pipeline_kind kind;
+    CHECK_ERROR(tr_pipeline_kind_parse("gpip", &kind), "did you mean gpipe?");
+    CHECK_ERROR(tr_pipeline_kind_parse("", &kind), "it is one of gpipe, 1f1b");
 }
 
 /* ---- CSV ---- */
 
 static void test_csv_round_trip(void)
 {
-    for (int kind = 0; kind <= TR_SCHEDULE_ZERO_BUBBLE_V; kind++) {
+    for (int kind = 0; kind <= TR_PIPELINE_ZERO_BUBBLE_V; kind++) {
         tr_schedule *made =
-            make((tr_schedule_kind)kind, 5, chunks_of((tr_schedule_kind)kind, 3), 10);
+            make((tr_pipeline_kind)kind, 5, chunks_of((tr_pipeline_kind)kind, 3), 10);
         tr_text text = {0}, again = {0};
         tr_schedule_print_csv(made, &text);
         tr_schedule *read = parse(text.bytes);
@@ -248,15 +248,15 @@ static void test_bubbles(void)
     for (int p = 1; p <= 8; p++)
         for (int m = 1; m <= 32; m++) {
             double share = (p - 1.0) / (m + p - 1.0);
-            tr_schedule *gpipe = make(TR_SCHEDULE_GPIPE, p, 1, m);
-            tr_schedule *alternate = make(TR_SCHEDULE_1F1B, p, 1, m);
+            tr_schedule *gpipe = make(TR_PIPELINE_GPIPE, p, 1, m);
+            tr_schedule *alternate = make(TR_PIPELINE_1F1B, p, 1, m);
             CHECK_NEAR(simulate(gpipe, cost_of(1, 1, 1), &span), share, 1e-12);
             CHECK_NEAR(simulate(alternate, cost_of(1, 1, 1), &span), share, 1e-12);
             CHECK_NEAR(simulate(alternate, cost_of(3, 1, 1), &span), share, 1e-12);
             tr_schedule_free(gpipe);
             tr_schedule_free(alternate);
             for (int v = 2; v <= 4 && m % p == 0; v++) {
-                tr_schedule *interleaved = make(TR_SCHEDULE_INTERLEAVED, p, v, m);
+                tr_schedule *interleaved = make(TR_PIPELINE_INTERLEAVED, p, v, m);
                 CHECK_NEAR(simulate(interleaved, cost_of(1, 1, 1), &span),
                            (p - 1.0) / (v * m + p - 1.0), 1e-12);
                 simulate(interleaved, cost_of(3, 1, 1), &span);
@@ -273,7 +273,7 @@ static void test_zero_bubbles(void)
     double span;
     for (int p = 2; p <= 8; p++)
         for (int m = p; m <= 32; m += 3) {
-            tr_schedule *h1 = make(TR_SCHEDULE_ZERO_BUBBLE, p, 1, m);
+            tr_schedule *h1 = make(TR_PIPELINE_ZERO_BUBBLE, p, 1, m);
             for (int f = 1; f <= 3; f++)
                 for (int i = 1; i <= 3; i++)
                     for (int w = 0; w <= 4; w++) {
@@ -286,7 +286,7 @@ static void test_zero_bubbles(void)
             tr_schedule_free(h1);
             if (m < 2 * p)
                 continue;
-            tr_schedule *v = make(TR_SCHEDULE_ZERO_BUBBLE_V, p, 2, m);
+            tr_schedule *v = make(TR_PIPELINE_ZERO_BUBBLE_V, p, 2, m);
             simulate(v, cost_of(1, 1, 1), &span);
             CHECK_NEAR(span, 6.0 * m + p - 1, 1e-9);
             simulate(v, cost_of(3, 3, 2), &span);
@@ -303,13 +303,13 @@ static void test_sends(void)
     tr_stage_cost cost = cost_of(1, 1, 1);
     cost.send_activation = 0.5;
     cost.send_gradient = 0.25;
-    tr_schedule *one = make(TR_SCHEDULE_1F1B, 2, 1, 1);
+    tr_schedule *one = make(TR_PIPELINE_1F1B, 2, 1, 1);
     simulate(one, cost, &span);
     CHECK_NEAR(span, 1 + 0.5 + 1 + 2 + 0.25 + 2, 1e-12);
     tr_schedule_free(one);
     /* A queue carries one message after the other: the third arrives at 1 + 3 x 5. */
     cost.send_activation = 5;
-    tr_schedule *gpipe = make(TR_SCHEDULE_GPIPE, 2, 1, 3);
+    tr_schedule *gpipe = make(TR_PIPELINE_GPIPE, 2, 1, 3);
     tr_stage_cost costs[2] = {cost, cost};
     tr_schedule_clock clock;
     CHECK_OK(tr_schedule_simulate(gpipe, costs, &clock));
@@ -330,7 +330,7 @@ static void test_sends(void)
 /* The slowest stage sets the pace: every other stage waits for it. */
 static void test_uneven_stages(void)
 {
-    tr_schedule *schedule = make(TR_SCHEDULE_1F1B, 4, 1, 50);
+    tr_schedule *schedule = make(TR_PIPELINE_1F1B, 4, 1, 50);
     tr_stage_cost costs[4];
     for (int i = 0; i < 4; i++)
         costs[i] = cost_of(1, 1, 1);
@@ -347,7 +347,7 @@ static void test_uneven_stages(void)
 
 static void test_a_thousand_ranks(void)
 {
-    tr_schedule *schedule = make(TR_SCHEDULE_1F1B, 1024, 1, 512);
+    tr_schedule *schedule = make(TR_PIPELINE_1F1B, 1024, 1, 512);
     tr_stage_cost *costs = tr_alloc_zero(1024, sizeof *costs);
     for (int i = 0; i < 1024; i++)
         costs[i] = cost_of(1, 1, 1);
@@ -451,7 +451,7 @@ static void test_cuts(void)
 
 /* ---- the drawings of the documentation ---- */
 
-static void check_drawing(const char *page, tr_schedule_kind kind, int ranks, int chunks,
+static void check_drawing(const char *page, tr_pipeline_kind kind, int ranks, int chunks,
                           int microbatches)
 {
     tr_schedule *schedule = make(kind, ranks, chunks, microbatches);
@@ -464,7 +464,7 @@ static void check_drawing(const char *page, tr_schedule_kind kind, int ranks, in
     CHECK_OK(tr_schedule_draw(schedule, &clock, 1, &text));
     if (!strstr(page, text.bytes))
         FAIL("docs/pipeline.md lacks this timeline of %s, %d ranks, %d microbatches:\n%s",
-             tr_schedule_kind_name(kind), ranks, microbatches, text.bytes);
+             tr_pipeline_kind_name(kind), ranks, microbatches, text.bytes);
     CHECK_ERROR(tr_schedule_draw(schedule, &clock, 1e-9, &text), "take a larger unit");
     CHECK_ERROR(tr_schedule_draw(schedule, &clock, 0, &text), "take a larger unit");
     tr_text_free(&text);
@@ -480,11 +480,11 @@ static void test_documentation(void)
         return;
     char *page = tr_strndup(map.bytes, (size_t)map.size);
     tr_map_close(&map);
-    check_drawing(page, TR_SCHEDULE_GPIPE, 4, 1, 6);
-    check_drawing(page, TR_SCHEDULE_1F1B, 4, 1, 6);
-    check_drawing(page, TR_SCHEDULE_INTERLEAVED, 2, 2, 4);
-    check_drawing(page, TR_SCHEDULE_ZERO_BUBBLE, 4, 1, 6);
-    check_drawing(page, TR_SCHEDULE_ZERO_BUBBLE_V, 2, 2, 4);
+    check_drawing(page, TR_PIPELINE_GPIPE, 4, 1, 6);
+    check_drawing(page, TR_PIPELINE_1F1B, 4, 1, 6);
+    check_drawing(page, TR_PIPELINE_INTERLEAVED, 2, 2, 4);
+    check_drawing(page, TR_PIPELINE_ZERO_BUBBLE, 4, 1, 6);
+    check_drawing(page, TR_PIPELINE_ZERO_BUBBLE_V, 2, 2, 4);
     free(page);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "cli/inspect_schedule.h"
 #include "cli/options.h"
 #include "ir/table.h"
 #include "train/parallel.h"
@@ -13,7 +14,7 @@ typedef struct inspect_options {
     char *const *operands; /* a config file, a run, a Hugging Face directory; then overrides */
     int operand_count;
     const char *dump_after;
-    bool json, sharding;
+    bool json, sharding, schedule;
 } inspect_options;
 
 /* The sizes as training would have them: the vocabulary is the tokenizer's when the config leaves it open. */
@@ -32,7 +33,7 @@ static tr_error *complete_sizes(const tr_config *config, tr_sizes *out)
 static void print_json(const tr_config *config, const tr_program *p, const tr_sizes *sizes, const tr_pass_log *log)
 {
     const tr_memory *m = &p->memory;
-    int64_t parameters = tr_graph_parameters(p->graph);
+    int64_t parameters = tr_graph_parameters(tr_program_leaves(p));
     json_t *passes = json_array();
     for (int i = 0; i < log->count; i++)
         json_array_append_new(passes, json_pack("{s:s, s:i, s:i}", "pass", log->name[i], "nodes_before",
@@ -53,7 +54,7 @@ static void print_json(const tr_config *config, const tr_program *p, const tr_si
 static void print_table(const tr_config *config, const tr_program *p, const tr_sizes *s, const tr_pass_log *log)
 {
     const tr_memory *m = &p->memory;
-    int64_t parameters = tr_graph_parameters(p->graph);
+    int64_t parameters = tr_graph_parameters(tr_program_leaves(p));
     printf("model            %s: %lld layers, embed %lld, %lld heads, mlp %lld, context %lld, vocabulary %lld\n",
            tr_family_name(config->model.family), (long long)s->layers, (long long)s->embed, (long long)s->heads,
            (long long)s->mlp, (long long)s->context, (long long)s->vocab);
@@ -104,18 +105,22 @@ static void print_leaves(const tr_graph *g)
     }
 }
 
+static const char *axis_name(const tr_sharding *sharding, int64_t axis)
+{
+    return axis == TR_AXIS_PIPELINE ? "pipeline" : sharding->axes[axis].name;
+}
+
 /* Every collective with the bytes of the larger of its operands. */
 static void print_collectives(const tr_graph *g, const tr_sharding *sharding)
 {
-    static const char *const phases[] = {"start", "forward", "backward", "update"};
     printf("\n%-10s %-6s %-16s %-13s %12s  %s\n", "phase", "layer", "collective", "axis", "bytes", "result");
     for (tr_node n = 1; n < g->n_nodes; n++) {
         const tr_node_info *node = &g->nodes[n];
         if (!(tr_op_table[node->op]->flags & TR_OP_COLLECTIVE))
             continue;
         const tr_shape *in = tr_shape_at(g, tr_in(g, n, 0)), *out = tr_shape_at(g, tr_out(g, n, 0));
-        printf("%-10s %-6d %-16s %-13s %12lld  ", phases[node->phase], node->layer, tr_op_name(node->op),
-               sharding->axes[node->attrs[TR_COLLECTIVE_AXIS].i].name,
+        printf("%-10s %-6d %-16s %-13s %12lld  ", tr_phase_names[node->phase], node->layer, tr_op_name(node->op),
+               axis_name(sharding, node->attrs[TR_COLLECTIVE_AXIS].i),
                (long long)TR_MAX(tr_shape_bytes(in), tr_shape_bytes(out)));
         print_dims(g, out, out->dims);
         printf("\n");
@@ -137,7 +142,9 @@ static tr_error *inspect(const inspect_options *options)
     TR_GO(tr_trainer_plan(config, 0, &sizes, model, NULL, options->dump_after, &dump, &log, &program));
     if (dump.bytes)
         fputs(dump.bytes, stdout);
-    else if (options->sharding) {
+    else if (options->schedule) {
+        error = cli_inspect_schedule(config, program);
+    } else if (options->sharding) {
         tr_sharding sharding = tr_config_sharding(config, 0);
         print_leaves(program->graph);
         print_collectives(program->graph, &sharding);
@@ -159,6 +166,8 @@ tr_error *cmd_inspect(int argc, char **argv)
         {"json", 0, NULL, "print one JSON object", .flag = &with.json},
         {"sharding", 0, NULL, "print what each rank has of every parameter, and every collective",
          .flag = &with.sharding},
+        {"schedule", 0, NULL, "print the pipeline's schedule as CSV, its bubble, and the microbatches alive",
+         .flag = &with.schedule},
         {"dump-after", 0, "PASS", "print the graph as it is after PASS",
          .text = &with.dump_after},
     };
@@ -170,7 +179,8 @@ tr_error *cmd_inspect(int argc, char **argv)
         .count = TR_COUNT(options),
         .examples = "trireme inspect runs/gpt2-small\n"
                     "trireme inspect examples/gpt2-small.yaml model.preset=gpt3-175b --json\n"
-                    "trireme inspect examples/parity.yaml mesh.tensor=2 --sharding",
+                    "trireme inspect examples/parity.yaml mesh.tensor=2 --sharding\n"
+                    "trireme inspect examples/parity.yaml mesh.pipeline=4 train.micro_batch=1 --schedule",
         .min = 1,
         .max = -1,
     };

@@ -277,7 +277,7 @@ tr_error *tr_weights_load_state(tr_program *p, const tr_safetensors *model,
 
 static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int64_t *out_count)
 {
-    const tr_graph *g = p->graph;
+    const tr_graph *g = tr_program_leaves(p);
     tr_saved *saved = NULL;
     int64_t count = 0, room = 0;
     for (tr_value v = 1; v < g->n_values; v++) {

@@ -22,14 +22,6 @@ static void free_cut(tr_cut cut)
     free((void *)(uintptr_t)cut.parts);
 }
 
-static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_group *group)
-{
-    const tr_tensor *x = &call->in[0];
-    tr_reduction reduction = call->attrs[TR_ALL_REDUCE_LARGEST].i ? TR_REDUCE_MAX : TR_REDUCE_SUM;
-    return tr_comm_all_reduce(ranks->comm, group, reduction, x->data, call->out[0].data, tr_tensor_elems(x), x->dtype,
-                              x->dtype);
-}
-
 static tr_error *run_all_gather(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
     const tr_attr *a = call->attrs;
@@ -62,6 +54,27 @@ static tr_error *run_all_to_all(tr_ranks *ranks, const tr_call *call, const tr_g
     tr_error *error = tr_comm_all_to_all(ranks->comm, group, x->data, in_cut, y->data, out_cut, x->dtype);
     free_cut(in_cut);
     free_cut(out_cut);
+    return error;
+}
+
+/* The sum, or the largest, over an axis, or over those places on it whose bits `members` has. */
+static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+{
+    const tr_tensor *x = &call->in[0];
+    int64_t members = call->attrs[TR_REDUCE_MEMBERS].i;
+    tr_group some = {0};
+    if (members) {
+        int32_t *list = tr_alloc((size_t)group->count * sizeof *list), count = 0;
+        for (int32_t k = 0; k < group->count; k++)
+            if (members >> k & 1)
+                list[count++] = group->ranks[k];
+        some = tr_group_new(list, count, ranks->rank);
+        free(list);
+    }
+    tr_reduction reduction = call->attrs[TR_REDUCE_LARGEST].i ? TR_REDUCE_MAX : TR_REDUCE_SUM;
+    tr_error *error = tr_comm_all_reduce(ranks->comm, members ? &some : group, reduction, x->data, call->out[0].data,
+                                         tr_tensor_elems(x), x->dtype, x->dtype);
+    tr_group_free(&some);
     return error;
 }
 

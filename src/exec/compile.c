@@ -5,7 +5,7 @@
 #include "ir/table.h"
 #include "ir/text.h"
 
-static const char *const pass_names[] = {"model", "autodiff", "update", "shard", "recompute", "cache", "fuse", "order"};
+static const char *const pass_names[] = {"model", "autodiff", "update", "shard", "cut", "recompute", "cache", "fuse", "order"};
 
 /* Between two passes: the log, the dump, the verifier. */
 static tr_error *after(const char *pass, const tr_graph *g, const tr_compile *how)
@@ -31,7 +31,7 @@ static tr_error *check_dump(const tr_compile *how)
             return NULL;
     const char *near = tr_suggest(how->dump_after, pass_names, TR_COUNT(pass_names));
     return tr_error_new(TR_USER, "--dump-after=%s: there is no such pass; the passes are model, autodiff, update, "
-                                 "shard, recompute, cache, fuse, order%s%s",
+                                 "shard, cut, recompute, cache, fuse, order%s%s",
                         how->dump_after, near ? "; did you mean " : "", near ? near : "");
 }
 
@@ -41,6 +41,44 @@ static tr_error *shard(tr_graph **graph, const tr_compile *how)
         return NULL;
     TR_TRY(tr_pass_shard(graph, how->sharding));
     return after("shard", *graph, how);
+}
+
+/* Replaces the graph by that of this rank's stages, and leaves the whole to the caller. */
+static tr_error *cut(tr_graph **graph, const tr_compile *how, tr_graph **out_whole)
+{
+    const tr_stages *s = how->stages;
+    tr_graph *mine;
+    *out_whole = NULL;
+    if (!s)
+        return NULL;
+    TR_TRY(tr_pass_cut(*graph, s->schedule, s->place, s->axis, &mine));
+    *out_whole = *graph;
+    *graph = mine;
+    return after("cut", mine, how);
+}
+
+/* Consumes both graphs. live: microbatches alive at once in a stage; 0: as the schedule says. */
+static tr_error *build_take(tr_graph *g, tr_graph *whole, const tr_compile *how, int64_t micro_batches, int32_t live,
+                            tr_program **out)
+{
+    const tr_stages *s = how->stages;
+    tr_error *error;
+    *out = NULL;
+    if (s) {
+        int32_t *count = tr_alloc_zero((size_t)s->schedule->stages, sizeof *count);
+        for (int i = 0; i < s->schedule->stages; i++)
+            if (s->schedule->rank_of_stage[i] == s->place)
+                count[i] = live ? live : s->live[i];
+        error = tr_program_build_stages_take(g, &how->target, micro_batches, &(tr_slots){s->schedule->stages, count}, out);
+        free(count);
+    } else {
+        error = tr_program_build_take(g, &how->target, micro_batches, out);
+    }
+    if (*out)
+        (*out)->whole = whole;
+    else
+        tr_graph_free(whole);
+    return error;
 }
 
 static tr_value input(tr_graph *g, const char *name, const tr_compile *how)
@@ -84,31 +122,42 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     tr_value *grads = NULL;
     uint32_t n_grads = 0;
     tr_head head;
+    tr_update update = how->update;
+    tr_graph *whole = NULL;
+    update.pipeline = how->stages != NULL;
     *out = NULL;
     TR_TRY(check_dump(how));
     tr_graph *g = forward(model, sizes, user, how, &head);
     tr_node loss = cross_entropy(g, &head, how);
     TR_GO(tr_graph_error_take(g));
+    if (how->stages)
+        TR_GO(tr_pass_stages(g, how->stages->schedule->stages));
     TR_GO(after("model", g, how));
     tr_value sum = tr_out(g, loss, 0), count = tr_out(g, loss, 1);
     TR_GO(tr_pass_autodiff(g, sum, &grads, &n_grads));
     TR_GO(after("autodiff", g, how));
     if (how->keep_gradients)
         keep_gradients(g, grads, n_grads);
-    TR_GO(tr_pass_update(g, sum, count, grads, n_grads, &how->update));
+    TR_GO(tr_pass_update(g, sum, count, grads, n_grads, &update));
+    if (how->stages)
+        TR_GO(tr_pass_order(g)); /* sums over stages that update took apart are dead */
+    if (how->stages && tr_schedule_splits(how->stages->schedule))
+        tr_pass_weight(g);
     TR_GO(after("update", g, how));
     TR_GO(shard(&g, how));
+    TR_GO(cut(&g, how, &whole));
     TR_GO(tr_pass_recompute(g, how->recompute));
     TR_GO(after("recompute", g, how));
     TR_GO(tr_pass_fuse(g));
     TR_GO(after("fuse", g, how));
     TR_GO(tr_pass_order(g));
     TR_GO(after("order", g, how));
-    error = tr_program_build_take(g, &how->target, how->update.micro_batches, out);
-    g = NULL;
+    error = build_take(g, whole, how, how->update.micro_batches, 0, out);
+    g = whole = NULL;
 done:
     free(grads);
     tr_graph_free(g);
+    tr_graph_free(whole);
     return error;
 }
 
@@ -116,9 +165,13 @@ done:
 static tr_error *finish_take(tr_graph *g, const tr_compile *how, int64_t context, tr_program **out)
 {
     tr_error *error = NULL;
+    tr_graph *whole = NULL;
     TR_GO(tr_graph_error_take(g));
+    if (how->stages)
+        TR_GO(tr_pass_stages(g, how->stages->schedule->stages));
     TR_GO(after("model", g, how));
     TR_GO(shard(&g, how));
+    TR_GO(cut(&g, how, &whole));
     if (context > 0) {
         TR_GO(tr_pass_cache(g, context));
         TR_GO(after("cache", g, how));
@@ -127,10 +180,11 @@ static tr_error *finish_take(tr_graph *g, const tr_compile *how, int64_t context
     TR_GO(after("fuse", g, how));
     TR_GO(tr_pass_order(g));
     TR_GO(after("order", g, how));
-    error = tr_program_build_take(g, &how->target, 1, out);
-    g = NULL;
+    error = build_take(g, whole, how, 1, 1, out);
+    g = whole = NULL;
 done:
     tr_graph_free(g);
+    tr_graph_free(whole);
     return error;
 }
 

@@ -1,6 +1,7 @@
 /* From a model function to a program: the passes in their order. */
 #pragma once
 #include "exec/program.h"
+#include "passes/pipeline.h"
 #include "passes/shard.h"
 #include "trireme.h"
 
@@ -19,6 +20,7 @@ typedef struct tr_compile {
     tr_update update;   /* training: its micro_batches counts */
     tr_recompute recompute;
     const tr_sharding *sharding; /* of a mesh, with this rank's place on it; NULL: one rank */
+    const tr_stages *stages;     /* of a pipeline; NULL: none. Needs a sharding */
     bool keep_gradients;    /* the parameters' gradients become outputs "d.NAME": for tests */
     const char *dump_after; /* a pass whose graph goes to `dump` as text; NULL: none */
     tr_text *dump;

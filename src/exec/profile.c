@@ -23,7 +23,6 @@ static int by_time(const void *a, const void *b)
 
 char *tr_program_profile_text(const tr_program *p, double peak_flops)
 {
-    static const char *const phases[] = {"start", "forward", "backward", "update"};
     line *lines = NULL;
     uint32_t count = 0, room = 0;
     int64_t total = 0;
@@ -53,7 +52,7 @@ char *tr_program_profile_text(const tr_program *p, double peak_flops)
         const line *at = &lines[l];
         double ns = at->time_ns ? (double)at->time_ns : 1;
         tr_text_format(&text, "%-22s %-9s %-12s %8.1f %6.1f%% %8.1f %8.1f", tr_op_name(at->op),
-                       phases[at->phase], at->kernel, ns / 1e6, 100.0 * ns / (double)TR_MAX(total, 1),
+                       tr_phase_names[at->phase], at->kernel, ns / 1e6, 100.0 * ns / (double)TR_MAX(total, 1),
                        at->flops / ns, at->bytes / ns);
         if (peak_flops > 0)
             tr_text_format(&text, " %7.1f%%", 100.0 * at->flops / ns * 1e9 / peak_flops);

@@ -71,6 +71,12 @@ static tr_error *build_instruction(tr_program *p, tr_node n, tr_instruction *i)
 
 tr_error *tr_program_build_take(tr_graph *g, const tr_target *target, int64_t micro_batches, tr_program **out)
 {
+    return tr_program_build_stages_take(g, target, micro_batches, NULL, out);
+}
+
+tr_error *tr_program_build_stages_take(tr_graph *g, const tr_target *target, int64_t micro_batches,
+                                       const tr_slots *slots, tr_program **out)
+{
     tr_error *error = NULL;
     tr_program *p = tr_alloc_zero(1, sizeof *p);
     p->graph = g;
@@ -84,7 +90,9 @@ tr_error *tr_program_build_take(tr_graph *g, const tr_target *target, int64_t mi
             continue;
         TR_GO(build_instruction(p, n, &p->instructions[p->n_instructions++]));
     }
-    TR_GO(tr_pass_memory(g, p->scratch_bytes, micro_batches, &p->memory));
+    TR_GO(tr_pass_memory(g, p->scratch_bytes, micro_batches, slots, &p->memory));
+    if (slots)
+        p->slot = tr_alloc_zero((size_t)slots->stages, sizeof *p->slot);
 #ifndef NDEBUG
     TR_GO(tr_graph_verify(g));
     TR_GO(tr_memory_verify(g, &p->memory, p->scratch_bytes, micro_batches));
@@ -104,18 +112,15 @@ int64_t tr_program_peak_bytes(const tr_program *p)
     return m->params_bytes + m->state_bytes + m->input_bytes + m->arena_bytes;
 }
 
-static void bind(tr_program *p)
+static void bind(const tr_program *p, tr_instruction *at)
 {
-    for (uint32_t i = 0; i < p->n_instructions; i++) {
-        tr_instruction *at = &p->instructions[i];
-        for (int k = 0; k < at->call.n_in; k++)
-            if (at->call.in[k].rank >= 0)
-                at->call.in[k].data = tr_program_data(p, tr_in(p->graph, at->node, k));
-        for (int k = 0; k < at->call.n_out; k++)
-            at->call.out[k].data = tr_program_data(p, tr_out(p->graph, at->node, k));
-        if (at->call.scratch_bytes)
-            at->call.scratch = p->arena + p->memory.scratch_offset[at->node];
-    }
+    for (int k = 0; k < at->call.n_in; k++)
+        if (at->call.in[k].rank >= 0)
+            at->call.in[k].data = tr_program_data(p, tr_in(p->graph, at->node, k));
+    for (int k = 0; k < at->call.n_out; k++)
+        at->call.out[k].data = tr_program_data(p, tr_out(p->graph, at->node, k));
+    if (at->call.scratch_bytes)
+        at->call.scratch = p->arena + p->memory.scratch_offset[at->node];
 }
 
 static bool is_kept(const tr_program *p, tr_value v)
@@ -159,7 +164,8 @@ tr_error *tr_program_allocate_beside(tr_program *p, const tr_program *owner)
     TR_TRY(tr_pages_map((size_t)m->input_bytes, (void **)&p->inputs));
     if (!p->arena_borrowed)
         TR_TRY(tr_pages_map((size_t)m->arena_bytes, (void **)&p->arena));
-    bind(p);
+    for (uint32_t i = 0; i < p->n_instructions; i++)
+        bind(p, &p->instructions[i]);
     return NULL;
 }
 
@@ -186,6 +192,8 @@ void tr_program_free(tr_program *p)
     tr_memory_free(&p->memory);
     tr_error_free(p->error);
     tr_graph_free(p->graph);
+    tr_graph_free(p->whole);
+    free(p->slot);
     free(p->scratch_bytes);
     free(p->instructions);
     free(p);
@@ -205,6 +213,10 @@ void *tr_program_data(const tr_program *p, tr_value v)
         return p->state + offset;
     default:
         TR_CHECK(offset >= 0, "value %u has no place", v);
+        if (p->memory.stage && p->memory.stage[root] >= 0) {
+            int32_t s = p->memory.stage[root];
+            offset += p->memory.slot_offset[s] + p->slot[s] * p->memory.slot_bytes[s];
+        }
         return p->arena + offset;
     }
 }
@@ -334,29 +346,49 @@ tr_error *tr_program_error_take(tr_program *p)
     return error;
 }
 
-void tr_program_run(tr_program *p, tr_phase first, tr_phase last, uint32_t step, int64_t micro)
+static void run_timed(tr_program *p, tr_instruction *i)
+{
+    int64_t from = now_ns();
+    run_one(p, i);
+    int64_t to = now_ns();
+    i->time_ns += to - from;
+    i->runs++;
+    if (p->trace)
+        write_trace(p, i, from, to);
+}
+
+enum { EVERY_STAGE = -1 };
+
+static void run(tr_program *p, tr_phase first, tr_phase last, int stage, uint32_t step, int64_t micro)
 {
     TR_CHECK(p->state || p->arena || p->inputs, "the program has no memory yet");
     omp_set_num_threads(p->target.threads);
     for (uint32_t k = 0; k < p->n_instructions && !p->error; k++) {
         tr_instruction *i = &p->instructions[k];
-        tr_phase phase = p->graph->nodes[i->node].phase;
-        if (phase < first || phase > last)
+        const tr_node_info *node = &p->graph->nodes[i->node];
+        if (node->phase < first || node->phase > last || (stage != EVERY_STAGE && node->stage != stage))
             continue;
+        if (stage != EVERY_STAGE)
+            bind(p, i);
         i->call.seed = p->seed;
         i->call.step = step;
         if (i->call.n_in)
             set_origin(p, i, micro);
-        if (!p->profile && !p->trace) {
+        if (p->profile || p->trace)
+            run_timed(p, i);
+        else
             run_one(p, i);
-            continue;
-        }
-        int64_t from = now_ns();
-        run_one(p, i);
-        int64_t to = now_ns();
-        i->time_ns += to - from;
-        i->runs++;
-        if (p->trace)
-            write_trace(p, i, from, to);
     }
+}
+
+void tr_program_run(tr_program *p, tr_phase first, tr_phase last, uint32_t step, int64_t micro)
+{
+    run(p, first, last, EVERY_STAGE, step, micro);
+}
+
+void tr_program_run_stage(tr_program *p, tr_phase first, tr_phase last, int stage, int32_t slot, uint32_t step,
+                          int64_t micro)
+{
+    p->slot[stage] = slot;
+    run(p, first, last, stage, step, micro);
 }

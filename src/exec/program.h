@@ -28,7 +28,9 @@ typedef struct tr_instruction {
 
 typedef struct tr_program {
     tr_graph *graph;
+    tr_graph *whole; /* with a pipeline: all stages, of which this rank has some; else NULL */
     tr_memory memory;
+    int32_t *slot; /* by stage: which slot its values are in now; NULL without slots */
     tr_target target;
     int64_t micro_batches;
     int64_t *scratch_bytes; /* of each node */
@@ -45,7 +47,9 @@ typedef struct tr_program {
     int64_t trace_events;
 } tr_program;
 
-/* Consumes the graph, also when it fails. */
+/* Consumes the graph, also when it fails. slots: of a pipeline, see tr_pass_memory; else NULL. */
+tr_error *tr_program_build_stages_take(tr_graph *graph, const tr_target *target, int64_t micro_batches,
+                                       const tr_slots *slots, tr_program **out);
 tr_error *tr_program_build_take(tr_graph *graph, const tr_target *target, int64_t micro_batches,
                                 tr_program **out);
 tr_error *tr_program_allocate(tr_program *program);
@@ -54,6 +58,12 @@ tr_error *tr_program_allocate(tr_program *program);
  * The owner must outlive the program, and the two must not run at the same time. */
 tr_error *tr_program_allocate_beside(tr_program *program, const tr_program *owner);
 void tr_program_free(tr_program *program);
+
+/* The graph whose leaves are all parameters and state of the run: with a pipeline other stages have some. */
+static inline const tr_graph *tr_program_leaves(const tr_program *program)
+{
+    return program->whole ? program->whole : program->graph;
+}
 
 /* State and parameters + inputs + arena: what the process will hold at its peak, in bytes. */
 int64_t tr_program_peak_bytes(const tr_program *program);
@@ -69,6 +79,9 @@ void tr_program_init(tr_program *program, uint64_t seed);
 /* Runs the nodes of the phases first..last once. `step` and `micro` (0 <= micro < micro_batches) decide
  * what random ops draw. */
 void tr_program_run(tr_program *program, tr_phase first, tr_phase last, uint32_t step, int64_t micro);
+/* The same for the nodes of one stage, with its values in one of its slots. */
+void tr_program_run_stage(tr_program *program, tr_phase first, tr_phase last, int stage, int32_t slot, uint32_t step,
+                          int64_t micro);
 /* What went wrong between ranks in runs so far, the caller's; NULL: nothing. Without ranks nothing can. */
 tr_error *tr_program_error_take(tr_program *program);
 

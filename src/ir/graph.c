@@ -225,8 +225,8 @@ static tr_node append_node(tr_graph *g, tr_op op, const tr_value *in, int n_in, 
 {
     const tr_op_row *row = tr_op_table[op];
     tr_node id = g->n_nodes;
-    tr_node_info node = {.op = op, .layer = g->layer, .phase = g->phase, .first_in = g->n_links,
-                         .n_in = (uint32_t)n_in};
+    tr_node_info node = {.op = op, .layer = g->layer, .stage = g->stage, .phase = g->phase,
+                         .first_in = g->n_links, .n_in = (uint32_t)n_in};
     if (attrs)
         memcpy(node.attrs, attrs, sizeof node.attrs);
     for (int i = 0; i < n_in; i++)
@@ -395,6 +395,7 @@ uint64_t tr_graph_hash(const tr_graph *g)
         mix(&h, node->op);
         mix(&h, node->phase);
         mix(&h, (uint64_t)node->layer);
+        mix(&h, (uint64_t)node->stage);
         for (int a = 0; a < TR_MAX_ATTRS; a++)
             mix(&h, (uint64_t)node->attrs[a].i);
         mix(&h, node->n_in);

@@ -8,8 +8,8 @@
  *  4. A value with `home` != itself lives in home's buffer. It is a view (op reshape) or is written over
  *     it; in the second case no other node reads the overwritten value after.
  *  5. All dims are positive; a value's elements fit in int64.
- *  6. Phases do not go back along the order: START, FORWARD, BACKWARD, UPDATE. With several
- *     microbatches the middle two run once for each, and only state crosses into UPDATE.
+ *  6. Phases do not go back along the order: START, FORWARD, BACKWARD, WEIGHT, UPDATE. With several
+ *     microbatches the middle three run once for each, and only state crosses into UPDATE.
  *
  * Building functions never fail in the middle of a model: the first error sticks to the graph, later
  * calls return 0, and tr_graph_error gives it at the end. Not for several threads at once.
@@ -42,11 +42,14 @@ typedef enum tr_role {
     TR_INPUT, /* given anew for each run */
     TR_PARAM, /* trained */
     TR_STATE, /* kept between runs: optimizer moments, accumulators, caches */
+    TR_MESSAGE, /* comes from another pipeline stage, anew for each microbatch */
     TR_ROLE_COUNT
 } tr_role;
 
-/* When a node runs within a step: once, once for each microbatch (the two in the middle), once. */
-typedef enum tr_phase { TR_START, TR_FORWARD, TR_BACKWARD, TR_UPDATE, TR_PHASE_COUNT } tr_phase;
+/* When a node runs within a step: once, once for each microbatch (the three in the middle), once. WEIGHT is the
+ * part of the backward that only gradients of parameters need; it is empty unless a pipeline wants it apart. */
+typedef enum tr_phase { TR_START, TR_FORWARD, TR_BACKWARD, TR_WEIGHT, TR_UPDATE, TR_PHASE_COUNT } tr_phase;
+extern const char *const tr_phase_names[TR_PHASE_COUNT];
 
 /* Where a value's elements stand in the whole tensor, when the graph is one rank's part: a block of it, and
  * of the block's elements in row-major order those from `first` on (all, unless the value is a flat shard). */
@@ -71,12 +74,14 @@ typedef struct tr_value_info {
     uint32_t stream;  /* of random numbers, for TR_INIT_NORMAL */
     bool decay;       /* parameters: weight decay applies (2-D and up) */
     int64_t unit[TR_MAX_RANK]; /* a dim is cut at multiples of this; 0 is 1 */
+    int32_t stage;    /* messages: the stage that they come to */
     const tr_layout *layout;   /* NULL: the value is the whole tensor */
 } tr_value_info;
 
 typedef struct tr_node_info {
     tr_op op;
     int32_t layer; /* -1 outside of layers */
+    int32_t stage; /* of the pipeline; 0 without one */
     tr_phase phase;
     uint32_t first_in, n_in, first_out, n_out; /* into links */
     tr_attr attrs[TR_MAX_ATTRS];
@@ -97,7 +102,7 @@ typedef struct tr_graph {
     const char **output_names;
     uint32_t n_outputs, outputs_room, output_names_room;
     /* where new nodes go */
-    int32_t layer;
+    int32_t layer, stage;
     const char *prefix; /* of the names of parameters */
     tr_phase phase;
     tr_dtype compute; /* dtype of weights of two and more dims and of activations: f32 or bf16 */

@@ -28,6 +28,7 @@ enum {
     TR_OP_ACCUMULATES = 8, /* has acc?, see ir/op.h */
     TR_OP_CHEAP = 16,      /* costs less to compute again than to keep */
     TR_OP_VIEW = 32,
+    TR_OP_WEIGHT = 256, /* a gradient of a parameter, which no other gradient waits for */
     TR_OP_COLLECTIVE = 128, /* runs over the ranks of a mesh axis; has no kernel */
     TR_OP_UPDATES = 64,    /* writes over inputs: output k lives in input updates[k] */
 };

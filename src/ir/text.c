@@ -16,8 +16,8 @@
 
 #include "ir/table.h"
 
-static const char *const role_names[TR_ROLE_COUNT] = {"temp", "input", "param", "state"};
-static const char *const phase_names[TR_PHASE_COUNT] = {"start", "forward", "backward", "update"};
+static const char *const role_names[TR_ROLE_COUNT] = {"temp", "input", "param", "state", "message"};
+const char *const tr_phase_names[TR_PHASE_COUNT] = {"start", "forward", "backward", "weight", "update"};
 static const char *const init_names[] = {"zeros", "ones", "normal", "copy"};
 
 /* Printing -------------------------------------------------------------------------------------- */
@@ -95,9 +95,11 @@ static void print_node(const tr_graph *g, tr_node n, tr_text *out)
         tr_text_format(out, "%s ", k ? "," : "");
         print_shape(g, tr_shape_at(g, tr_out(g, n, (int)k)), out);
     }
-    tr_text_format(out, " phase=%s", phase_names[node->phase]);
+    tr_text_format(out, " phase=%s", tr_phase_names[node->phase]);
     if (node->layer >= 0)
         tr_text_format(out, " layer=%d", node->layer);
+    if (node->stage > 0)
+        tr_text_format(out, " stage=%d", node->stage);
     for (uint32_t k = 0; k < node->n_out; k++) {
         tr_value v = tr_out(g, n, (int)k);
         if (g->values[v].home != v)
@@ -124,6 +126,8 @@ void tr_graph_print(const tr_graph *g, tr_text *out)
             tr_text_format(out, ") stream=%u", info->stream);
         }
         tr_text_format(out, "%s", info->decay ? " decay" : "");
+        if (info->role == TR_MESSAGE)
+            tr_text_format(out, " stage=%d", info->stage);
         for (int d = 0; d < info->shape.rank; d++)
             if (info->unit[d] > 0)
                 tr_text_format(out, " unit=%d:%lld", d, (long long)info->unit[d]);
@@ -340,7 +344,7 @@ static tr_error *parse_leaf(parser *p, tr_value v, int role)
 {
     const char *name;
     tr_shape s;
-    int kind;
+    int kind = 0;
     TR_TRY(quoted(p, &name));
     TR_TRY(shape(p, &s));
     tr_value_info *info = &p->g->values[v];
@@ -362,6 +366,11 @@ static tr_error *parse_leaf(parser *p, tr_value v, int role)
         info->stream = (uint32_t)stream;
     }
     info->decay = take(p, "decay");
+    if (take(p, "stage=")) {
+        int64_t stage;
+        TR_TRY(integer(p, 0, INT32_MAX, &stage));
+        info->stage = (int32_t)stage;
+    }
     while (take(p, "unit=")) {
         int64_t d;
         TR_TRY(integer(p, 0, info->shape.rank - 1, &d));
@@ -433,15 +442,20 @@ static tr_error *parse_node(parser *p, const tr_value *outs, int n_out)
         g->values[outs[k]].node = id;
         tr_push(g->links, g->n_links, g->links_room) = outs[k];
     }
-    int phase;
+    int phase = 0;
     if (!take(p, "phase="))
         return expected(p, "phase=");
-    TR_TRY(one_of(p, phase_names, TR_PHASE_COUNT, &phase));
+    TR_TRY(one_of(p, tr_phase_names, TR_PHASE_COUNT, &phase));
     node.phase = (tr_phase)phase;
     if (take(p, "layer=")) {
         int64_t layer;
         TR_TRY(integer(p, 0, INT32_MAX, &layer));
         node.layer = (int32_t)layer;
+    }
+    if (take(p, "stage=")) {
+        int64_t stage;
+        TR_TRY(integer(p, 0, INT32_MAX, &stage));
+        node.stage = (int32_t)stage;
     }
     while (take(p, "home=")) {
         int64_t k, home;

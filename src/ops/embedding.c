@@ -63,7 +63,7 @@ TR_INFER(infer_embedding_grad)
 }
 
 const tr_op_row tr_row_embedding_grad = {
-    .min_in = 2, .max_in = 3, .flags = TR_OP_ACCUMULATES, .attrs = {{"rows", TR_ATTR_INT}},
+    .min_in = 2, .max_in = 3, .flags = TR_OP_ACCUMULATES | TR_OP_WEIGHT, .attrs = {{"rows", TR_ATTR_INT}},
     .infer = infer_embedding_grad, .no_gradient = "second derivatives are not needed for training",
     .sharding = "*,*d,vd->vd", .cost = cost_lookup};
 

@@ -132,7 +132,7 @@ TR_INFER(infer_linear_dw)
 }
 
 const tr_op_row tr_row_linear_dw = {
-    .min_in = 2, .max_in = 3, .flags = TR_OP_ACCUMULATES,
+    .min_in = 2, .max_in = 3, .flags = TR_OP_ACCUMULATES | TR_OP_WEIGHT,
     .attrs = {{"transposed", TR_ATTR_BOOL}, {"dtype", TR_ATTR_DTYPE}, {"split", TR_ATTR_INT}},
     .infer = infer_linear_dw, .no_gradient = "second derivatives are not needed for training",
     .sharding_of = rule_linear_dw, .cost = cost_matmul};

@@ -41,7 +41,7 @@ static const char *rule_sum_leading(const tr_graph *g, tr_node n)
 }
 
 const tr_op_row tr_row_sum_leading = {
-    .min_in = 1, .max_in = 2, .flags = TR_OP_ACCUMULATES, .attrs = {{"kept", TR_ATTR_INT}},
+    .min_in = 1, .max_in = 2, .flags = TR_OP_ACCUMULATES | TR_OP_WEIGHT, .attrs = {{"kept", TR_ATTR_INT}},
     .infer = infer_sum_leading, .gradient = grad_sum_leading, .sharding_of = rule_sum_leading,
     .cost = cost_reads};
 

@@ -30,6 +30,7 @@ tr_error *tr_pass_autodiff(tr_graph *g, tr_value loss, tr_value **out_grads, uin
     tr_value *grads = tr_alloc_zero(n_values, sizeof *grads);
 
     g->phase = TR_BACKWARD;
+    g->stage = g->nodes[g->values[loss].node].stage;
     grads[loss] = tr_out(
         g, tr_graph_node(g, TR_OP_fill, NULL, 0, (tr_attr[TR_MAX_ATTRS]){[TR_FILL_VALUE] = {.f = 1}}), 0);
 
@@ -49,6 +50,7 @@ tr_error *tr_pass_autodiff(tr_graph *g, tr_value loss, tr_value **out_grads, uin
             break;
         }
         g->layer = g->nodes[n].layer;
+        g->stage = g->nodes[n].stage;
         row->gradient(g, n, d_out, d_in);
         for (uint32_t i = 0; i < g->nodes[n].n_in; i++) {
             tr_value v = tr_in(g, n, (int)i);
@@ -57,6 +59,7 @@ tr_error *tr_pass_autodiff(tr_graph *g, tr_value loss, tr_value **out_grads, uin
         }
     }
     g->layer = -1;
+    g->stage = 0;
     free(needs);
     if (!error)
         error = tr_graph_error_take(g);

@@ -4,8 +4,12 @@
  * from its first writer to its last reader. Offsets: buffers by falling size, each at the lowest offset
  * that is free for its whole lifetime. Cost O(n^2) in the number of buffers.
  *
- * Invariant (tr_memory_verify): two buffers of the arena that live at one time do not overlap. With several
- * microbatches FORWARD and BACKWARD repeat, and no temporary crosses into or out of them.
+ * With a pipeline a rank runs the phases of a stage apart, with other microbatches between. What lives from one
+ * of them to the next is in the stage's slot, and so are messages, which others read and write meanwhile; all else
+ * shares the arena.
+ *
+ * Invariant (tr_memory_verify): two buffers of one region that live at one time do not overlap. With several
+ * microbatches FORWARD, BACKWARD and WEIGHT repeat, and no temporary crosses into or out of them.
  */
 #include "ir/table.h"
 #include "passes/passes.h"
@@ -17,6 +21,7 @@ typedef struct buffer {
     tr_node node;   /* scratch: whose */
     tr_node first, last;
     tr_node touched; /* the last that reads or writes it; an output's `last` is the end */
+    int32_t stage;   /* in the slot of this stage; -1: in the arena */
     int64_t bytes, offset;
 } buffer;
 
@@ -76,10 +81,32 @@ static int by_offset(const void *a, const void *b)
 
 static bool overlap_in_time(const buffer *a, const buffer *b)
 {
-    return a->first <= b->last && b->first <= a->last;
+    return a->stage == b->stage && a->first <= b->last && b->first <= a->last;
 }
 
-static buffer *collect(const tr_graph *g, const int64_t *scratch_bytes, uint32_t *out_count)
+static bool of_stage(tr_phase phase)
+{
+    return phase == TR_FORWARD || phase == TR_BACKWARD || phase == TR_WEIGHT;
+}
+
+/* A value that outlives the action that makes it; outputs of stages are messages. */
+static int32_t slot_of(const tr_graph *g, const buffer *b, bool pipeline)
+{
+    const tr_node_info *first = &g->nodes[b->first], *last = &g->nodes[b->touched];
+    bool crosses = last->phase != first->phase || b->last > b->touched;
+    return pipeline && of_stage(first->phase) && crosses ? first->stage : -1;
+}
+
+/* Messages may come as soon as the stage's forward begins. */
+static tr_node first_of_stage(const tr_graph *g, int32_t stage)
+{
+    for (tr_node n = 1; n < g->n_nodes; n++)
+        if (of_stage(g->nodes[n].phase) && g->nodes[n].stage == stage)
+            return n;
+    return 1;
+}
+
+static buffer *collect(const tr_graph *g, const int64_t *scratch_bytes, bool pipeline, uint32_t *out_count)
 {
     tr_node *last = last_readers(g, true), *touched = last_readers(g, false);
     buffer *buffers = NULL;
@@ -89,26 +116,38 @@ static buffer *collect(const tr_graph *g, const int64_t *scratch_bytes, uint32_t
             tr_value v = tr_out(g, n, (int)k);
             if (g->values[v].home == v && g->values[v].role == TR_TEMP)
                 tr_push(buffers, count, room) =
-                    (buffer){.value = v, .first = n, .last = TR_MAX(last[v], n), .touched = touched[v],
+                    (buffer){.value = v, .first = n, .last = TR_MAX(last[v], n), .touched = TR_MAX(touched[v], n),
                              .bytes = aligned(tr_shape_bytes(tr_shape_at(g, v)))};
         }
         if (scratch_bytes[n] > 0)
             tr_push(buffers, count, room) =
                 (buffer){.node = n, .first = n, .last = n, .touched = n, .bytes = aligned(scratch_bytes[n])};
     }
+    for (uint32_t i = 0; i < count; i++)
+        buffers[i].stage = slot_of(g, &buffers[i], pipeline);
+    for (tr_value v = 1; v < g->n_values; v++)
+        if (g->values[v].role == TR_MESSAGE) {
+            tr_node first = first_of_stage(g, g->values[v].stage);
+            tr_push(buffers, count, room) =
+                (buffer){.value = v, .first = first, .last = touched[v] ? last[v] : g->n_nodes,
+                         .touched = TR_MAX(touched[v], first),
+                         .stage = g->values[v].stage, .bytes = aligned(tr_shape_bytes(tr_shape_at(g, v)))};
+        }
     free(last);
     free(touched);
     *out_count = count;
     return buffers;
 }
 
-/* Lowest free offset for each, larger ones first. */
-static int64_t place(buffer *buffers, uint32_t count)
+/* Lowest free offset in its region for each, larger ones first. Returns the region's size. */
+static int64_t place(buffer *buffers, uint32_t count, int32_t stage)
 {
     int64_t end = 0;
     buffer **near = tr_alloc((count + 1) * sizeof *near);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t n_near = 0;
+        if (buffers[i].stage != stage)
+            continue;
         for (uint32_t j = 0; j < i; j++)
             if (overlap_in_time(&buffers[i], &buffers[j]))
                 near[n_near++] = &buffers[j];
@@ -131,6 +170,8 @@ static void account(const tr_graph *g, const buffer *buffers, uint32_t count, tr
 {
     int64_t *live = tr_alloc_zero(g->n_nodes + 2, sizeof *live), now = 0, peak = 0;
     for (uint32_t i = 0; i < count; i++) {
+        if (buffers[i].stage >= 0)
+            continue;
         live[buffers[i].first] += buffers[i].bytes;
         live[TR_MIN(buffers[i].last, g->n_nodes) + 1] -= buffers[i].bytes;
     }
@@ -143,7 +184,7 @@ static void account(const tr_graph *g, const buffer *buffers, uint32_t count, tr
     }
     for (uint32_t i = 0; i < count; i++) {
         const buffer *b = &buffers[i];
-        if (b->first > out->peak_node || b->last < out->peak_node)
+        if (b->first > out->peak_node || b->last < out->peak_node || b->stage >= 0)
             continue;
         if (!b->value)
             out->scratch_bytes += b->bytes;
@@ -161,14 +202,33 @@ static tr_error *check_crossing(const tr_graph *g, const buffer *buffers, uint32
     for (uint32_t i = 0; i < count && micro_batches > 1; i++) {
         const buffer *b = &buffers[i];
         tr_phase from = g->nodes[b->first].phase, to = g->nodes[b->touched].phase;
-        if ((from == TR_START) != (to == TR_START) || (from == TR_UPDATE) != (to == TR_UPDATE))
+        if (of_stage(from) != of_stage(to) || (!of_stage(from) && from != to))
             return tr_error_new(TR_RUN, "memory plan: value %u crosses from %d to %d with several microbatches",
                                 b->value, from, to);
     }
     return NULL;
 }
 
-tr_error *tr_pass_memory(tr_graph *g, const int64_t *scratch_bytes, int64_t micro_batches, tr_memory *out)
+/* The slots of every stage, behind the arena. */
+static void place_slots(buffer *buffers, uint32_t count, const tr_slots *slots, tr_memory *out)
+{
+    out->stages = slots->stages;
+    out->slot_count = tr_alloc_zero((size_t)slots->stages, sizeof(int32_t));
+    memcpy(out->slot_count, slots->count, (size_t)slots->stages * sizeof(int32_t));
+    out->slot_offset = tr_alloc_zero((size_t)slots->stages, sizeof(int64_t));
+    out->slot_bytes = tr_alloc_zero((size_t)slots->stages, sizeof(int64_t));
+    for (int s = 0; s < slots->stages; s++) {
+        out->slot_offset[s] = out->arena_bytes;
+        if (slots->count[s] == 0)
+            continue;
+        out->slot_bytes[s] = place(buffers, count, s);
+        out->arena_bytes += slots->count[s] * out->slot_bytes[s];
+        out->activations_bytes += slots->count[s] * out->slot_bytes[s];
+    }
+}
+
+tr_error *tr_pass_memory(tr_graph *g, const int64_t *scratch_bytes, int64_t micro_batches, const tr_slots *slots,
+                         tr_memory *out)
 {
     mark_in_place(g);
     *out = (tr_memory){.offset = tr_alloc_zero(g->n_values, sizeof(int64_t)),
@@ -186,10 +246,18 @@ tr_error *tr_pass_memory(tr_graph *g, const int64_t *scratch_bytes, int64_t micr
         }
     }
     uint32_t count;
-    buffer *buffers = collect(g, scratch_bytes, &count);
+    buffer *buffers = collect(g, scratch_bytes, slots != NULL, &count);
     qsort(buffers, count, sizeof *buffers, by_size);
-    out->arena_bytes = place(buffers, count);
+    out->arena_bytes = place(buffers, count, -1);
+    if (slots) {
+        place_slots(buffers, count, slots, out);
+        out->stage = tr_alloc(g->n_values * sizeof *out->stage);
+        for (tr_value v = 0; v < g->n_values; v++)
+            out->stage[v] = -1;
+    }
     for (uint32_t i = 0; i < count; i++) {
+        if (buffers[i].value && slots)
+            out->stage[buffers[i].value] = buffers[i].stage;
         if (buffers[i].value)
             out->offset[buffers[i].value] = buffers[i].offset;
         else
@@ -207,6 +275,10 @@ void tr_memory_free(tr_memory *memory)
 {
     free(memory->offset);
     free(memory->scratch_offset);
+    free(memory->stage);
+    free(memory->slot_count);
+    free(memory->slot_offset);
+    free(memory->slot_bytes);
     *memory = (tr_memory){0};
 }
 
@@ -214,7 +286,7 @@ tr_error *tr_memory_verify(const tr_graph *g, const tr_memory *memory, const int
                            int64_t micro_batches)
 {
     uint32_t count;
-    buffer *b = collect(g, scratch_bytes, &count);
+    buffer *b = collect(g, scratch_bytes, memory->stage != NULL, &count);
     tr_error *error = check_crossing(g, b, count, micro_batches);
     for (uint32_t i = 0; i < count; i++)
         b[i].offset = b[i].value ? memory->offset[b[i].value] : memory->scratch_offset[b[i].node];

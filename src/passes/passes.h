@@ -5,6 +5,7 @@
  *   autodiff   appends the gradient of the loss                         autodiff.c
  *   update     accumulators, clipping, the optimizer                    update.c
  *   shard      the graph of one rank of a mesh                         shard.c
+ *   cut        the stages of one place on a pipeline                   pipeline_cut.c
  *   recompute  values that are cheaper to make again than to keep       recompute.c
  *   fuse       nodes that are faster together                           fuse.c
  *   order      dead nodes leave; what is made early but used late moves order.c
@@ -26,9 +27,10 @@ typedef struct tr_update {
     tr_optimizer_kind optimizer;
     double beta1, beta2, eps, weight_decay, momentum, clip;
     int64_t micro_batches;
+    bool pipeline;
 } tr_update;
 /* Post: outputs "loss" (sum), "count", "grad_norm", "scale"; state for the optimizer and, with several
- * microbatches, accumulators; inputs "lr" f32[1] and "step" i32[1]. */
+ * microbatches or a pipeline, accumulators; inputs "lr" f32[1] and "step" i32[1]. */
 tr_error *tr_pass_update(tr_graph *graph, tr_value loss, tr_value count, const tr_value *grads,
                          uint32_t n_grads, const tr_update *how);
 
@@ -44,16 +46,29 @@ tr_error *tr_pass_cache(tr_graph *graph, int64_t context);
 tr_error *tr_pass_fuse(tr_graph *graph);
 tr_error *tr_pass_order(tr_graph *graph);
 
-/* Where everything is. Regions: state (parameters and state), inputs, and the arena of temporaries. */
+/* How many microbatches each stage of a pipeline holds at once on this rank (0: the stage is elsewhere). */
+typedef struct tr_slots {
+    int stages;
+    const int32_t *count; /* [stages] */
+} tr_slots;
+
+/* Where everything is. Regions: state (parameters and state), inputs, and the arena of temporaries. With a
+ * pipeline, what a microbatch leaves in a stage from one action to the next is in a slot: each stage has as many,
+ * of equal size, as microbatches are alive in it; they stand at the end of the arena. */
 typedef struct tr_memory {
-    int64_t *offset;         /* of each value that is its own home, in its region; -1: never made */
+    int64_t *offset;         /* of each value that is its own home, in its region or slot; -1: never made */
     int64_t *scratch_offset; /* of each node's scratch, in the arena */
+    int stages;
+    int32_t *stage;          /* of each value: in a slot of this stage; -1: in none. NULL without slots */
+    int32_t *slot_count;               /* by stage */
+    int64_t *slot_offset, *slot_bytes; /* by stage: the first slot in the arena, and the size of each */
     int64_t params_bytes, state_bytes, input_bytes, arena_bytes;
     int64_t grads_bytes, activations_bytes, scratch_bytes; /* what is alive at the arena's peak */
     tr_node peak_node;
 } tr_memory;
-/* scratch_bytes: of each node. Marks values that may be written in place (sets home). */
-tr_error *tr_pass_memory(tr_graph *graph, const int64_t *scratch_bytes, int64_t micro_batches,
+/* scratch_bytes: of each node. Marks values that may be written in place (sets home). slots: of a pipeline, or
+ * NULL: each microbatch goes from FORWARD to WEIGHT at once. */
+tr_error *tr_pass_memory(tr_graph *graph, const int64_t *scratch_bytes, int64_t micro_batches, const tr_slots *slots,
                          tr_memory *out);
 void tr_memory_free(tr_memory *memory);
 /* No two live buffers overlap; a broken plan names both values. */

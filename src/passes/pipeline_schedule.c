@@ -108,7 +108,7 @@ static int64_t pad_for_turn(int64_t ranks, int64_t microbatches)
     return TR_MAX(microbatches, 2 * ranks - 1);
 }
 
-/* One row a tr_schedule_kind, in its order. */
+/* One row a tr_pipeline_kind, in its order. */
 static const struct {
     const char *name;
     int64_t least_chunks, most_chunks;
@@ -118,29 +118,29 @@ static const struct {
     bool split; /* backward as I and W */
     bool v;     /* the second half of the stages runs back up */
 } KINDS[] = {
-    [TR_SCHEDULE_GPIPE] = {"gpipe", 1, 1, "exactly 1", gpipe_phases, pad_none, false, false},
-    [TR_SCHEDULE_1F1B] = {"1f1b", 1, 1, "exactly 1", one_f_one_b_phases, pad_none, false, false},
-    [TR_SCHEDULE_INTERLEAVED] = {"interleaved", 2, TR_SCHEDULE_MOST_STAGES,
+    [TR_PIPELINE_GPIPE] = {"gpipe", 1, 1, "exactly 1", gpipe_phases, pad_none, false, false},
+    [TR_PIPELINE_1F1B] = {"1f1b", 1, 1, "exactly 1", one_f_one_b_phases, pad_none, false, false},
+    [TR_PIPELINE_INTERLEAVED] = {"interleaved", 2, TR_SCHEDULE_MOST_STAGES,
                                  "2 or more (with 1 it is 1f1b)", interleaved_phases,
                                  pad_to_multiple, false, false},
-    [TR_SCHEDULE_ZERO_BUBBLE] = {"zero_bubble", 1, 1, "exactly 1", zero_bubble_phases, pad_to_full,
+    [TR_PIPELINE_ZERO_BUBBLE] = {"zero_bubble", 1, 1, "exactly 1", zero_bubble_phases, pad_to_full,
                                  true, false},
-    [TR_SCHEDULE_ZERO_BUBBLE_V] = {"zero_bubble_v", 2, 2, "exactly 2", zero_bubble_v_phases,
+    [TR_PIPELINE_ZERO_BUBBLE_V] = {"zero_bubble_v", 2, 2, "exactly 2", zero_bubble_v_phases,
                                    pad_for_turn, true, true},
 };
 
-const char *tr_schedule_kind_name(tr_schedule_kind kind)
+const char *tr_pipeline_kind_name(tr_pipeline_kind kind)
 {
     return KINDS[kind].name;
 }
 
-tr_error *tr_schedule_kind_parse(const char *name, tr_schedule_kind *out)
+tr_error *tr_pipeline_kind_parse(const char *name, tr_pipeline_kind *out)
 {
     const char *names[TR_COUNT(KINDS)];
     for (int64_t k = 0; k < TR_COUNT(KINDS); k++) {
         names[k] = KINDS[k].name;
         if (strcmp(name, names[k]) == 0) {
-            *out = (tr_schedule_kind)k;
+            *out = (tr_pipeline_kind)k;
             return NULL;
         }
     }
@@ -203,7 +203,7 @@ static void add_phases(tr_schedule *schedule, const row *r, bool v, const phase 
             }
 }
 
-static void add_row(tr_schedule *schedule, tr_schedule_kind kind, const row *r)
+static void add_row(tr_schedule *schedule, tr_pipeline_kind kind, const row *r)
 {
     int64_t counts['z' + 1] = {0};
     phase phases[MOST_PHASES];
@@ -227,7 +227,7 @@ static tr_error *check_size(const char *what, int64_t value, int64_t most)
                         what, (long long)most);
 }
 
-tr_error *tr_schedule_new(tr_schedule_kind kind, int64_t ranks, int64_t chunks,
+tr_error *tr_schedule_new(tr_pipeline_kind kind, int64_t ranks, int64_t chunks,
                           int64_t microbatches, tr_schedule **out)
 {
     *out = NULL;

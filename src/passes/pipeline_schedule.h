@@ -51,25 +51,25 @@ typedef struct tr_schedule {
     tr_action *actions;
 } tr_schedule;
 
-typedef enum tr_schedule_kind {
-    TR_SCHEDULE_GPIPE, /* all forwards, then all backwards */
-    TR_SCHEDULE_1F1B,  /* alternate as soon as possible: at most ranks - rank microbatches alive */
-    TR_SCHEDULE_INTERLEAVED, /* 1F1B over `chunks` stages a rank: the bubble divided by chunks */
-    TR_SCHEDULE_ZERO_BUBBLE, /* ZB-H1: weight gradients fill the bubble, memory as 1F1B's first rank
+typedef enum tr_pipeline_kind {
+    TR_PIPELINE_GPIPE, /* all forwards, then all backwards */
+    TR_PIPELINE_1F1B,  /* alternate as soon as possible: at most ranks - rank microbatches alive */
+    TR_PIPELINE_INTERLEAVED, /* 1F1B over `chunks` stages a rank: the bubble divided by chunks */
+    TR_PIPELINE_ZERO_BUBBLE, /* ZB-H1: weight gradients fill the bubble, memory as 1F1B's first rank
                               */
-    TR_SCHEDULE_ZERO_BUBBLE_V, /* ZB-V: two stages a rank, down and back up; no bubble inside a
+    TR_PIPELINE_ZERO_BUBBLE_V, /* ZB-V: two stages a rank, down and back up; no bubble inside a
                                   rank's work */
-} tr_schedule_kind;
+} tr_pipeline_kind;
 
 /* "gpipe", "1f1b", "interleaved", "zero_bubble", "zero_bubble_v". */
-const char *tr_schedule_kind_name(tr_schedule_kind kind);
-tr_error *tr_schedule_kind_parse(const char *name, tr_schedule_kind *out);
+const char *tr_pipeline_kind_name(tr_pipeline_kind kind);
+tr_error *tr_pipeline_kind_parse(const char *name, tr_pipeline_kind *out);
 
 /* Any number of ranks and microbatches. `chunks` is the number of stages a rank: 1 for gpipe, 1f1b
  * and zero_bubble, 2 or more for interleaved, 2 for zero_bubble_v. Stage s is on rank s % ranks,
  * but in zero_bubble_v the second half runs back up: stage s >= ranks is on rank 2 ranks - 1 - s.
  * With one rank every kind is F B F B ...: one microbatch at a time. */
-tr_error *tr_schedule_new(tr_schedule_kind kind, int64_t ranks, int64_t chunks,
+tr_error *tr_schedule_new(tr_pipeline_kind kind, int64_t ranks, int64_t chunks,
                           int64_t microbatches, tr_schedule **out);
 void tr_schedule_free(tr_schedule *schedule); /* NULL is fine */
 

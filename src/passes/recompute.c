@@ -48,7 +48,7 @@ static void mark_kept(state *s)
 }
 
 /* The value to read instead of v in the backward of `layer`. */
-static tr_value want(state *s, tr_value v, int32_t layer)
+static tr_value want(state *s, tr_value v, int32_t layer, tr_phase phase)
 {
     tr_graph *g = s->g;
     if (!v || s->kept[v])
@@ -59,9 +59,10 @@ static tr_value want(state *s, tr_value v, int32_t layer)
     tr_node_info node = g->nodes[from];
     tr_value in[8];
     for (uint32_t i = 0; i < node.n_in; i++)
-        in[i] = want(s, tr_in(g, from, (int)i), layer);
+        in[i] = want(s, tr_in(g, from, (int)i), layer, phase);
     g->layer = node.layer;
-    g->phase = TR_BACKWARD;
+    g->stage = node.stage;
+    g->phase = phase;
     tr_node clone;
     if (node.op == TR_OP_reshape) {
         tr_value view = tr_graph_view(g, in[0], *tr_shape_at(g, v)); /* g->values may move in it */
@@ -91,17 +92,19 @@ tr_error *tr_pass_recompute(tr_graph *g, tr_recompute what)
                .again_layer = tr_alloc_zero(n_values, sizeof(int32_t))};
     mark_kept(&s);
     for (tr_node n = 1; n < n_nodes && !g->error; n++) {
-        if (g->nodes[n].phase == TR_BACKWARD)
+        tr_phase phase = g->nodes[n].phase;
+        if (phase == TR_BACKWARD || phase == TR_WEIGHT)
             for (uint32_t i = 0; i < g->nodes[n].n_in; i++) {
                 tr_value v = tr_in(g, n, (int)i);
                 if (v < n_values)
-                    tr_set_in(g, n, (int)i, want(&s, v, g->nodes[n].layer));
+                    tr_set_in(g, n, (int)i, want(&s, v, g->nodes[n].layer, phase));
             }
         tr_push(s.order, s.count, s.room) = n;
     }
     if (!g->error)
         tr_graph_reorder(g, s.order, s.count);
     g->layer = -1;
+    g->stage = 0;
     free(s.kept);
     free(s.again);
     free(s.again_layer);

@@ -421,7 +421,7 @@ static tr_error *emit_reshape(sharder *s, tr_node n)
 static tr_error *emit_accumulate(sharder *s, tr_node n, tr_node clear)
 {
     tr_value acc = tr_in(s->from, clear, 0), x = tr_in(s->from, n, 1), sum = tr_out(s->from, n, 0), moved;
-    tr_value w = s->parameter_of[sum];
+    tr_value w = s->leads_to[sum];
     place at = s->places[x];
     if (w && zero_applies(s, 2))
         at = gradient_target(s, w);
@@ -432,9 +432,10 @@ static tr_error *emit_accumulate(sharder *s, tr_node n, tr_node clear)
         }
     TR_TRY(shard_move(s, x, &at, &moved));
     TR_TRY(emit_leaf(s, acc, &at));
+    tr_phase phase = s->to->phase;
     s->to->phase = TR_START;
     tr_value cleared = tr_out(s->to, tr_graph_node(s->to, TR_OP_clear, &s->places[acc].v, 1, NULL), 0);
-    s->to->phase = TR_BACKWARD;
+    s->to->phase = phase;
     tr_value added = tr_add(s->to, cleared, moved);
     if (!added)
         return tr_graph_error_take(s->to);
@@ -528,6 +529,7 @@ static tr_error *emit(sharder *s, tr_node n)
     const tr_node_info *node = &g->nodes[n];
     s->to->phase = node->phase;
     s->to->layer = node->layer;
+    s->to->stage = node->stage;
     switch (node->op) {
     case TR_OP_clear: /* when its accumulator's place is known */
         return NULL;

@@ -18,7 +18,7 @@ static tr_value over_ranks(sharder *s, tr_value x, const place *table, bool larg
             x = tr_out(s->to,
                        tr_graph_node(s->to, TR_OP_all_reduce, &x, 1,
                                      (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = a},
-                                                             [TR_ALL_REDUCE_LARGEST] = {.i = largest}}), 0);
+                                                             [TR_REDUCE_LARGEST] = {.i = largest}}), 0);
     return x;
 }
 

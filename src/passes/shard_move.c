@@ -256,7 +256,8 @@ static tr_value find_move(const sharder *s, tr_value v, const place *want)
     for (uint32_t m = s->n_moves; m-- > 0;) {
         const move *done = &s->moves[m];
         if (done->from == v && shard_same_place(s, &done->to, want) &&
-            (done->lasts || (done->phase == s->to->phase && done->layer == s->to->layer)))
+            (done->lasts || (done->phase == s->to->phase && done->layer == s->to->layer &&
+                             done->stage == s->to->stage)))
             return done->to.v;
     }
     return 0;
@@ -265,7 +266,8 @@ static tr_value find_move(const sharder *s, tr_value v, const place *want)
 static void remember(sharder *s, tr_value v, const place *at, tr_value local, bool lasts)
 {
     tr_push(s->moves, s->n_moves, s->moves_room) =
-        (move){.from = v, .to = *at, .phase = s->to->phase, .layer = s->to->layer, .lasts = lasts};
+        (move){.from = v, .to = *at, .phase = s->to->phase, .layer = s->to->layer,
+               .stage = s->to->stage, .lasts = lasts};
     s->moves[s->n_moves - 1].to.v = local;
 }
 

@@ -18,7 +18,7 @@ typedef struct move {
     tr_value from; /* in the whole graph */
     place to;
     tr_phase phase;
-    int32_t layer;
+    int32_t layer, stage;
     bool lasts; /* good in any phase and layer */
 } move;
 

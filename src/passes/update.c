@@ -1,11 +1,17 @@
 /* Pass update: what follows the gradients. With several microbatches, accumulators in f32 that are
  * cleared at the start of the step; then the global norm, clipping, and the optimizer for each parameter.
+ * With a pipeline there are always accumulators, one for each stage that uses the parameter: a tied parameter's
+ * gradient is summed over its stages once a step, not once a microbatch.
  *
  * The loss is a sum and a count, and gradients are those of the sum: both are divided by the count of
  * the whole step once, in the op clip.
  */
+#include <stdio.h>
+
 #include "ir/table.h"
 #include "passes/passes.h"
+
+enum { MOST_ADDENDS = 16 }; /* stages that use one parameter */
 
 static tr_value state_like(tr_graph *g, const char *prefix, tr_value like, tr_dtype dtype, tr_init_kind init)
 {
@@ -59,6 +65,7 @@ static tr_value in_f32(tr_graph *g, tr_value x)
 static tr_value accumulate(tr_graph *g, const char *name, tr_value like, tr_value x)
 {
     tr_value acc = state_like(g, name, like, TR_F32, TR_INIT_ZEROS);
+    g->stage = g->nodes[g->values[x].node].stage;
     g->phase = TR_START;
     tr_value cleared = one_output(g, TR_OP_clear, &acc, 1, NULL);
     g->phase = TR_BACKWARD;
@@ -68,6 +75,35 @@ static tr_value accumulate(tr_graph *g, const char *name, tr_value like, tr_valu
     tr_value sum = tr_add(g, cleared, x);
     if (sum)
         g->values[sum].home = cleared;
+    return sum;
+}
+
+/* A gradient as sums of one stage each: add nodes whose operands come from several stages are taken apart. */
+static int addends(const tr_graph *g, tr_value x, tr_value *out, int count)
+{
+    tr_node n = g->values[x].node;
+    if (g->nodes[n].op == TR_OP_add) {
+        int32_t a = g->nodes[g->values[tr_in(g, n, 0)].node].stage, b = g->nodes[g->values[tr_in(g, n, 1)].node].stage;
+        if (a != b && count + 2 <= MOST_ADDENDS) {
+            count = addends(g, tr_in(g, n, 0), out, count);
+            return addends(g, tr_in(g, n, 1), out, count);
+        }
+    }
+    out[count] = x;
+    return count + 1;
+}
+
+static tr_value accumulate_gradient(tr_graph *g, tr_value w, tr_value grad)
+{
+    tr_value list[MOST_ADDENDS + 1], sum = 0;
+    int count = addends(g, grad, list, 0);
+    for (int i = 0; i < count && !g->error; i++) {
+        char prefix[32];
+        snprintf(prefix, sizeof prefix, i ? "grad.%d." : "grad.", i);
+        tr_value part = accumulate(g, prefix, w, list[i]);
+        g->phase = TR_UPDATE;
+        sum = i ? tr_add(g, sum, part) : part;
+    }
     return sum;
 }
 
@@ -103,16 +139,17 @@ tr_error *tr_pass_update(tr_graph *g, tr_value loss, tr_value count, const tr_va
     tr_shape scalar = {.dtype = TR_F32, .rank = 1, .dims = {1}};
     tr_shape integer = {.dtype = TR_I32, .rank = 1, .dims = {1}};
     g->phase = TR_BACKWARD;
-    if (how->micro_batches > 1) {
+    if (how->micro_batches > 1 || how->pipeline) {
         for (tr_value w = 1; w < n_grads && !g->error; w++)
             if (grads[w])
-                grads[w] = accumulate(g, "grad.", w, grads[w]);
+                grads[w] = accumulate_gradient(g, w, grads[w]);
         if (!g->error) {
             loss = accumulate(g, "sum.loss", loss, loss);
             count = accumulate(g, "sum.count", count, count);
         }
     }
     g->phase = TR_UPDATE;
+    g->stage = 0;
     tr_value lr = tr_graph_leaf(g, TR_INPUT, "lr", scalar, (tr_init){0});
     tr_value step = tr_graph_leaf(g, TR_INPUT, "step", integer, (tr_init){0});
     for (tr_value w = 1; w < n_grads; w++)

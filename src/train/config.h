@@ -94,6 +94,10 @@ typedef struct tr_config {
         tr_tensor_kind tensor_kind;
         tr_sequence_kind sequence_kind;
     } mesh;
+    struct {
+        const char *schedule; /* of tr_pipeline_kind, or a CSV file */
+        int64_t chunks;       /* stages a rank */
+    } pipeline;
     int64_t zero; /* 0..3 */
     int64_t seed;
     int64_t threads; /* a rank; 0: the cores divided among this machine's ranks */

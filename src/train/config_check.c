@@ -31,6 +31,10 @@ void tr_config_resolve(tr_config *c)
         c->train.seq = c->model.context;
     if (is_open(c, "mesh.sequence_kind"))
         c->mesh.sequence_kind = c->mesh.sequence > 1 ? TR_SEQUENCE_ULYSSES : TR_SEQUENCE_NONE;
+    if (is_open(c, "pipeline.schedule"))
+        c->pipeline.schedule = c->pipeline.chunks > 1 ? "interleaved" : "1f1b";
+    if (is_open(c, "pipeline.chunks"))
+        c->pipeline.chunks = strcmp(c->pipeline.schedule, "interleaved") == 0 ? 2 : 1;
     if (is_open(c, "train.micro_batch"))
         c->train.micro_batch = c->train.batch;
     if (is_open(c, "data.tokenizer"))
@@ -226,7 +230,13 @@ static tr_error *check_mesh(const tr_config *c)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",
                                (long long)c->mesh.tensor, (long long)c->train.seq);
-    bool ranks = c->mesh.data * c->mesh.tensor * c->mesh.sequence > 1;
+    if (c->mesh.pipeline * c->pipeline.chunks > c->model.layers && c->mesh.pipeline > 1)
+        return tr_config_error(c, blamed(c, "mesh.pipeline", "pipeline.chunks"),
+                               "mesh.pipeline %lld with pipeline.chunks %lld is %lld stages and the model has %lld layers; "
+                               "there can be at most as many stages as layers",
+                               (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
+                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.layers);
+    bool ranks = c->mesh.data * c->mesh.tensor * c->mesh.sequence * c->mesh.pipeline > 1;
     if (ranks && c->train.sample_every)
         return tr_config_error(
             c, blamed(c, "train.sample_every", "mesh.data"),

@@ -169,8 +169,8 @@ const tr_config_key tr_config_keys[] = {
     CHOICE(mesh.tensor_kind, tensor_kinds, .fallback = "1d",
            .help = "how the tensor ranks share a product: 1d (Megatron); 2d: a square of ranks; 2.5d: a square times a "
                    "depth, 8 = 2 x 2 x 2; 3d: a cube"),
-    INTEGER(mesh.pipeline, 1, 1, .fallback = "1", .also = " pipeline_parallel_size pp ",
-            .help = "pipeline stages; only 1 so far"),
+    INTEGER(mesh.pipeline, 1, 62, .fallback = "1", .also = " pipeline_parallel_size pipeline_model_parallel_size pp ",
+            .help = "ranks that share the layers, each a stage or pipeline.chunks of them"),
     INTEGER(mesh.sequence, 1, 1e6, .fallback = "1", .also = " context_parallel_size sequence_parallel_size cp ",
             .help = "ranks that share each sequence (with mesh.sequence_kind ulysses)"),
     INTEGER(mesh.expert, 1, 1, .fallback = "1", .also = " expert_parallel_size ep ",
@@ -178,6 +178,10 @@ const tr_config_key tr_config_keys[] = {
     CHOICE(mesh.sequence_kind, sequence_kinds, .automatic = "ulysses when mesh.sequence > 1, else none",
            .help = "megatron: sequences are cut over the tensor axis between attention and MLP; ulysses: over "
                    "the sequence axis, heads inside of attention"),
+    TEXT(pipeline.schedule, .automatic = "1f1b; interleaved with pipeline.chunks > 1", .also = " pipeline_schedule ",
+         .help = "gpipe, 1f1b, interleaved, zero_bubble, or a CSV file as `inspect --schedule` prints it"),
+    INTEGER(pipeline.chunks, 1, 1024, .automatic = "1; 2 when interleaved", .also = " virtual_pipeline_model_parallel_size ",
+            .help = "stages a rank, for interleaved"),
     INTEGER(zero, 0, 3, .fallback = "0", .also = " zero_stage zero_optimization ",
             .help = "cut over the data axis: 1 the optimizer's state, 2 gradients too, 3 parameters too"),
 

@@ -1,19 +1,23 @@
 /* Techniques as rule sets; see parallel.h. */
 #include "train/parallel.h"
 
-/* The sharding's axes on the device mesh. */
-static const tr_mesh_axis mesh_axis[TR_AXES] = {
+#include "base/file.h"
+
+/* The axes on the device mesh. */
+static const tr_mesh_axis mesh_axis[TR_AXES + 1] = {
     [TR_AXIS_DATA] = TR_MESH_DATA,
     [TR_AXIS_SEQUENCE] = TR_MESH_SEQUENCE,
     [TR_AXIS_TENSOR_DEPTH] = TR_MESH_TENSOR_DEPTH,
     [TR_AXIS_TENSOR_ROW] = TR_MESH_TENSOR_ROW,
     [TR_AXIS_TENSOR_COLUMN] = TR_MESH_TENSOR_COLUMN,
     [TR_AXIS_TENSOR] = TR_MESH_TENSOR,
+    [TR_AXIS_PIPELINE] = TR_MESH_PIPELINE,
 };
 
 tr_mesh tr_config_mesh(const tr_config *c)
 {
     tr_mesh mesh = tr_mesh_one();
+    mesh.size[TR_MESH_PIPELINE] = (int32_t)c->mesh.pipeline;
     mesh.size[TR_MESH_DATA] = (int32_t)c->mesh.data;
     mesh.size[TR_MESH_SEQUENCE] = (int32_t)c->mesh.sequence;
     if (c->mesh.tensor_kind == TR_TENSOR_1D) {
@@ -108,6 +112,72 @@ tr_sharding tr_config_sharding(const tr_config *c, int64_t rank)
     return s;
 }
 
+/* A name of tr_pipeline_kind, or else a file. */
+static tr_error *make_schedule(const tr_config *c, tr_schedule **out)
+{
+    tr_pipeline_kind kind;
+    tr_map map;
+    int64_t micro_batches = c->train.batch / c->train.micro_batch;
+    tr_error *error = tr_pipeline_kind_parse(c->pipeline.schedule, &kind);
+    if (!error)
+        return tr_schedule_new(kind, c->mesh.pipeline, c->pipeline.chunks, micro_batches, out);
+    if (!tr_path_exists(c->pipeline.schedule)) {
+        tr_error *unknown = tr_config_error(c, "pipeline.schedule", "pipeline.schedule: %s, and no such file exists either",
+                                            tr_error_text(error));
+        tr_error_free(error);
+        return unknown;
+    }
+    tr_error_free(error);
+    TR_TRY(tr_map_open(c->pipeline.schedule, &map));
+    error = tr_schedule_parse_csv(c->pipeline.schedule, map.bytes, map.size, out);
+    tr_map_close(&map);
+    return error;
+}
+
+/* Messages go between ranks: a rank's own stages must not be neighbours. */
+static tr_error *check_neighbours(const tr_config *c, const tr_schedule *s)
+{
+    for (int i = 0; i + 1 < s->stages; i++)
+        if (s->rank_of_stage[i] == s->rank_of_stage[i + 1])
+            return tr_config_error(c, "pipeline.schedule", "pipeline.schedule %s: stages %d and %d are both on rank %d of the "
+                                                           "pipeline; neighbouring stages must be on different ranks, as in "
+                                                           "gpipe, 1f1b, interleaved and zero_bubble",
+                                   c->pipeline.schedule, i, i + 1, s->rank_of_stage[i]);
+    return NULL;
+}
+
+tr_error *tr_config_pipeline(const tr_config *c, int64_t rank, tr_config_stages *out)
+{
+    *out = (tr_config_stages){0};
+    if (c->mesh.pipeline == 1)
+        return NULL;
+    tr_mesh mesh = tr_config_mesh(c);
+    int32_t at[TR_MESH_AXIS_COUNT];
+    tr_mesh_coordinates(&mesh, (int32_t)rank, at);
+    tr_schedule_limits limits = {.ranks = (int32_t)c->mesh.pipeline,
+                                 .microbatches = (int32_t)(c->train.batch / c->train.micro_batch)};
+    tr_error *error = make_schedule(c, &out->schedule);
+    if (!error)
+        error = tr_error_in_take(tr_schedule_check(out->schedule, &limits, &out->report), "pipeline.schedule %s",
+                                 c->pipeline.schedule);
+    if (!error)
+        error = check_neighbours(c, out->schedule);
+    if (error) {
+        tr_config_pipeline_free(out);
+        return error;
+    }
+    out->stages = (tr_stages){.schedule = out->schedule, .live = out->report.stage_live_peak,
+                              .place = at[TR_MESH_PIPELINE], .axis = TR_AXIS_PIPELINE};
+    return NULL;
+}
+
+void tr_config_pipeline_free(tr_config_stages *stages)
+{
+    tr_schedule_report_free(&stages->report);
+    tr_schedule_free(stages->schedule);
+    *stages = (tr_config_stages){0};
+}
+
 typedef struct start {
     const tr_mesh *mesh;
     tr_error *(*main)(tr_ranks *ranks, void *user);
@@ -118,7 +188,7 @@ static tr_error *run_rank(tr_comm *comm, void *user)
 {
     const start *s = user;
     tr_ranks ranks;
-    tr_ranks_join(&ranks, comm, s->mesh, mesh_axis, TR_AXES);
+    tr_ranks_join(&ranks, comm, s->mesh, mesh_axis, TR_AXES + 1);
     tr_error *error = s->main(&ranks, s->user);
     tr_ranks_leave(&ranks);
     return error;

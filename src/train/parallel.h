@@ -1,10 +1,12 @@
 /* Techniques as rule sets: what the config's mesh means to the sharding pass. */
 #pragma once
 #include "exec/ranks.h"
+#include "passes/pipeline.h"
 #include "passes/shard.h"
 #include "train/config.h"
 
-/* The axes that the sharding pass cuts over, in the order of comm/mesh.h. */
+/* The axes that the sharding pass cuts over, in the order of comm/mesh.h, and the pipeline's, which it does not
+ * see (passes/pipeline.h). */
 enum {
     TR_AXIS_DATA,
     TR_AXIS_SEQUENCE,
@@ -12,7 +14,8 @@ enum {
     TR_AXIS_TENSOR_ROW,
     TR_AXIS_TENSOR_COLUMN,
     TR_AXIS_TENSOR,
-    TR_AXES
+    TR_AXES,
+    TR_AXIS_PIPELINE = TR_AXES
 };
 
 /* The device mesh: where each rank is, and who its neighbours are, comes from it alone. */
@@ -30,6 +33,15 @@ int64_t tr_config_ranks(const tr_config *config);
  *   Ulysses              seq -> sequence, heads -> sequence inside of attention
  *   ZeRO 1, 2, 3         flat shards over data */
 tr_sharding tr_config_sharding(const tr_config *config, int64_t rank);
+/* A pipeline's schedule with what the check of it says, and one rank's place on it. */
+typedef struct tr_config_stages {
+    tr_schedule *schedule; /* NULL: mesh.pipeline is 1 */
+    tr_schedule_report report;
+    tr_stages stages;
+} tr_config_stages;
+/* Generates the schedule, or reads it from the CSV file, and proves that it runs. */
+tr_error *tr_config_pipeline(const tr_config *config, int64_t rank, tr_config_stages *out);
+void tr_config_pipeline_free(tr_config_stages *stages);
 /* Runs `main` on every rank of the config's mesh: the processes that mpirun started, otherwise threads of this
  * one. A mesh of one rank runs here, with ranks NULL. The error is that of the rank that failed first. */
 tr_error *tr_config_run_ranks(const tr_config *config, tr_error *(*main)(tr_ranks *ranks, void *user), void *user);

@@ -146,14 +146,19 @@ tr_error *tr_trainer_plan(const tr_config *c, int64_t rank, const tr_sizes *size
                           const char *dump_after, tr_text *dump, tr_pass_log *log, tr_program **out)
 {
     tr_target target;
+    tr_config_stages stages;
     tr_sharding sharding = tr_config_sharding(c, rank);
     TR_TRY(tr_config_target(c, &target));
+    TR_TRY(tr_config_pipeline(c, rank, &stages));
     tr_compile how = compile_options(c, &target);
     how.sharding = tr_config_ranks(c) > 1 ? &sharding : NULL;
+    how.stages = stages.schedule ? &stages.stages : NULL;
     how.dump_after = dump_after;
     how.dump = dump;
     how.log = log;
-    return tr_compile_training(model, sizes, user, &how, out);
+    tr_error *error = tr_compile_training(model, sizes, user, &how, out);
+    tr_config_pipeline_free(&stages);
+    return error;
 }
 
 /* What will not fit is refused before it is touched, with what would make it fit. */
@@ -220,17 +225,21 @@ static tr_error *fill(tr_trainer *t, const tr_trainer_options *options)
                                vocab, (long long)t->sizes.vocab);
     TR_TRY(tr_config_target(c, &t->target));
     tr_compile how = compile_options(c, &t->target);
-    tr_sharding sharding = tr_config_sharding(c, t->ranks ? t->ranks->rank : 0);
+    int64_t rank = t->ranks ? t->ranks->rank : 0;
+    tr_sharding sharding = tr_config_sharding(c, rank);
+    TR_TRY(tr_config_pipeline(c, rank, &t->stages));
     how.sharding = t->ranks ? &sharding : NULL;
+    how.stages = t->stages.schedule ? &t->stages.stages : NULL;
     how.log = &t->passes;
     how.dump_after = options->dump_after;
     how.dump = options->dump;
     TR_TRY(tr_compile_training(t->model, &t->sizes, t->user, &how, &t->program));
-    t->parameters = tr_graph_parameters(t->program->graph);
+    t->parameters = tr_graph_parameters(tr_program_leaves(t->program));
     TR_TRY(check_fits(t));
     TR_TRY(open_data_in_turn(t));
     t->program->ranks = t->ranks;
-    return tr_program_allocate(t->program);
+    TR_TRY(tr_program_allocate(t->program));
+    return t->stages.schedule ? tr_pipeline_new(t->program, t->stages.schedule, TR_AXIS_PIPELINE, &t->pipeline) : NULL;
 }
 
 tr_error *tr_trainer_new(const tr_config *config, const tr_trainer_options *options, char **out_warning,
@@ -266,6 +275,9 @@ void tr_trainer_free(tr_trainer *t)
 {
     if (!t)
         return;
+    tr_pipeline_free(t->evaluating);
+    tr_pipeline_free(t->pipeline);
+    tr_config_pipeline_free(&t->stages);
     tr_program_free(t->evaluation);
     tr_program_free(t->program);
     tr_loader_free(t->loader);
@@ -285,57 +297,90 @@ typedef struct batch_part {
     int64_t first_row, rows, first_token, tokens;
 } batch_part;
 
-static batch_part part_of_batch(const tr_program *p)
+static batch_part part_of_batch(const tr_graph *g, tr_value input)
 {
-    tr_value ids = tr_graph_find(p->graph, "ids");
-    const tr_layout *l = p->graph->values[ids].layout;
-    const int64_t *dims = tr_shape_at(p->graph, ids)->dims;
+    const tr_layout *l = g->values[input].layout;
+    const int64_t *dims = tr_shape_at(g, input)->dims;
     return l ? (batch_part){l->origin[0], l->block[0], l->origin[1], l->block[1]}
              : (batch_part){0, dims[0], 0, dims[1]};
 }
 
-/* Fills the inputs with rows first + (this rank's rows) of the training data, or of the validation data; rows
- * from `end` on are empty. */
-static tr_error *fill_batch(const tr_trainer *t, tr_program *p, bool validation, int64_t first, int64_t end)
+/* Which rows of the data a program is given; those from `end` on are empty. */
+typedef struct batch {
+    const tr_trainer *trainer;
+    tr_program *program;
+    bool validation;
+    int64_t first, end;
+} batch;
+
+enum { IDS, TARGETS, POSITIONS, INPUTS };
+static const char *const input_names[INPUTS] = {"ids", "targets", "positions"};
+
+/* Gives the program its rows of a microbatch. Stages of a pipeline read some of the inputs, or none. */
+static tr_error *fill_batch(void *context, int64_t micro)
 {
-    batch_part part = part_of_batch(p);
-    int64_t seq = t->config->train.seq;
-    int32_t *ids = tr_program_find(p, "ids"), *targets = tr_program_find(p, "targets"),
-            *positions = tr_program_find(p, "positions");
-    int32_t *row = tr_alloc((size_t)(2 * seq) * sizeof *row);
+    const batch *b = context;
+    const tr_graph *g = b->program->graph;
+    int64_t seq = b->trainer->config->train.seq, first = b->first + micro * b->trainer->config->train.micro_batch;
+    int32_t *data[INPUTS] = {0};
+    tr_value any = 0;
     tr_error *error = NULL;
+    for (int i = 0; i < INPUTS; i++) {
+        tr_value v = tr_graph_find(g, input_names[i]);
+        any = v ? v : any;
+        data[i] = v ? tr_program_data(b->program, v) : NULL;
+    }
+    if (!any)
+        return NULL;
+    batch_part part = part_of_batch(g, any);
+    int32_t *row = tr_alloc((size_t)(2 * seq) * sizeof *row);
     for (int64_t r = 0; r < part.rows && !error; r++) {
         int64_t index = first + part.first_row + r, at = r * part.tokens;
-        if (index < end)
-            error = validation ? tr_loader_val_sample(t->loader, index, row, row + seq)
-                               : tr_loader_sample(t->loader, index, row, row + seq);
+        bool given = index < b->end;
+        if (given)
+            error = b->validation ? tr_loader_val_sample(b->trainer->loader, index, row, row + seq)
+                                  : tr_loader_sample(b->trainer->loader, index, row, row + seq);
         for (int64_t i = 0; i < part.tokens; i++) {
             int64_t token = part.first_token + i;
-            ids[at + i] = index < end ? row[token] : 0;
-            targets[at + i] = index < end ? row[seq + token] : -1;
-            positions[at + i] = (int32_t)token;
+            if (data[IDS])
+                data[IDS][at + i] = given ? row[token] : 0;
+            if (data[TARGETS])
+                data[TARGETS][at + i] = given ? row[seq + token] : -1;
+            if (data[POSITIONS])
+                data[POSITIONS][at + i] = (int32_t)token;
         }
     }
     free(row);
     return error;
 }
 
+/* Every microbatch forward and backward. Accumulators are cleared at the start; without them there is one. */
+static tr_error *run_micro_batches(tr_trainer *t, batch *from, uint32_t step)
+{
+    tr_program *p = t->program;
+    if (p->micro_batches > 1 || t->pipeline)
+        tr_program_run(p, TR_START, TR_START, step, 0);
+    if (t->pipeline)
+        return tr_pipeline_run(t->pipeline, step, fill_batch, from);
+    for (int64_t micro = 0; micro < p->micro_batches; micro++) {
+        TR_TRY(fill_batch(from, micro));
+        tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START, TR_WEIGHT, step, micro);
+    }
+    return NULL;
+}
+
 tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
 {
     const tr_config *c = t->config;
     tr_program *p = t->program;
-    int64_t rows = c->train.micro_batch, first = t->step * c->train.batch;
-    double from = seconds();
+    batch from = {t, p, false, t->step * c->train.batch, INT64_MAX};
+    double began = seconds();
     uint32_t step = (uint32_t)(t->step + 1);
     out->lr = tr_schedule_lr(c, t->step + 1);
     *(float *)tr_program_find(p, "lr") = (float)out->lr;
-    *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
-    if (p->micro_batches > 1)
-        tr_program_run(p, TR_START, TR_START, step, 0);
-    for (int64_t micro = 0; micro < p->micro_batches; micro++) {
-        TR_TRY(fill_batch(t, p, false, first + micro * rows, INT64_MAX));
-        tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START, TR_BACKWARD, step, micro);
-    }
+    if (tr_graph_find(p->graph, "step")) /* not every optimizer reads it */
+        *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
+    TR_TRY(run_micro_batches(t, &from, step));
     tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
     TR_TRY(tr_program_error_take(p));
     double count = *(float *)tr_program_find(p, "count");
@@ -343,7 +388,7 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
     out->grad_norm = *(float *)tr_program_find(p, "grad_norm");
     out->applied = *(float *)tr_program_find(p, "scale") >= 0;
     out->tokens = (int64_t)count;
-    out->seconds = seconds() - from;
+    out->seconds = seconds() - began;
     t->step++;
     return NULL;
 }
@@ -355,29 +400,45 @@ static tr_error *make_evaluation(tr_trainer *t)
     tr_sharding sharding = tr_config_sharding(t->config, t->ranks ? t->ranks->rank : 0);
     sizes.dropout = 0;
     how.sharding = t->ranks ? &sharding : NULL;
+    how.stages = t->stages.schedule ? &t->stages.stages : NULL;
     if (t->evaluation)
         return NULL;
     TR_TRY(tr_compile_evaluation(t->model, &sizes, t->user, &how, &t->evaluation));
     t->evaluation->ranks = t->ranks;
-    return tr_program_allocate_beside(t->evaluation, t->program);
+    TR_TRY(tr_program_allocate_beside(t->evaluation, t->program));
+    return how.stages ? tr_pipeline_new(t->evaluation, t->stages.schedule, TR_AXIS_PIPELINE, &t->evaluating) : NULL;
+}
+
+/* Adds what an output of the evaluation says; the last stage of a pipeline has it. */
+static void add_output(const tr_program *p, const char *name, double *sum)
+{
+    if (tr_graph_find(p->graph, name))
+        *sum += *(float *)tr_program_find(p, name);
 }
 
 tr_error *tr_trainer_evaluate(tr_trainer *t, int64_t batches, double *out_loss)
 {
     int64_t rows = t->config->train.micro_batch, windows = tr_loader_val_count(t->loader);
-    double sum = 0, count = 0;
+    double total[] = {0, 0};
     if (batches > 0)
         windows = TR_MIN(windows, batches * rows);
     TR_TRY(make_evaluation(t));
     tr_program *p = t->evaluation;
-    for (int64_t first = 0; first < windows; first += rows) {
-        TR_TRY(fill_batch(t, p, true, first, windows));
-        tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
-        TR_TRY(tr_program_error_take(p));
-        sum += *(float *)tr_program_find(p, "loss");
-        count += *(float *)tr_program_find(p, "count");
+    batch from = {t, p, true, 0, windows};
+    for (int64_t micro = 0; micro * rows < windows; micro++) {
+        if (t->evaluating) {
+            TR_TRY(tr_pipeline_forward(t->evaluating, fill_batch, &from, micro));
+        } else {
+            TR_TRY(fill_batch(&from, micro));
+            tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
+            TR_TRY(tr_program_error_take(p));
+        }
+        add_output(p, "loss", &total[0]);
+        add_output(p, "count", &total[1]);
     }
-    *out_loss = count > 0 ? sum / count : NAN;
+    if (t->evaluating) /* the other stages have zeros */
+        TR_TRY(tr_ranks_max(t->ranks, total, 2));
+    *out_loss = total[1] > 0 ? total[0] / total[1] : NAN;
     return NULL;
 }
 

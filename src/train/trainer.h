@@ -4,9 +4,11 @@
 #pragma once
 #include "data/loader.h"
 #include "exec/compile.h"
+#include "exec/pipeline.h"
 #include "exec/ranks.h"
 #include "data/checkpoint.h"
 #include "train/config.h"
+#include "train/parallel.h"
 
 typedef struct tr_trainer {
     const tr_config *config;
@@ -17,6 +19,8 @@ typedef struct tr_trainer {
     tr_tokenizer *tokenizer; /* NULL when all data are shards of foreign tokens */
     tr_loader *loader;
     tr_program *program, *evaluation; /* evaluation: made when first wanted, shares the weights */
+    tr_config_stages stages;          /* of a pipeline */
+    tr_pipeline *pipeline, *evaluating; /* NULL: no pipeline */
     tr_pass_log passes;
     tr_ranks *ranks; /* NULL: this is the only one */
     int64_t step; /* steps done */
