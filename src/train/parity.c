@@ -73,16 +73,19 @@ static void compare(parity *p, const tr_config *config, tr_parity *result)
 }
 
 /* One mesh: what the config refuses is a result too; what fails while running is an error. */
-static tr_error *run_mesh(parity *p, int64_t data, int64_t sequence, int64_t tensor, const char *kind, int64_t zero)
+static tr_error *run_mesh(parity *p, int64_t data, int64_t sequence, int64_t tensor, const char *kind, int64_t zero,
+                          const char *tensor_kind)
 {
     tr_error *error = NULL;
     tr_config *config = NULL;
     tr_parity result = {.kind = kind, .zero = zero, .ranks = data * sequence * tensor,
                         .losses = tr_alloc_zero((size_t)p->steps, sizeof(double))};
-    snprintf(result.mesh, sizeof result.mesh, "data=%lld sequence=%lld tensor=%lld", (long long)data, (long long)sequence,
-             (long long)tensor);
+    bool grid = strcmp(tensor_kind, "1d") != 0;
+    snprintf(result.mesh, sizeof result.mesh, "data=%lld sequence=%lld tensor=%lld%s%s", (long long)data,
+             (long long)sequence, (long long)tensor, grid ? " tensor_kind=" : "", grid ? tensor_kind : "");
     char *own[] = {tr_format("mesh.data=%lld", (long long)data), tr_format("mesh.sequence=%lld", (long long)sequence),
                    tr_format("mesh.tensor=%lld", (long long)tensor), tr_format("mesh.sequence_kind=%s", kind),
+                   tr_format("mesh.tensor_kind=%s", tensor_kind),
                    tr_format("zero=%lld", (long long)zero), tr_format("out=%s", p->directory),
                    tr_strdup("train.sample_every=0")};
     int n = p->n_overrides;
@@ -117,21 +120,34 @@ static tr_error *run_mesh(parity *p, int64_t data, int64_t sequence, int64_t ten
     return error;
 }
 
+/* The tensor ranks as squares, squares times a depth, cubes. */
+static tr_error *run_grids(parity *p, int64_t ranks)
+{
+    static const char *const names[] = {"1d", "2d", "2.5d", "3d"};
+    tr_tensor_grid grid;
+    for (int64_t tensor = 2; tensor <= ranks; tensor++)
+        for (int kind = TR_TENSOR_2D; kind <= TR_TENSOR_3D && ranks % tensor == 0; kind++)
+            for (int64_t zero = 0; zero <= (tensor < ranks ? 3 : 0); zero++)
+                if (tr_tensor_grid_of((tr_tensor_kind)kind, tensor, &grid))
+                    TR_TRY(run_mesh(p, ranks / tensor, 1, tensor, "none", zero, names[kind]));
+    return NULL;
+}
+
 static tr_error *run_all(parity *p, int64_t ranks)
 {
-    TR_TRY(run_mesh(p, 1, 1, 1, "none", 0));
+    TR_TRY(run_mesh(p, 1, 1, 1, "none", 0, "1d"));
     for (int64_t tensor = 1; tensor <= ranks; tensor++)
         for (int64_t sequence = 1; sequence * tensor <= ranks; sequence++) {
             if (ranks % (tensor * sequence) != 0 || ranks == 1)
                 continue;
             int64_t data = ranks / (tensor * sequence);
             for (int64_t zero = 0; zero <= (data > 1 ? 3 : 0); zero++) {
-                TR_TRY(run_mesh(p, data, sequence, tensor, sequence > 1 ? "ulysses" : "none", zero));
+                TR_TRY(run_mesh(p, data, sequence, tensor, sequence > 1 ? "ulysses" : "none", zero, "1d"));
                 if (tensor > 1 && sequence == 1)
-                    TR_TRY(run_mesh(p, data, sequence, tensor, "megatron", zero));
+                    TR_TRY(run_mesh(p, data, sequence, tensor, "megatron", zero, "1d"));
             }
         }
-    return NULL;
+    return run_grids(p, ranks);
 }
 
 tr_error *tr_parity_run(const char *config_path, char *const *overrides, int n_overrides, int64_t ranks, int64_t steps,
