@@ -43,9 +43,9 @@ static void print_result(void *context, const tr_parity *r)
     if (options->json) {
         print_json(r, options->steps);
     } else if (r->refused) {
-        printf("%-38s %-11s %4lld  refused: %s\n", r->of.mesh, schedule, (long long)r->of.zero, r->refused);
+        printf("%-42s %-11s %4lld  refused: %s\n", r->of.mesh, schedule, (long long)r->of.zero, r->refused);
     } else {
-        printf("%-38s %-11s %4lld  %10.6f  %9.2e  %14lld  %10.2f  %10.2f%s\n", r->of.mesh, schedule,
+        printf("%-42s %-11s %4lld  %10.6f  %9.2e  %14lld  %10.2f  %10.2f%s\n", r->of.mesh, schedule,
                (long long)r->of.zero, r->losses[options->steps - 1], r->max_rel_diff, (long long)r->bytes_sent,
                (double)r->planned_peak_bytes / 1e6, (double)r->peak_bytes / 1e6, r->within ? "" : "  DIFFERS");
     }
@@ -81,7 +81,7 @@ tr_error *cmd_parity(int argc, char **argv)
     if (operands.help)
         return NULL;
     if (!with.json)
-        printf("%-38s %-11s %4s  %10s  %9s  %14s  %10s  %10s\n", "mesh", "schedule", "zero", "last loss", "max diff",
+        printf("%-42s %-11s %4s  %10s  %9s  %14s  %10s  %10s\n", "mesh", "schedule", "zero", "last loss", "max diff",
                "bytes a step", "planned MB", "peak MB");
     TR_TRY(tr_parity_run(operands.items[0], operands.items + 1, operands.count - 1, with.ranks, with.steps, tr_gpt,
                          print_result, &with, &within));

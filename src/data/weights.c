@@ -55,77 +55,22 @@ static char *element_at(const tr_program *p, tr_value v, int64_t i)
 /* Whole shapes ------------------------------------------------------------------------------------
  */
 
-/* A flat shard has no names of dims, and they say how dims are merged in files. They are taken from
- * the parameter that a state belongs to, and of a flat parameter from what it is gathered into. */
-typedef struct naming {
-    tr_value *params; /* their ids */
-    int64_t count, room;
-    tr_value *gathered; /* by value: for a flat parameter the value that has its names */
-} naming;
-
-static naming naming_of(const tr_graph *g)
-{
-    naming n = {.gathered = tr_alloc_zero(g->n_values, sizeof(tr_value))};
-    for (tr_value v = 1; v < g->n_values; v++)
-        if (g->values[v].role == TR_PARAM)
-            tr_push(n.params, n.count, n.room) = v;
-    for (tr_node k = 1; k < g->n_nodes; k++) {
-        tr_value x = tr_in(g, k, 0);
-        tr_node before = g->nodes[k].op == TR_OP_reshape ? g->values[x].node : 0;
-        tr_value w = before && g->nodes[before].op == TR_OP_all_gather ? tr_in(g, before, 0) : 0;
-        if (w && g->values[w].role == TR_PARAM)
-            n.gathered[w] = tr_out(g, k, 0);
-    }
-    return n;
-}
-
-static void naming_free(naming *n)
-{
-    free(n->params);
-    free(n->gathered);
-}
-
-/* "adam.m.wte.weight" belongs to the parameter "wte.weight". */
-static tr_value parameter_of(const tr_graph *g, const naming *n, tr_value v)
-{
-    const char *name = g->values[v].name;
-    size_t length = strlen(name);
-    if (g->values[v].role == TR_PARAM)
-        return v;
-    for (int64_t i = 0; i < n->count; i++) {
-        const char *param = g->values[n->params[i]].name;
-        size_t end = strlen(param);
-        if (length > end && name[length - end - 1] == '.' &&
-            strcmp(name + length - end, param) == 0)
-            return n->params[i];
-    }
-    return 0;
-}
-
 /* The shape of the whole tensor in files. */
-static tr_shape whole_shape(const tr_graph *g, const naming *n, tr_value v)
+static tr_shape whole_shape(const tr_graph *g, tr_value v)
 {
-    const tr_value_info *info = &g->values[v];
-    const tr_layout *l = info->layout;
-    tr_shape shape = info->shape;
-    if (l && l->flat) {
-        tr_value w = parameter_of(g, n, v), named = w;
-        if (w && g->values[w].layout && g->values[w].layout->flat)
-            named = n->gathered[w];
-        TR_CHECK(l->rank == 1 || (named && tr_shape_at(g, named)->rank == l->rank),
-                 "the names of the dims of %s are lost", info->name);
+    const tr_layout *l = g->values[v].layout;
+    tr_shape shape = g->values[v].shape;
+    if (l) {
         shape.rank = l->rank;
-        if (l->rank > 1)
-            memcpy(shape.names, tr_shape_at(g, named)->names, sizeof shape.names);
-    }
-    if (l)
         memcpy(shape.dims, l->whole, sizeof shape.dims);
+        memcpy(shape.names, l->names, sizeof shape.names);
+    }
     return tr_shape_in_file(g, &shape);
 }
 
-static tr_error *check_shape(const tr_graph *g, const naming *n, tr_value v, const tr_stored *from)
+static tr_error *check_shape(const tr_graph *g, tr_value v, const tr_stored *from)
 {
-    tr_shape shape = whole_shape(g, n, v);
+    tr_shape shape = whole_shape(g, v);
     return tr_stored_check(from, shape.rank, shape.dims);
 }
 
@@ -275,23 +220,19 @@ tr_error *tr_weights_load(tr_program *p, const tr_safetensors *file)
 {
     const tr_graph *g = p->graph;
     const tr_stored *head = tr_safetensors_find(file, "lm_head.weight");
-    naming names = naming_of(g);
-    tr_error *error = NULL;
     for (tr_value v = 1; v < g->n_values; v++) {
         const tr_value_info *info = &g->values[v];
         if (info->role != TR_PARAM && !is_low(info))
             continue;
         const tr_stored *from = find(file, weight_name(info));
         if (!from)
-            TR_GO(tr_safetensors_need(file, weight_name(info), &from));
-        TR_GO(check_shape(g, &names, v, from));
-        TR_GO(load_weight(p, v, (source){from, NULL}));
+            TR_TRY(tr_safetensors_need(file, weight_name(info), &from));
+        TR_TRY(check_shape(g, v, from));
+        TR_TRY(load_weight(p, v, (source){from, NULL}));
         if (head && strcmp(info->name, "transformer.wte.weight") == 0)
-            TR_GO(check_head(info, from, head));
+            TR_TRY(check_head(info, from, head));
     }
-done:
-    naming_free(&names);
-    return error;
+    return NULL;
 }
 
 /* The tensors of one weight in a checkpoint. */
@@ -314,25 +255,21 @@ tr_error *tr_weights_load_state(tr_program *p, const tr_safetensors *model,
                                 const tr_safetensors *optimizer)
 {
     const tr_graph *g = p->graph;
-    naming names = naming_of(g);
-    tr_error *error = NULL;
     for (tr_value v = 1; v < g->n_values; v++) {
         const tr_value_info *info = &g->values[v];
         if (info->role == TR_PARAM || is_low(info)) {
             source from;
-            TR_GO(find_source(model, optimizer, weight_name(info), &from));
-            TR_GO(check_shape(g, &names, v, from.high));
-            TR_GO(load_weight(p, v, from));
+            TR_TRY(find_source(model, optimizer, weight_name(info), &from));
+            TR_TRY(check_shape(g, v, from.high));
+            TR_TRY(load_weight(p, v, from));
         } else if (belongs(info, TR_STATE)) {
             const tr_stored *from;
-            TR_GO(tr_safetensors_need(optimizer, info->name, &from));
-            TR_GO(check_shape(g, &names, v, from));
-            TR_GO(load_state(p, v, from));
+            TR_TRY(tr_safetensors_need(optimizer, info->name, &from));
+            TR_TRY(check_shape(g, v, from));
+            TR_TRY(load_state(p, v, from));
         }
     }
-done:
-    naming_free(&names);
-    return error;
+    return NULL;
 }
 
 /* Saving ------------------------------------------------------------------------------------------
@@ -341,14 +278,13 @@ done:
 static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int64_t *out_count)
 {
     const tr_graph *g = tr_program_leaves(p);
-    naming names = naming_of(g);
     tr_saved *saved = NULL;
     int64_t count = 0, room = 0;
     for (tr_value v = 1; v < g->n_values; v++) {
         const tr_value_info *info = &g->values[v];
         if (!belongs(info, role))
             continue;
-        tr_shape shape = whole_shape(g, &names, v);
+        tr_shape shape = whole_shape(g, v);
         TR_CHECK(!with_data || tr_shape_elems(&shape) == local_elems(info),
                  "this rank has only a part of %s", info->name);
         int64_t *dims = tr_alloc(sizeof shape.dims);
@@ -359,7 +295,6 @@ static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int6
                                                  .dims = dims,
                                                  .data = with_data ? tr_program_data(p, v) : NULL};
     }
-    naming_free(&names);
     *out_count = count;
     return saved;
 }

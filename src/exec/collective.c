@@ -57,7 +57,7 @@ static tr_error *run_all_to_all(tr_ranks *ranks, const tr_call *call, const tr_g
     return error;
 }
 
-/* The sum over an axis, or over those places on it whose bits `members` has. */
+/* The sum, or the largest, over an axis, or over those places on it whose bits `members` has. */
 static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
     const tr_tensor *x = &call->in[0];
@@ -71,7 +71,8 @@ static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_g
         some = tr_group_new(list, count, ranks->rank);
         free(list);
     }
-    tr_error *error = tr_comm_all_reduce(ranks->comm, members ? &some : group, TR_REDUCE_SUM, x->data, call->out[0].data,
+    tr_reduction reduction = call->attrs[TR_REDUCE_LARGEST].i ? TR_REDUCE_MAX : TR_REDUCE_SUM;
+    tr_error *error = tr_comm_all_reduce(ranks->comm, members ? &some : group, reduction, x->data, call->out[0].data,
                                          tr_tensor_elems(x), x->dtype, x->dtype);
     tr_group_free(&some);
     return error;

@@ -353,6 +353,12 @@ static void mix_name(hash *h, const char *name)
     mix(h, 256);
 }
 
+static void mix_named(hash *h, const tr_graph *g, tr_dim name, int64_t size)
+{
+    mix(h, (uint64_t)size);
+    mix_name(h, g->dim_names[name]);
+}
+
 static void mix_value(hash *h, const tr_graph *g, tr_value v)
 {
     const tr_value_info *info = &g->values[v];
@@ -362,13 +368,11 @@ static void mix_value(hash *h, const tr_graph *g, tr_value v)
     mix(h, info->role);
     mix(h, info->shape.dtype);
     mix(h, (uint64_t)info->shape.rank);
-    for (int d = 0; d < info->shape.rank; d++) {
-        mix(h, (uint64_t)info->shape.dims[d]);
-        mix_name(h, g->dim_names[info->shape.names[d]]);
-    }
+    for (int d = 0; d < info->shape.rank; d++)
+        mix_named(h, g, info->shape.names[d], info->shape.dims[d]);
     /* The place in the whole differs between ranks; the whole does not. */
     for (int d = 0; l && d < l->rank; d++)
-        mix(h, (uint64_t)l->whole[d]);
+        mix_named(h, g, l->names[d], l->whole[d]);
 }
 
 uint64_t tr_graph_hash(const tr_graph *g)

@@ -55,6 +55,7 @@ extern const char *const tr_phase_names[TR_PHASE_COUNT];
  * of the block's elements in row-major order those from `first` on (all, unless the value is a flat shard). */
 typedef struct tr_layout {
     int rank;
+    tr_dim names[TR_MAX_RANK];
     int64_t whole[TR_MAX_RANK], origin[TR_MAX_RANK], block[TR_MAX_RANK];
     int64_t first, count;
     bool flat;      /* the value's own shape is [count] */

@@ -47,6 +47,17 @@
  *  cross_entropy_grad   x, w, targets, dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d]
  *  cross_entropy_train  x, w, targets, acc?[v,d] -> dw[v,d] f32, dx[*,d], loss[1], count[1]
  *                       forward and gradient in one, for dloss = 1
+ *
+ * The same with the vocabulary cut over ranks, made by the sharding pass: w has some of the words, and targets count
+ * from the first of them (-1: another rank's, or not counted).
+ *  cross_entropy_part   x[*,d], w[v,d], targets[*] i32 -> lse[*] f32, goal[*] f32
+ *                       log sum exp of these words' logits; the target's logit, 0 where it is not here
+ *  cross_entropy_rebase lse[*], goal[*], top[*] -> stats[2,*] f32   exp(lse - top), goal: both may be added up
+ *  cross_entropy_join   stats[2,*], top[*], targets[*] i32 -> loss[1], count[1], lse[*] f32    vocab
+ *                       from the sums, of all words: targets count from 0; lse is infinite where it is not counted
+ *  cross_entropy_part_grad  x, w, targets, lse[*], dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d]
+ *                       dw of these words; dx is a summand. lse is of all words
+ *
  *  global_norm          g... -> sum[1] f32      sum of squares over all inputs
  *  clip                 sum[1], count[1] -> scale[1], norm[1]                   max_norm
  *                       norm = sqrt(sum) / count; scale = min(1, max_norm / norm) / count; max_norm 0:
@@ -64,7 +75,7 @@
  *
  * Collectives, made by the sharding pass; `axis` is of the mesh, a dim is cut among the axis's ranks into
  * [whole i / n, whole (i + 1) / n) in steps of `unit`. The executor runs them over src/comm.
- *  all_reduce           a[+] -> c[+]        sum over the axis                    axis, members
+ *  all_reduce           a[+] -> c[+]        sum over the axis, or the largest    axis, members, largest
  *                       members: a bit for each place on the axis that takes part; 0: all
  *  all_gather           a[+] -> c[+]        dim becomes whole                    axis, dim, whole, unit
  *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit
@@ -81,6 +92,8 @@
     X(embedding) X(embedding_grad)                                                          \
     X(attention) X(attention_grad) X(attention_cached)                                      \
     X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
+    X(cross_entropy_part) X(cross_entropy_rebase) X(cross_entropy_join)                     \
+    X(cross_entropy_part_grad)                                                              \
     X(global_norm) X(clip) X(adamw) X(sgd)                                                  \
     X(slice) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)
 
@@ -110,6 +123,7 @@ enum { TR_LINEAR_DW_TRANSPOSED, TR_LINEAR_DW_DTYPE, TR_LINEAR_DW_SPLIT };
 enum { TR_NORM_EPS };
 enum { TR_EMBEDDING_GRAD_ROWS };
 enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM };
+enum { TR_JOIN_VOCAB };
 enum { TR_CLIP_MAX_NORM };
 enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
 enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
@@ -117,7 +131,7 @@ enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };
 enum { TR_COLLECTIVE_AXIS, TR_COLLECTIVE_DIM };
-enum { TR_REDUCE_MEMBERS = 1 };
+enum { TR_REDUCE_MEMBERS = 1, TR_REDUCE_LARGEST };
 enum { TR_GATHER_WHOLE = 2, TR_GATHER_UNIT };
 enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT };
 enum { TR_EXCHANGE_WHOLE = 2, TR_EXCHANGE_UNIT, TR_EXCHANGE_TO, TR_EXCHANGE_COUNT, TR_EXCHANGE_TO_UNIT };

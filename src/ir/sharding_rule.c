@@ -5,7 +5,7 @@ enum { STAR = 1000, PLUS = 2000 };
 
 typedef struct operand {
     char symbols[TR_MAX_RANK];
-    bool whole[TR_MAX_RANK];
+    bool whole[TR_MAX_RANK], split[TR_MAX_RANK];
     int count;
 } operand;
 
@@ -13,17 +13,19 @@ typedef struct operand {
 static tr_error *parse_operand(const char **at, operand *out)
 {
     *out = (operand){0};
-    bool whole = false;
+    bool whole = false, split = false;
     for (; **at && **at != ',' && **at != '-'; (*at)++) {
         char c = **at;
-        if (c == '[' || c == ']') {
-            whole = c == '[';
+        if (c == '[' || c == ']' || c == '(' || c == ')') {
+            whole = c == '[' || c == '(';
+            split = c == '(';
             continue;
         }
         bool known = (c >= 'a' && c <= 'z') || c == '*' || c == '+';
         if (!known || out->count == TR_MAX_RANK)
             return tr_error_new(TR_RUN, "sharding rule: '%c' is no label", c);
         out->whole[out->count] = whole;
+        out->split[out->count] = split;
         out->symbols[out->count++] = c;
     }
     return NULL;
@@ -86,11 +88,11 @@ static tr_error *expand(const operand *o, int rank, int star, int plus, tr_rule_
         char c = o->symbols[i];
         int n = c == '*' ? star : c == '+' ? plus : 1;
         for (int j = 0; j < n && at < TR_MAX_RANK; j++)
-            dims[at++] = (tr_rule_dim){c == '*' ? STAR + j : c == '+' ? PLUS + j : c, o->whole[i]};
+            dims[at++] = (tr_rule_dim){c == '*' ? STAR + j : c == '+' ? PLUS + j : c, o->whole[i], o->split[i]};
     }
     /* A scalar is kept as one element: its dim has no label. */
     if (o->count == 0 && rank == 1)
-        dims[at++] = (tr_rule_dim){0, true};
+        dims[at++] = (tr_rule_dim){0, true, false};
     return at == rank ? NULL : tr_error_new(TR_RUN, "%d labels for %d dims", at, rank);
 }
 

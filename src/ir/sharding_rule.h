@@ -9,7 +9,8 @@ enum { TR_MAX_OPERANDS = 12 };
 /* One dim of one operand. Equal labels may be cut on the same mesh axis; label 0 is never cut. */
 typedef struct tr_rule_dim {
     int label;
-    bool whole; /* in brackets: this operand needs the dim whole */
+    bool whole; /* in brackets or parentheses: this op needs the dim whole */
+    bool split; /* in parentheses: the sharding pass has another form of the op for it */
 } tr_rule_dim;
 
 typedef struct tr_rule {

@@ -4,7 +4,8 @@
  * letter; `*` and `+` stand for groups of dims as in ir/op.h. The same letter (or group) may be sharded
  * on the same mesh axis everywhere it stands. A letter that is in the inputs only is contracted: sharding
  * it makes the outputs partial sums, or those outputs that do not carry it. A letter in brackets must be
- * whole: "*[d],[d]->*[d]". An operand without letters is a scalar.
+ * whole: "*[d],[d]->*[d]". An operand without letters is a scalar. A letter in parentheses must be whole in this
+ * op, but the sharding pass knows another form of the op for it (shard_loss.c: the vocabulary of the loss).
  */
 #pragma once
 #include "ir/graph.h"

@@ -60,15 +60,15 @@ static void print_attr(const tr_attr_row *row, tr_attr attr, tr_text *out)
     }
 }
 
-/* Where a value of one rank's graph stands in the whole: [first + size / whole, ...] of each dim. */
-static void print_layout(const tr_layout *l, uint32_t k, tr_text *out)
+/* Where a value of one rank's graph stands in the whole: [name=first+size/whole, ...] of each dim. */
+static void print_layout(const tr_graph *g, const tr_layout *l, uint32_t k, tr_text *out)
 {
     if (!l)
         return;
     tr_text_format(out, " part=%u:[", k);
     for (int d = 0; d < l->rank; d++)
-        tr_text_format(out, "%s%lld+%lld/%lld", d ? ", " : "", (long long)l->origin[d], (long long)l->block[d],
-                       (long long)l->whole[d]);
+        tr_text_format(out, "%s%s=%lld+%lld/%lld", d ? ", " : "", g->dim_names[l->names[d]], (long long)l->origin[d],
+                       (long long)l->block[d], (long long)l->whole[d]);
     tr_text_format(out, "] first=%lld count=%lld owner=%u%s", (long long)l->first, (long long)l->count, l->owner,
                    l->flat ? " flat" : "");
 }
@@ -106,7 +106,7 @@ static void print_node(const tr_graph *g, tr_node n, tr_text *out)
             tr_text_format(out, " home=%u:%u", k, g->values[v].home);
     }
     for (uint32_t k = 0; k < node->n_out; k++)
-        print_layout(g->values[tr_out(g, n, (int)k)].layout, k, out);
+        print_layout(g, g->values[tr_out(g, n, (int)k)].layout, k, out);
     tr_text_format(out, "\n");
 }
 
@@ -131,7 +131,7 @@ void tr_graph_print(const tr_graph *g, tr_text *out)
         for (int d = 0; d < info->shape.rank; d++)
             if (info->unit[d] > 0)
                 tr_text_format(out, " unit=%d:%lld", d, (long long)info->unit[d]);
-        print_layout(info->layout, 0, out);
+        print_layout(g, info->layout, 0, out);
         tr_text_format(out, "\n");
     }
     for (tr_node n = 1; n < g->n_nodes; n++)
@@ -255,6 +255,17 @@ static tr_error *dtype(parser *p, tr_dtype *out)
     return tr_dtype_parse(name, out) ? NULL : expected(p, "a dtype");
 }
 
+/* "NAME=" */
+static tr_error *dim_name(parser *p, tr_dim *out)
+{
+    char name[32];
+    TR_TRY(word(p, name, sizeof name));
+    if (!take(p, "="))
+        return expected(p, "=");
+    *out = tr_graph_dim(p->g, name);
+    return tr_graph_error_take(p->g);
+}
+
 static tr_error *shape(parser *p, tr_shape *out)
 {
     *out = (tr_shape){0};
@@ -262,14 +273,9 @@ static tr_error *shape(parser *p, tr_shape *out)
     if (!take(p, "["))
         return expected(p, "[");
     while (!take(p, "]")) {
-        char name[32];
         if (out->rank == TR_MAX_RANK || (out->rank > 0 && !take(p, ",")))
             return expected(p, "at most 8 dims");
-        TR_TRY(word(p, name, sizeof name));
-        if (!take(p, "="))
-            return expected(p, "=");
-        out->names[out->rank] = tr_graph_dim(p->g, name);
-        TR_TRY(tr_graph_error_take(p->g));
+        TR_TRY(dim_name(p, &out->names[out->rank]));
         TR_TRY(integer(p, 1, INT64_MAX, &out->dims[out->rank++]));
     }
     int64_t bytes = 8;
@@ -307,6 +313,7 @@ static tr_error *parse_layout(parser *p, const tr_value *values, int n)
     while (!take(p, "]")) {
         if (l.rank == TR_MAX_RANK || (l.rank > 0 && !take(p, ",")))
             return expected(p, "at most 8 dims");
+        TR_TRY(dim_name(p, &l.names[l.rank]));
         TR_TRY(integer(p, 0, INT64_MAX, &l.origin[l.rank]));
         if (!take(p, "+"))
             return expected(p, "+");

@@ -46,7 +46,9 @@ const tr_op_row tr_row_shift = {.min_in = 1, .max_in = 1, .infer = infer_as_is, 
                                 .attrs = {{"first", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
 
 const tr_op_row tr_row_all_reduce = {.min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE | TR_OP_IN_PLACE,
-                                     .infer = infer_as_is, .no_gradient = made_by, .attrs = {{"axis", TR_ATTR_INT}, {"members", TR_ATTR_INT}}};
+                                     .infer = infer_as_is, .no_gradient = made_by,
+                                     .attrs = {{"axis", TR_ATTR_INT}, {"members", TR_ATTR_INT},
+                                               {"largest", TR_ATTR_BOOL}}};
 
 TR_INFER(infer_all_gather)
 {

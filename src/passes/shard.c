@@ -21,6 +21,30 @@ static int64_t block_elems(const sharder *s, tr_value v, const place *at)
 
 /* Leaves ---------------------------------------------------------------------------------------- */
 
+/* Every rank gets at least one piece of each dim. */
+static tr_error *check_pieces(const sharder *s, tr_value v, const place *at)
+{
+    const tr_value_info *info = &s->from->values[v];
+    for (int d = 0; d < info->shape.rank; d++) {
+        int64_t pieces = info->shape.dims[d] / TR_MAX(info->unit[d], 1), left = pieces, ranks = 1;
+        const char *first = NULL;
+        for (int a = 0; a < s->how->n_axes; a++) {
+            if (at->at[a] != d)
+                continue;
+            ranks *= s->how->axes[a].size;
+            if (left < s->how->axes[a].size)
+                return tr_error_new(TR_USER, "%s: dim %s has %lld pieces and mesh.%s%s%s is %lld; at most %lld ranks can "
+                                             "share it",
+                                    info->name, s->from->dim_names[info->shape.names[d]], (long long)pieces,
+                                    first ? first : "", first ? " x " : "", s->how->axes[a].name, (long long)ranks,
+                                    (long long)pieces);
+            left /= s->how->axes[a].size;
+            first = s->how->axes[a].name;
+        }
+    }
+    return NULL;
+}
+
 static tr_error *place_leaf(sharder *s, tr_value v, place *out)
 {
     const tr_value_info *info = &s->from->values[v];
@@ -32,15 +56,13 @@ static tr_error *place_leaf(sharder *s, tr_value v, place *out)
             if (a->size == 1 || strcmp(s->from->dim_names[info->shape.names[d]], s->how->leaves[r].dim) != 0 ||
                 out->at[axis] != WHOLE)
                 continue;
-            int64_t unit = TR_MAX(info->unit[d], 1), pieces = info->shape.dims[d] / unit;
-            if (pieces < a->size)
-                return tr_error_new(TR_USER, "%s: dim %s has %lld pieces and mesh.%s is %d; at most %lld ranks can share it",
-                                    info->name, s->how->leaves[r].dim, (long long)pieces, a->name, a->size,
-                                    (long long)pieces);
+            /* A vector is not worth a gather before every use. */
+            if (a->stores && info->role == TR_PARAM && info->shape.rank < 2)
+                continue;
             out->at[axis] = (int8_t)d;
-            out->unit[axis] = unit;
+            out->unit[axis] = TR_MAX(info->unit[d], 1);
         }
-    return NULL;
+    return check_pieces(s, v, out);
 }
 
 static bool zero_applies(const sharder *s, int level)
@@ -101,13 +123,25 @@ static bool may_cut(const tr_rule *rule, int label)
     return label != 0;
 }
 
-/* A dim is cut on one axis at most. */
-static bool is_free(const sharder *s, const tr_rule *rule, const place *want, int label, int axis)
+/* Or has the pass another form of the op for it. */
+static bool may_split(const tr_rule *rule, int label)
+{
+    for (int k = 0; k < rule->n_in; k++) {
+        int d = tr_rule_find(rule, k, label);
+        if (d >= 0 && rule->dims[k][d].split)
+            return true;
+    }
+    return false;
+}
+
+/* A dim is cut on one axis, or on those that cut it in `like` already, where it is dim like_dim. */
+static bool is_free(const sharder *s, const tr_rule *rule, const place *want, int label, int axis, const place *like,
+                    int like_dim)
 {
     for (int k = 0; k < rule->n_in + rule->n_out; k++) {
         int d = tr_rule_find(rule, k, label);
         for (int a = 0; a < s->how->n_axes && d >= 0; a++)
-            if (a != axis && want[k].at[a] == d)
+            if (a != axis && want[k].at[a] == d && !(like && like->at[a] == like_dim))
                 return false;
     }
     return true;
@@ -150,16 +184,40 @@ static int on_stream(const sharder *s, tr_node n, const tr_rule *rule, int axis)
 /* A gradient is computed where its parameter is, if it can be. */
 static choice as_parameter(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
 {
+    const choice none = {0, 1, false};
     tr_value w = s->leads_to[tr_out(s->from, n, 0)];
-    if (!w || s->places[w].at[axis] < 0 || s->from->nodes[n].op == TR_OP_add)
-        return (choice){0, 1, false};
-    int label = rule->dims[rule->n_in][s->places[w].at[axis]].label;
-    if (!may_cut(rule, label) || !is_free(s, rule, want, label, axis))
-        return (choice){0, 1, false};
-    return (choice){label, s->places[w].unit[axis], false};
+    tr_op op = s->from->nodes[n].op;
+    if (!w || s->places[w].at[axis] < 0 || s->how->axes[axis].stores || op == TR_OP_add)
+        return none;
+    /* A bias's sum is smaller than what it sums up. */
+    if (op == TR_OP_sum_leading && s->places[tr_in(s->from, n, 0)].at[axis] != WHOLE)
+        return none;
+    const place *at = &s->places[w];
+    int label = rule->dims[rule->n_in][at->at[axis]].label;
+    if ((!may_cut(rule, label) && !may_split(rule, label)) ||
+        !is_free(s, rule, want, label, axis, at, at->at[axis]))
+        return none;
+    return (choice){label, at->unit[axis], false};
 }
 
-/* What to cut on one axis: what a parameter is cut along, else what any operand is cut along. */
+/* Where activations rest when no parameter says where an op is computed. */
+static choice at_rest(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
+{
+    const tr_graph *g = s->from;
+    for (int r = 0; r < s->how->n_rest; r++)
+        for (int k = 0; k < rule->n_in && s->how->rest[r].axis == axis; k++) {
+            tr_value v = tr_in(g, n, k);
+            for (int d = 0; v && !is_kept(g, v) && d < rule->rank[k]; d++) {
+                int label = rule->dims[k][d].label;
+                if (strcmp(g->dim_names[tr_shape_at(g, v)->names[d]], s->how->rest[r].dim) == 0 &&
+                    may_cut(rule, label) && is_free(s, rule, want, label, axis, &s->places[v], d))
+                    return (choice){label, 1, false};
+            }
+        }
+    return (choice){0, 1, false};
+}
+
+/* What to cut on one axis: what a parameter is cut along, else what the rules or any operand say. */
 static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
 {
     const tr_graph *g = s->from;
@@ -167,18 +225,24 @@ static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const pla
     bool cut_but_whole = false;
     if (!c.label)
         c = as_parameter(s, n, rule, want, axis);
-    for (int round = 0; round < 2 && !c.label; round++)
+    for (int round = 0; round < 2 && !c.label; round++) {
+        if (round == 1)
+            c = at_rest(s, n, rule, want, axis);
         for (int k = 0; k < rule->n_in && !c.label; k++) {
             tr_value v = tr_in(g, n, k);
-            if (!v || (round == 0 && !is_kept(g, v)) || rule->rank[k] < 0 || s->places[v].at[axis] < 0)
+            if (!v || (is_kept(g, v) ? s->how->axes[axis].stores : round == 0) || rule->rank[k] < 0 ||
+                s->places[v].at[axis] < 0)
                 continue;
-            int label = rule->dims[k][s->places[v].at[axis]].label;
+            const place *at = &s->places[v];
+            int label = rule->dims[k][at->at[axis]].label;
             cut_but_whole |= !may_cut(rule, label);
-            if (may_cut(rule, label) && is_free(s, rule, want, label, axis))
-                c = (choice){label, s->places[v].unit[axis], false};
+            if ((may_cut(rule, label) || may_split(rule, label)) &&
+                is_free(s, rule, want, label, axis, at, at->at[axis]))
+                c = (choice){label, at->unit[axis], false};
         }
+    }
     const tr_node_info *node = &g->nodes[n];
-    if (!c.label && cut_but_whole && is_attention(node->op) && is_free(s, rule, want, 'h', axis)) {
+    if (!c.label && cut_but_whole && is_attention(node->op) && is_free(s, rule, want, 'h', axis, NULL, 0)) {
         int k = node->op == TR_OP_attention_grad ? 3 : 0, last = tr_in(g, n, k + 1) ? k + 1 : k;
         int d = tr_rule_find(rule, last, 'h');
         if (tr_shape_at(g, tr_in(g, n, last))->dims[d] >= s->how->axes[axis].size)
@@ -188,7 +252,7 @@ static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const pla
     if (!c.label && is_token_op(node->op)) {
         const tr_shape *t = tr_shape_at(g, tr_in(g, n, 2));
         for (int d = t->rank - 1; d >= 0 && !c.label; d--)
-            if (t->dims[d] >= s->how->axes[axis].size && is_free(s, rule, want, rule->dims[2][d].label, axis))
+            if (t->dims[d] >= s->how->axes[axis].size && is_free(s, rule, want, rule->dims[2][d].label, axis, NULL, 0))
                 c.label = rule->dims[2][d].label;
     }
     return c;
@@ -237,19 +301,6 @@ static bool drops_bias(const sharder *s, const tr_rule *rule, const place *want)
     return false;
 }
 
-/* Ids count from the first row that this rank has. */
-static tr_value local_ids(sharder *s, tr_value ids, int64_t rows, const place *table)
-{
-    for (int a = 0; a < s->how->n_axes; a++)
-        if (table->at[a] == 0) {
-            int64_t first, count;
-            tr_part(rows, s->how->axes[a].size, s->how->axes[a].index, table->unit[a], &first, &count);
-            const tr_attr attrs[TR_MAX_ATTRS] = {[TR_SHIFT_FIRST] = {.i = first}, [TR_SHIFT_COUNT] = {.i = count}};
-            ids = tr_out(s->to, tr_graph_node(s->to, TR_OP_shift, &ids, 1, attrs), 0);
-        }
-    return ids;
-}
-
 /* What depends on sizes or on the rank in a node's operands and attributes. */
 static void localize(sharder *s, tr_node n, const tr_rule *rule, const place *want, tr_value *in, tr_attr *attrs)
 {
@@ -257,11 +308,10 @@ static void localize(sharder *s, tr_node n, const tr_rule *rule, const place *wa
     if (node->op == TR_OP_linear && drops_bias(s, rule, want))
         in[2] = 0;
     if (node->op == TR_OP_embedding)
-        in[1] = local_ids(s, in[1], tr_shape_at(s->from, tr_in(s->from, n, 0))->dims[0], &want[0]);
+        in[1] = shard_local_ids(s, in[1], tr_in(s->from, n, 0), &want[0]);
     if (node->op == TR_OP_embedding_grad) {
         const place *out = &want[rule->n_in];
-        int64_t rows = node->attrs[TR_EMBEDDING_GRAD_ROWS].i;
-        in[0] = local_ids(s, in[0], rows, out);
+        in[0] = shard_local_ids(s, in[0], tr_out(s->from, n, 0), out);
         attrs[TR_EMBEDDING_GRAD_ROWS].i = shard_shape(s, tr_out(s->from, n, 0), out).dims[0];
     }
 }
@@ -273,6 +323,14 @@ static void set_homes(sharder *s, tr_node n, tr_node made)
         if (home != v && s->to->values[local].home == local)
             s->to->values[local].home = s->places[home].v;
     }
+}
+
+static bool cuts_rows(const sharder *s, const place *table)
+{
+    for (int a = 0; a < s->how->n_axes; a++)
+        if (table->at[a] == 0)
+            return true;
+    return false;
 }
 
 static tr_error *emit_generic(sharder *s, tr_node n)
@@ -292,7 +350,9 @@ static tr_error *emit_generic(sharder *s, tr_node n)
     localize(s, n, &rule, want, in, attrs);
     if (tr_op_table[node->op]->flags & TR_OP_RANDOM && in[0])
         s->to->values[in[0]].layout = shard_layout(s, tr_in(s->from, n, 0), &want[0]);
-    tr_node made = tr_graph_node(s->to, node->op, in, (int)node->n_in, attrs);
+    tr_node made = is_token_op(node->op) && cuts_rows(s, &want[1])
+                       ? shard_loss(s, n, in, want)
+                       : tr_graph_node(s->to, node->op, in, (int)node->n_in, attrs);
     if (!made)
         return tr_graph_error_take(s->to);
     for (uint32_t k = 0; k < node->n_out; k++) {
@@ -356,7 +416,8 @@ static tr_error *emit_reshape(sharder *s, tr_node n)
     return tr_graph_error_take(s->to);
 }
 
-/* sum = add(clear(acc), x): the accumulator is where x is, or where ZeRO-2 wants the gradient. */
+/* sum = add(clear(acc), x): the accumulator is where x is, or where ZeRO-2 wants the gradient. What is stored cut
+ * is accumulated cut. */
 static tr_error *emit_accumulate(sharder *s, tr_node n, tr_node clear)
 {
     tr_value acc = tr_in(s->from, clear, 0), x = tr_in(s->from, n, 1), sum = tr_out(s->from, n, 0), moved;
@@ -364,6 +425,11 @@ static tr_error *emit_accumulate(sharder *s, tr_node n, tr_node clear)
     place at = s->places[x];
     if (w && zero_applies(s, 2))
         at = gradient_target(s, w);
+    for (int a = 0; a < s->how->n_axes && w; a++)
+        if (s->how->axes[a].stores && s->places[w].at[a] >= 0) {
+            at.at[a] = s->places[w].at[a];
+            at.unit[a] = s->places[w].unit[a];
+        }
     TR_TRY(shard_move(s, x, &at, &moved));
     TR_TRY(emit_leaf(s, acc, &at));
     tr_phase phase = s->to->phase;
@@ -485,6 +551,26 @@ static tr_error *emit(sharder *s, tr_node n)
     }
 }
 
+/* A sum over an axis on which activations rest goes there at once, and is kept as that for the backward. */
+static tr_error *settle_at_rest(sharder *s, tr_value v)
+{
+    const tr_shape *shape = tr_shape_at(s->from, v);
+    for (int r = 0; r < s->how->n_rest; r++)
+        for (int d = 0; d < shape->rank; d++) {
+            place at = s->places[v];
+            int axis = s->how->rest[r].axis;
+            tr_value moved;
+            if (at.at[axis] != PARTIAL || strcmp(s->from->dim_names[shape->names[d]], s->how->rest[r].dim) != 0)
+                continue;
+            at.at[axis] = (int8_t)d;
+            at.unit[axis] = 1;
+            TR_TRY(shard_move(s, v, &at, &moved));
+            s->places[v] = at;
+            s->places[v].v = moved;
+        }
+    return NULL;
+}
+
 /* Parameters' gradients go where they are wanted at once, so that nothing whole waits for the update. The
  * loss's tokens were shared for its own sake: its gradient goes back to where the hidden states are. */
 static tr_error *settle(sharder *s, tr_node n)
@@ -494,6 +580,7 @@ static tr_error *settle(sharder *s, tr_node n)
         tr_value v = tr_out(g, n, (int)k), moved;
         bool hidden = g->nodes[n].op == TR_OP_cross_entropy_grad && k == 1;
         bool gradient = s->parameter_of[v] && g->nodes[n].phase == TR_BACKWARD && !s->accumulates;
+        TR_TRY(settle_at_rest(s, v));
         if (!hidden && !gradient)
             continue;
         place at = hidden ? s->places[tr_in(g, n, 0)] : gradient_target(s, s->parameter_of[v]);
@@ -561,5 +648,6 @@ done:
     free(s.parameter_of);
     free(s.leads_to);
     free(s.moves);
+    free(s.losses);
     return error;
 }

@@ -6,7 +6,10 @@
  * rule set (train/parallel.c): no model file knows of any.
  *
  * A dim is cut into [size i / n, size (i + 1) / n), in steps of its unit: sizes need not divide. What cannot
- * be cut at all is refused.
+ * be cut at all is refused. Several axes may cut one dim: the first axis cuts it, the next one cuts the parts.
+ *
+ * On an axis that `stores`, parameters are cut to be stored only: ops gather them before use, cut their activations,
+ * and scatter the gradients' sums.
  *
  * ZeRO cuts the flattened block of a parameter over the data axis: 1: the optimizer's state; 2: gradient
  * accumulators too; 3: parameters too, gathered before use and dropped after.
@@ -20,6 +23,7 @@ typedef struct tr_axis {
     const char *name;
     int size;  /* axes of size 1 may be left in */
     int index; /* this rank's place on it */
+    bool stores;
 } tr_axis;
 
 typedef struct tr_sharding {
@@ -29,8 +33,9 @@ typedef struct tr_sharding {
         const char *dim;
         int axis;
     } leaves[TR_MAX_RULES], /* parameters and inputs by dim name */
-        stream[2];          /* activations outside of layers: Megatron's sequence parallelism cuts "seq" there */
-    int n_leaves, n_stream;
+        stream[2],          /* activations outside of layers: Megatron's sequence parallelism cuts "seq" there */
+        rest[2];            /* activations wherever no parameter says otherwise */
+    int n_leaves, n_stream, n_rest;
     int zero;      /* 0..3 */
     int zero_axis; /* of the mesh */
 } tr_sharding;

@@ -37,10 +37,14 @@ void shard_block(const sharder *s, tr_value v, const place *at, int64_t *block, 
         block[d] = whole->dims[d];
         origin[d] = 0;
     }
-    for (int a = 0; a < s->how->n_axes; a++)
-        if (at->at[a] >= 0)
-            tr_part(whole->dims[at->at[a]], s->how->axes[a].size, s->how->axes[a].index, at->unit[a],
-                    &origin[at->at[a]], &block[at->at[a]]);
+    for (int a = 0; a < s->how->n_axes; a++) {
+        int d = at->at[a];
+        int64_t first;
+        if (d < 0)
+            continue;
+        tr_part(block[d], s->how->axes[a].size, s->how->axes[a].index, at->unit[a], &first, &block[d]);
+        origin[d] += first;
+    }
 }
 
 static int64_t elems(const int64_t *dims, int rank)
@@ -75,6 +79,7 @@ const tr_layout *shard_layout(const sharder *s, tr_value v, const place *at)
     const tr_shape *whole = tr_shape_at(s->from, v);
     tr_layout *l = tr_arena_alloc(s->to->arena, sizeof *l);
     l->rank = whole->rank;
+    memcpy(l->names, whole->names, sizeof l->names);
     memcpy(l->whole, whole->dims, sizeof l->whole);
     shard_block(s, v, at, l->block, l->origin);
     l->count = elems(l->block, l->rank);
@@ -124,7 +129,17 @@ static tr_value slice(sharder *s, tr_value local, int dim, int64_t first, int64_
                                          [TR_SLICE_COUNT] = {.i = count}});
 }
 
-/* One axis of one move; *done says whether the kind of step was the one asked for. */
+tr_value shard_local_ids(sharder *s, tr_value ids, tr_value v, const place *table)
+{
+    int64_t block[TR_MAX_RANK], origin[TR_MAX_RANK];
+    shard_block(s, v, table, block, origin);
+    if (block[0] == tr_shape_at(s->from, v)->dims[0])
+        return ids;
+    return node1(s, TR_OP_shift, ids,
+                 (tr_attr[TR_MAX_ATTRS]){[TR_SHIFT_FIRST] = {.i = origin[0]}, [TR_SHIFT_COUNT] = {.i = block[0]}});
+}
+
+/* What a step does to one axis; those that make the value smaller come first. */
 typedef enum kind { SLICE, SCATTER, EXCHANGE, REDUCE, GATHER, KINDS } kind;
 
 static kind kind_of(int from, int to)
@@ -136,12 +151,14 @@ static kind kind_of(int from, int to)
 
 static tr_value step(sharder *s, tr_value v, tr_value local, int axis, place *now, const place *want)
 {
-    const tr_shape *whole = tr_shape_at(s->from, v);
     const tr_axis *a = &s->how->axes[axis];
     int from = now->at[axis], to = want->at[axis];
-    int64_t first = 0, count = 0;
+    int64_t first = 0, count = 0, whole[TR_MAX_RANK], origin[TR_MAX_RANK];
+    place without = *now;
+    without.at[axis] = WHOLE;
+    shard_block(s, v, &without, whole, origin);
     if (to >= 0)
-        tr_part(whole->dims[to], a->size, a->index, want->unit[axis], &first, &count);
+        tr_part(whole[to], a->size, a->index, want->unit[axis], &first, &count);
     switch (kind_of(from, to)) {
     case SLICE:
         local = slice(s, local, to, first, count);
@@ -152,7 +169,7 @@ static tr_value step(sharder *s, tr_value v, tr_value local, int axis, place *no
     case EXCHANGE:
         local = node1(s, TR_OP_all_to_all, local,
                       (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}, [TR_COLLECTIVE_DIM] = {.i = from},
-                                              [TR_EXCHANGE_WHOLE] = {.i = whole->dims[from]},
+                                              [TR_EXCHANGE_WHOLE] = {.i = whole[from]},
                                               [TR_EXCHANGE_UNIT] = {.i = now->unit[axis]},
                                               [TR_EXCHANGE_TO] = {.i = to}, [TR_EXCHANGE_COUNT] = {.i = count},
                                               [TR_EXCHANGE_TO_UNIT] = {.i = want->unit[axis]}});
@@ -161,14 +178,51 @@ static tr_value step(sharder *s, tr_value v, tr_value local, int axis, place *no
         local = shard_all_reduce(s, local, axis);
         break;
     default:
-        local = gather(s, local, axis, from, whole->dims[from], now->unit[axis]);
+        local = gather(s, local, axis, from, whole[from], now->unit[axis]);
     }
     now->at[axis] = want->at[axis];
     now->unit[axis] = want->unit[axis];
     return local;
 }
 
-static bool same(const sharder *s, const place *a, const place *b)
+/* A dim that several axes cut is cut from the outermost axis in, and made whole from the innermost out. */
+static bool may_step(const sharder *s, const place *now, const place *want, int axis)
+{
+    int from = now->at[axis], to = want->at[axis];
+    for (int a = axis + 1; a < s->how->n_axes; a++)
+        if (now->at[a] >= 0 && (now->at[a] == from || now->at[a] == to))
+            return false;
+    for (int a = 0; a < axis && to >= 0; a++)
+        if (now->at[a] != want->at[a] && (now->at[a] == to || want->at[a] == to))
+            return false;
+    return true;
+}
+
+/* Where the next step goes, in *to: the innermost axis that is in the way is made whole when there is no other. -1:
+ * all is as it is wanted, but for what flattening does. */
+static int next_step(const sharder *s, const place *now, const place *want, place *to)
+{
+    bool differs = false, flattens = want->flat && !now->flat;
+    *to = *want;
+    for (int k = 0; k < KINDS; k++)
+        for (int a = 0; a < s->how->n_axes; a++) {
+            if (now->at[a] == want->at[a] || (flattens && a == s->how->zero_axis))
+                continue;
+            differs = true;
+            if ((int)kind_of(now->at[a], want->at[a]) == k && may_step(s, now, want, a))
+                return a;
+        }
+    for (int a = s->how->n_axes - 1; a >= 0 && differs; a--)
+        for (int b = 0; b < a; b++)
+            if (now->at[a] >= 0 && now->at[b] != want->at[b] && (now->at[b] == now->at[a] || want->at[b] == now->at[a])) {
+                to->at[a] = WHOLE;
+                return a;
+            }
+    TR_CHECK(!differs, "a value cannot be moved to where it is wanted");
+    return -1;
+}
+
+bool shard_same_place(const sharder *s, const place *a, const place *b)
 {
     for (int k = 0; k < s->how->n_axes; k++)
         if (a->at[k] != b->at[k] || (a->at[k] >= 0 && a->unit[k] != b->unit[k]))
@@ -201,7 +255,7 @@ static tr_value find_move(const sharder *s, tr_value v, const place *want)
 {
     for (uint32_t m = s->n_moves; m-- > 0;) {
         const move *done = &s->moves[m];
-        if (done->from == v && same(s, &done->to, want) &&
+        if (done->from == v && shard_same_place(s, &done->to, want) &&
             (done->lasts || (done->phase == s->to->phase && done->layer == s->to->layer &&
                              done->stage == s->to->stage)))
             return done->to.v;
@@ -222,7 +276,7 @@ tr_error *shard_move(sharder *s, tr_value v, const place *want, tr_value *out)
     place now = s->places[v];
     tr_value local = now.v;
     *out = local;
-    if (same(s, &now, want))
+    if (shard_same_place(s, &now, want))
         return NULL;
     *out = find_move(s, v, want);
     if (*out)
@@ -231,12 +285,9 @@ tr_error *shard_move(sharder *s, tr_value v, const place *want, tr_value *out)
         local = unflatten(s, v, local, &now);
         now.flat = false;
     }
-    for (int k = 0; k < KINDS; k++)
-        for (int a = 0; a < s->how->n_axes; a++) {
-            bool by_flatten = want->flat && !now.flat && a == s->how->zero_axis;
-            if (now.at[a] != want->at[a] && !by_flatten && (int)kind_of(now.at[a], want->at[a]) == k)
-                local = step(s, v, local, a, &now, want);
-        }
+    place to;
+    for (int a = next_step(s, &now, want, &to); a >= 0; a = next_step(s, &now, want, &to))
+        local = step(s, v, local, a, &now, &to);
     if (want->flat && !now.flat)
         local = flatten(s, v, local, &now);
     if (!local)

@@ -4,7 +4,8 @@
 
 enum { WHOLE = -1, PARTIAL = -2 };
 
-/* Where a value is on each mesh axis: WHOLE, PARTIAL, or the dim that is cut, in steps of unit. flat: beyond
+/* Where a value is on each mesh axis: WHOLE, PARTIAL, or the dim that is cut, in steps of unit. Of several axes that
+ * cut one dim the first is the outermost. flat: beyond
  * that, its block is flattened and cut over the ZeRO axis. */
 typedef struct place {
     tr_value v; /* in the local graph */
@@ -31,6 +32,13 @@ typedef struct sharder {
     bool accumulates;       /* several microbatches */
     move *moves;            /* done so far, to be used again */
     uint32_t n_moves, moves_room;
+    /* Statistics of losses whose vocabulary is cut; see shard_loss.c. */
+    struct loss_statistics {
+        tr_value in[3]; /* hidden states, table, targets: of the whole graph */
+        place tokens;
+        tr_value lse; /* of the local graph */
+    } *losses;
+    uint32_t n_losses, losses_room;
 } sharder;
 
 place place_whole(void);
@@ -43,5 +51,12 @@ tr_error *shard_move(sharder *s, tr_value v, const place *want, tr_value *out);
 /* After attention on cut heads: v is cut along its sequence (dim 1) on the axis again. */
 tr_error *shard_exchange_back(sharder *s, tr_value v, int axis);
 tr_value shard_all_reduce(sharder *s, tr_value local, int axis);
+/* Are the two places the same, all in all. */
+bool shard_same_place(const sharder *s, const place *a, const place *b);
+/* Ids (local, of rows of the table v of the whole graph) count from the first row that this rank has. */
+tr_value shard_local_ids(sharder *s, tr_value ids, tr_value v, const place *table);
+/* A cross_entropy or its gradient, its operands moved, whose table is cut along the vocabulary (shard_loss.c): the
+ * node whose outputs are n's. The loss is whole on the axes that cut it. */
+tr_node shard_loss(sharder *s, tr_node n, const tr_value *in, place *want);
 /* A flat shard to the whole block [elems]. */
 tr_value shard_gather_flat(sharder *s, tr_value local, int64_t elems);

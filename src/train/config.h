@@ -37,6 +37,9 @@ typedef enum tr_sequence_kind {
     TR_SEQUENCE_ULYSSES
 } tr_sequence_kind;
 
+/* How the ranks of mesh.tensor stand: in a row, a square, a square times a depth, a cube. */
+typedef enum tr_tensor_kind { TR_TENSOR_1D, TR_TENSOR_2D, TR_TENSOR_2_5D, TR_TENSOR_3D } tr_tensor_kind;
+
 /* Where text comes from: a file, a directory, JSONL, or token shards; drawn in proportion to
  * weight. */
 typedef struct tr_source {
@@ -88,6 +91,7 @@ typedef struct tr_config {
     } schedule;
     struct {
         int64_t data, tensor, pipeline, sequence, expert; /* sizes; their product is the number of ranks */
+        tr_tensor_kind tensor_kind;
         tr_sequence_kind sequence_kind;
     } mesh;
     struct {
@@ -133,6 +137,12 @@ char *tr_config_text(const tr_config *config);
 json_t *tr_config_json(const tr_config *config);
 /* All keys with their defaults, valid values and meaning; the caller frees. */
 char *tr_config_help(void);
+
+/* The sides of what mesh.tensor_kind makes of `ranks`; 1d: all 1. False when no such shape has that many ranks. */
+typedef struct tr_tensor_grid {
+    int64_t depth, row, column;
+} tr_tensor_grid;
+bool tr_tensor_grid_of(tr_tensor_kind kind, int64_t ranks, tr_tensor_grid *out);
 
 /* For tr_model functions. */
 tr_sizes tr_config_sizes(const tr_config *config);

@@ -129,14 +129,83 @@ static tr_error *check_train(const tr_config *c)
     return NULL;
 }
 
+bool tr_tensor_grid_of(tr_tensor_kind kind, int64_t ranks, tr_tensor_grid *out)
+{
+    *out = (tr_tensor_grid){1, 1, 1};
+    if (kind == TR_TENSOR_1D || ranks == 1)
+        return true;
+    for (int64_t q = ranks; q >= 2; q--) {
+        int64_t depth = q <= ranks / q ? ranks / (q * q) : 0;
+        bool square = kind == TR_TENSOR_2D && depth == 1, cube = kind == TR_TENSOR_3D && depth == q;
+        if (depth * q * q != ranks || !(square || cube || (kind == TR_TENSOR_2_5D && depth > 1)))
+            continue;
+        *out = (tr_tensor_grid){depth, q, q};
+        return true;
+    }
+    return false;
+}
+
+/* mesh.tensor must be of the kind's shape: the nearest that is below, or the first, and the next two. */
+static tr_error *check_tensor_kind(const tr_config *c)
+{
+    static const char *const shapes[] = {"a row", "a square", "a square times a depth of 2 or more", "a cube"};
+    static const char *const names[] = {"1d", "2d", "2.5d", "3d"};
+    tr_tensor_kind kind = c->mesh.tensor_kind;
+    tr_tensor_grid grid;
+    int64_t good[3] = {0};
+    if (tr_tensor_grid_of(kind, c->mesh.tensor, &grid))
+        return NULL;
+    for (int64_t n = c->mesh.tensor; n >= 2 && !good[0]; n--)
+        good[0] = tr_tensor_grid_of(kind, n, &grid) ? n : 0;
+    for (int64_t n = TR_MAX(good[0], 1) + 1; !good[2]; n++)
+        if (tr_tensor_grid_of(kind, n, &grid))
+            good[good[0] == 0 ? 0 : good[1] == 0 ? 1 : 2] = n;
+    return tr_config_error(c, blamed(c, "mesh.tensor", "mesh.tensor_kind"),
+                           "mesh.tensor_kind %s needs mesh.tensor to be %s: %lld, %lld, %lld", names[kind], shapes[kind],
+                           (long long)good[0], (long long)good[1], (long long)good[2]);
+}
+
+/* The tensor axes of a grid: what each cuts, as in parallel.c. */
+static tr_error *check_grid(const tr_config *c)
+{
+    tr_tensor_grid g;
+    TR_TRY(check_tensor_kind(c));
+    tr_tensor_grid_of(c->mesh.tensor_kind, c->mesh.tensor, &g);
+    bool cube = c->mesh.tensor_kind == TR_TENSOR_3D;
+    const struct {
+        const char *what;
+        int64_t ways, pieces;
+    } rows[] = {{"the sequences of a microbatch", c->mesh.data * g.row * (cube ? g.column : g.depth), c->train.micro_batch},
+                {"the heads", cube ? g.depth * g.row : g.column, c->model.heads},
+                {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.mlp},
+                {"the embedding's width", cube ? g.column : g.row, c->model.embed},
+                {"the tokens of a sequence", g.column, c->train.seq}};
+    for (int64_t i = 0; i < TR_COUNT(rows); i++)
+        if (rows[i].ways > rows[i].pieces)
+            return tr_config_error(c, blamed(c, "mesh.tensor", "mesh.tensor_kind"),
+                                   "%s, %lld, are cut %lld ways by mesh.tensor %lld as %lld x %lld x %lld and mesh.data "
+                                   "%lld; make them at least %lld, or the mesh smaller",
+                                   rows[i].what, (long long)rows[i].pieces, (long long)rows[i].ways,
+                                   (long long)c->mesh.tensor, (long long)g.depth, (long long)g.row, (long long)g.column,
+                                   (long long)c->mesh.data, (long long)rows[i].ways);
+    if (c->mesh.sequence_kind == TR_SEQUENCE_MEGATRON && c->mesh.tensor > 1)
+        return tr_config_error(c, blamed(c, "mesh.sequence_kind", "mesh.tensor_kind"),
+                               "mesh.sequence_kind megatron belongs to mesh.tensor_kind 1d; the other kinds cut sequences "
+                               "between attention and MLP by themselves: leave mesh.sequence_kind out");
+    return NULL;
+}
+
 /* What each axis of the mesh can share, and what goes together. */
 static tr_error *check_mesh(const tr_config *c)
 {
+    bool grid = c->mesh.tensor_kind != TR_TENSOR_1D;
+    if (grid)
+        TR_TRY(check_grid(c));
     const struct {
         const char *key, *what;
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
-                {"mesh.tensor", "heads", c->mesh.tensor, c->model.heads},
+                {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.heads},
                 {"mesh.sequence", "heads", c->mesh.sequence, c->model.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)

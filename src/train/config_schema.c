@@ -17,6 +17,8 @@ static const tr_choice sequence_kinds[] = {{"none", TR_SEQUENCE_NONE},
                                            {"megatron", TR_SEQUENCE_MEGATRON},
                                            {"ulysses", TR_SEQUENCE_ULYSSES},
                                            {0}};
+static const tr_choice tensor_kinds[] = {
+    {"1d", TR_TENSOR_1D}, {"2d", TR_TENSOR_2D}, {"2.5d", TR_TENSOR_2_5D}, {"3d", TR_TENSOR_3D}, {0}};
 static const tr_choice recomputes[] = {
     {"none", TR_RECOMPUTE_NONE}, {"cheap", TR_RECOMPUTE_CHEAP}, {"full", TR_RECOMPUTE_FULL}, {0}};
 static const tr_choice optimizers[] = {{"adamw", TR_ADAMW}, {"sgd", TR_SGD}, {0}};
@@ -164,6 +166,9 @@ const tr_config_key tr_config_keys[] = {
             .help = "ranks that share each batch"),
     INTEGER(mesh.tensor, 1, 1e6, .fallback = "1", .also = " tensor_parallel_size tensor_model_parallel_size tp ",
             .help = "ranks that share heads, MLPs and the vocabulary (Megatron)"),
+    CHOICE(mesh.tensor_kind, tensor_kinds, .fallback = "1d",
+           .help = "how the tensor ranks share a product: 1d (Megatron); 2d: a square of ranks; 2.5d: a square times a "
+                   "depth, 8 = 2 x 2 x 2; 3d: a cube"),
     INTEGER(mesh.pipeline, 1, 62, .fallback = "1", .also = " pipeline_parallel_size pipeline_model_parallel_size pp ",
             .help = "ranks that share the layers, each a stage or pipeline.chunks of them"),
     INTEGER(mesh.sequence, 1, 1e6, .fallback = "1", .also = " context_parallel_size sequence_parallel_size cp ",

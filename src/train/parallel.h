@@ -29,6 +29,10 @@ char *tr_config_mesh_text(const tr_config *config);
  *   data parallel        batch -> data
  *   Megatron tensor      heads, mlp, vocab -> tensor
  *   Megatron sequence    seq -> tensor outside of attention and MLP
+ *   2D, 2.5D             batch -> depth and row, heads, mlp, vocab -> column, embed -> row (weights), seq -> column
+ *                        outside of attention and MLP
+ *   3D                   batch -> row and column, heads, mlp, vocab -> depth and row (weights), embed -> column, seq ->
+ *                        depth outside of attention and MLP
  *   Ulysses              seq -> sequence, heads -> sequence inside of attention
  *   ZeRO 1, 2, 3         flat shards over data */
 tr_sharding tr_config_sharding(const tr_config *config, int64_t rank);

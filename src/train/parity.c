@@ -15,7 +15,7 @@ typedef struct parity {
     const char *path;
     char *const *overrides;
     int n_overrides;
-    int64_t steps;
+    int64_t steps, batch;
     tr_model model;
     char directory[64];
     double *base; /* losses of one rank */
@@ -200,7 +200,8 @@ typedef struct words {
 static words overrides_of(const parity *p, const tr_parity_case *of)
 {
     static const char *const before[] = {"mesh.data=1", "mesh.tensor=1", "mesh.pipeline=1", "mesh.sequence=1",
-                                         "mesh.expert=1", "mesh.sequence_kind=null", "train.sample_every=0"};
+                                         "mesh.expert=1", "mesh.sequence_kind=null", "mesh.tensor_kind=null",
+                                         "train.sample_every=0"};
     words w = {0};
     for (int i = 0; i < p->n_overrides; i++)
         tr_push(w.items, w.count, w.room) = tr_strdup(p->overrides[i]);
@@ -213,6 +214,8 @@ static words overrides_of(const parity *p, const tr_parity_case *of)
     }
     if (of->schedule)
         tr_push(w.items, w.count, w.room) = tr_format("pipeline.schedule=%s", of->schedule);
+    if (of->micro_batch)
+        tr_push(w.items, w.count, w.room) = tr_format("train.micro_batch=%lld", (long long)of->micro_batch);
     tr_push(w.items, w.count, w.room) = tr_format("zero=%lld", (long long)of->zero);
     tr_push(w.items, w.count, w.room) = tr_format("out=%s", p->directory);
     return w;
@@ -250,14 +253,18 @@ static tr_error *run_case(parity *p, const tr_parity_case *of)
 
 /* All meshes -------------------------------------------------------------------------------------- */
 
+typedef struct sizes {
+    int64_t pipeline, data, tensor, sequence;
+} sizes;
+
 /* Axes that are 1 are left out of the name. */
-static tr_parity_case case_of(int64_t data, int64_t tensor, int64_t sequence, int64_t zero, const char *more)
+static tr_parity_case case_of(const sizes *m, const char *kind)
 {
     const struct {
         const char *name;
         int64_t size;
-    } axes[] = {{"data", data}, {"tensor", tensor}, {"sequence", sequence}};
-    tr_parity_case c = {.ranks = data * tensor * sequence, .zero = zero};
+    } axes[] = {{"pipeline", m->pipeline}, {"data", m->data}, {"tensor", m->tensor}, {"sequence", m->sequence}};
+    tr_parity_case c = {.ranks = m->pipeline * m->data * m->tensor * m->sequence};
     size_t used = 0;
     for (int a = 0; a < TR_COUNT(axes); a++)
         if (axes[a].size > 1)
@@ -265,29 +272,67 @@ static tr_parity_case case_of(int64_t data, int64_t tensor, int64_t sequence, in
                                      (long long)axes[a].size);
     if (!used)
         used = (size_t)snprintf(c.mesh, sizeof c.mesh, "data=1");
-    if (more)
-        snprintf(c.mesh + used, sizeof c.mesh - used, " %s", more);
+    if (kind)
+        snprintf(c.mesh + used, sizeof c.mesh - used, " %s", kind);
     return c;
+}
+
+/* A pipeline wants several microbatches: as many as eight, of sequences for every data rank. */
+static int64_t micro_batch_for(const parity *p, int64_t data)
+{
+    enum { MOST = 8 };
+    for (int64_t rows = data; rows < p->batch; rows++)
+        if (p->batch % rows == 0 && p->batch / rows <= MOST)
+            return rows;
+    return p->batch;
+}
+
+/* Every level of ZeRO, and every schedule. */
+static tr_error *run_ways(parity *p, const sizes *m, const char *kind)
+{
+    static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero_bubble"};
+    tr_parity_case c = case_of(m, kind);
+    for (c.zero = 0; c.zero <= (m->data > 1 ? 3 : 0); c.zero++) {
+        if (m->pipeline == 1)
+            TR_TRY(run_case(p, &c));
+        c.micro_batch = m->pipeline > 1 ? micro_batch_for(p, m->data) : 0;
+        for (int s = 0; s < TR_COUNT(schedules) && m->pipeline > 1; s++) {
+            c.schedule = schedules[s];
+            TR_TRY(run_case(p, &c));
+        }
+    }
+    return NULL;
+}
+
+/* Every way to share sequences, and every arrangement of tensor ranks. */
+static tr_error *run_kinds(parity *p, const sizes *m)
+{
+    static const char *const grids[] = {[TR_TENSOR_2D] = "tensor_kind=2d", [TR_TENSOR_2_5D] = "tensor_kind=2.5d",
+                                        [TR_TENSOR_3D] = "tensor_kind=3d"};
+    tr_tensor_grid grid;
+    if (m->sequence > 1)
+        return run_ways(p, m, "sequence_kind=ulysses");
+    TR_TRY(run_ways(p, m, NULL));
+    if (m->tensor > 1)
+        TR_TRY(run_ways(p, m, "sequence_kind=megatron"));
+    for (int kind = TR_TENSOR_2D; kind <= TR_TENSOR_3D && m->tensor > 1; kind++)
+        if (tr_tensor_grid_of((tr_tensor_kind)kind, m->tensor, &grid))
+            TR_TRY(run_ways(p, m, grids[kind]));
+    return NULL;
 }
 
 static tr_error *run_all(parity *p, int64_t ranks)
 {
-    tr_parity_case c = case_of(1, 1, 1, 0, NULL);
-    TR_TRY(run_case(p, &c));
-    for (int64_t tensor = 1; tensor <= ranks && ranks > 1; tensor++)
-        for (int64_t sequence = 1; sequence * tensor <= ranks; sequence++) {
-            if (ranks % (tensor * sequence) != 0)
-                continue;
-            int64_t data = ranks / (tensor * sequence);
-            for (int64_t zero = 0; zero <= (data > 1 ? 3 : 0); zero++) {
-                c = case_of(data, tensor, sequence, zero, sequence > 1 ? "sequence_kind=ulysses" : NULL);
-                TR_TRY(run_case(p, &c));
-                if (tensor == 1 || sequence > 1)
-                    continue;
-                c = case_of(data, tensor, sequence, zero, "sequence_kind=megatron");
-                TR_TRY(run_case(p, &c));
-            }
-        }
+    sizes m = {1, 1, 1, 1};
+    tr_parity_case one = case_of(&m, NULL);
+    TR_TRY(run_case(p, &one));
+    for (m.pipeline = 1; m.pipeline <= ranks && ranks > 1; m.pipeline++)
+        for (m.tensor = 1; m.tensor * m.pipeline <= ranks; m.tensor++)
+            for (m.sequence = 1; m.sequence * m.tensor * m.pipeline <= ranks; m.sequence++)
+                if (ranks % (m.pipeline * m.tensor * m.sequence) == 0) {
+                    m.data = ranks / (m.pipeline * m.tensor * m.sequence);
+                    TR_TRY(run_kinds(p, &m));
+                }
     return NULL;
 }
 
@@ -299,7 +344,13 @@ tr_error *tr_parity_run(const char *config_path, char *const *overrides, int n_o
                 .directory = "/tmp/trireme-parity-XXXXXX", .each = each, .context = context, .all_within = true};
     if (!mkdtemp(p.directory))
         return tr_error_new(TR_RUN, "no temporary directory can be made in /tmp");
-    tr_error *error = run_all(&p, ranks);
+    tr_config *config = NULL;
+    tr_error *error = tr_config_load(config_path, overrides, n_overrides, &config);
+    if (!error) {
+        p.batch = config->train.batch;
+        error = run_all(&p, ranks);
+    }
+    tr_config_free(config);
     tr_error_free(tr_path_remove(p.directory));
     free(p.base);
     *out_all_within = p.all_within;

@@ -9,6 +9,7 @@ enum { TR_PARITY_MOST_STEPS = 1000, TR_PARITY_MOST_MESH = 128 };
 typedef struct tr_parity_case {
     char mesh[TR_PARITY_MOST_MESH]; /* keys of `mesh.`, those that are not 1: "data=2 tensor=2 sequence_kind=megatron" */
     int64_t ranks, zero;
+    int64_t micro_batch;  /* 0: the config's */
     const char *schedule; /* of the pipeline; NULL: there is none */
 } tr_parity_case;
 

@@ -1,4 +1,5 @@
-/* Fast kernels: cross_entropy, cross_entropy_grad, cross_entropy_train.
+/* Fast kernels: cross_entropy, cross_entropy_grad, cross_entropy_train, and where the vocabulary is cut over ranks
+ * cross_entropy_part and cross_entropy_part_grad (the two between them touch a few numbers a token: reference).
  *
  * Tokens go through in chunks, so that only the logits of one chunk exist at a time, and they exist
  * transposed: logits[v][t] = w x^T. Then x is the small right-hand operand, packed
@@ -47,6 +48,7 @@ typedef struct head {
     int64_t tokens, d, v;
     int64_t chunk, block;
     bool bf16, grad;
+    bool given; /* log sum exp is: the forward pass makes logits only */
     products products[2]
                      [2]; /* [last chunk][last block]; where the last is as the others, the same */
     size_t logits_bytes, packed_bytes, dx_bytes, product_bytes;
@@ -150,7 +152,7 @@ static tr_error *make_head(head *h)
     return NULL;
 }
 
-static tr_error *prepare_head(tr_call *call, bool grad)
+static tr_error *prepare_head(tr_call *call, bool grad, bool given)
 {
     const tr_tensor *x = &call->in[0];
     head *h = tr_alloc_zero(1, sizeof *h);
@@ -159,6 +161,7 @@ static tr_error *prepare_head(tr_call *call, bool grad)
     h->v = call->in[1].dims[0];
     h->bf16 = x->dtype == TR_BF16;
     h->grad = grad;
+    h->given = given;
     int64_t bytes = h->bf16 ? 2 : 4;
     int64_t most = CHUNK_BYTES / (h->v * bytes) / TOKEN_UNIT * TOKEN_UNIT;
     h->chunk = even_part(h->tokens, grad ? TR_MAX(most, TOKEN_UNIT) : LOSS_TOKENS, TOKEN_UNIT);
@@ -346,8 +349,8 @@ static void copy(void *to, const void *from, size_t bytes)
         memcpy(to, from, bytes);
 }
 
-/* Logits, softmax and loss of a chunk. Leaves log sum exp in s->largest. */
-static double chunk_forward(const head *h, const products *made, const char *x, const char *w,
+/* Logits of a chunk, and unless log sum exp is given, its parts by online softmax. */
+static void chunk_logits(const head *h, const products *made, const char *x, const char *w,
                             const int32_t *targets, int64_t tokens, space *s)
 {
     int64_t bytes = h->bf16 ? 2 : 4;
@@ -363,9 +366,15 @@ static double chunk_forward(const head *h, const products *made, const char *x, 
         char *logits = (char *)s->logits + (h->grad ? word * tokens * bytes : 0);
         tr_matmul_run(product, w + word * h->d * bytes,
                       tr_matmul_packed_bytes(product) ? s->packed : x, NULL, logits, s->product);
-        softmax_block(h, logits, tokens, words, s);
+        if (!h->given)
+            softmax_block(h, logits, tokens, words, s);
         keep_goals(h, targets, logits, tokens, word, words, s);
     }
+}
+
+/* The loss of a chunk, after its logits. Leaves log sum exp in s->largest. */
+static double chunk_loss(const head *h, const int32_t *targets, int64_t tokens, space *s)
+{
     double loss = 0;
     for (int64_t t = 0; t < tokens; t++) {
         double lse = s->largest[t] + log(s->sum[t]);
@@ -385,14 +394,12 @@ static void store_dx(const float *from, uint16_t *to, int64_t count)
     }
 }
 
+/* s->largest holds log sum exp, s->scale the gradient of each token's loss. */
 static void chunk_backward(const head *h, const products *made, const char *x, const char *w,
-                           const int32_t *targets, int64_t tokens, float dloss, float *dw, char *dx,
-                           space *s)
+                           const int32_t *targets, int64_t tokens, float *dw, char *dx, space *s)
 {
     int64_t bytes = h->bf16 ? 2 : 4;
     float *dx_sum = h->bf16 ? s->dx : (float *)dx;
-    for (int64_t t = 0; t < tokens; t++)
-        s->scale[t] = counted(h, targets[t]) ? dloss : 0;
     zero(dx_sum, sizeof(float) * (size_t)(tokens * h->d));
     for (int64_t word = 0; word < h->v; word += h->block) {
         int64_t words = TR_MIN(h->v - word, h->block);
@@ -421,16 +428,57 @@ static void run_head(const tr_call *call, float dloss, float *dw, char *dx, floa
         int64_t tokens = TR_MIN(h->tokens - t, h->chunk);
         const products *made = h->products[tokens < h->chunk];
         const char *x_chunk = x + t * h->d * bytes;
-        loss += chunk_forward(h, made, x_chunk, w, targets + t, tokens, &s);
+        chunk_logits(h, made, x_chunk, w, targets + t, tokens, &s);
+        loss += chunk_loss(h, targets + t, tokens, &s);
+        for (int64_t i = 0; i < tokens && h->grad; i++)
+            s.scale[i] = counted(h, targets[t + i]) ? dloss : 0;
         if (h->grad)
-            chunk_backward(h, made, x_chunk, w, targets + t, tokens, dloss, dw,
-                           dx + t * h->d * bytes, &s);
+            chunk_backward(h, made, x_chunk, w, targets + t, tokens, dw, dx + t * h->d * bytes, &s);
     }
     for (int64_t t = 0; t < h->tokens; t++)
         count += counted(h, targets[t]);
     if (out_loss) {
         *out_loss = (float)loss;
         *out_count = (float)count;
+    }
+}
+
+/* Some of the words: their log sum exp, and the target's logit where it is one of them. */
+static void run_part(const tr_call *call, float *lse, float *goal)
+{
+    const head *h = call->state;
+    const char *x = call->in[0].data, *w = call->in[1].data;
+    const int32_t *targets = call->in[2].data;
+    int64_t bytes = h->bf16 ? 2 : 4;
+    space s = cut_scratch(h, call->scratch);
+    for (int64_t t = 0; t < h->tokens; t += h->chunk) {
+        int64_t tokens = TR_MIN(h->tokens - t, h->chunk);
+        chunk_logits(h, h->products[tokens < h->chunk], x + t * h->d * bytes, w, targets + t, tokens, &s);
+        for (int64_t i = 0; i < tokens; i++)
+            lse[t + i] = (float)(s.largest[i] + log(s.sum[i]));
+        memcpy(goal + t, s.goal, sizeof(float) * (size_t)tokens);
+    }
+}
+
+/* Their gradient, log sum exp of all words given; infinite for a token that is not counted. */
+static void run_part_grad(const tr_call *call, const float *lse, float dloss, float *dw, char *dx)
+{
+    const head *h = call->state;
+    const char *x = call->in[0].data, *w = call->in[1].data;
+    const int32_t *targets = call->in[2].data;
+    int64_t bytes = h->bf16 ? 2 : 4;
+    space s = cut_scratch(h, call->scratch);
+    for (int64_t t = 0; t < h->tokens; t += h->chunk) {
+        int64_t tokens = TR_MIN(h->tokens - t, h->chunk);
+        const products *made = h->products[tokens < h->chunk];
+        const char *x_chunk = x + t * h->d * bytes;
+        chunk_logits(h, made, x_chunk, w, targets + t, tokens, &s);
+        for (int64_t i = 0; i < tokens; i++) {
+            bool is_counted = !isinf(lse[t + i]);
+            s.largest[i] = is_counted ? lse[t + i] : 1e30f; /* exp(logit - this) is 0 */
+            s.scale[i] = is_counted ? dloss : 0;
+        }
+        chunk_backward(h, made, x_chunk, w, targets + t, tokens, dw, dx + t * h->d * bytes, &s);
     }
 }
 
@@ -446,12 +494,17 @@ static bool accepts(const tr_call *call)
 
 static tr_error *prepare_loss(tr_call *call)
 {
-    return prepare_head(call, false);
+    return prepare_head(call, false, false);
 }
 
 static tr_error *prepare_grad(tr_call *call)
 {
-    return prepare_head(call, true);
+    return prepare_head(call, true, false);
+}
+
+static tr_error *prepare_part_grad(tr_call *call)
+{
+    return prepare_head(call, true, true);
 }
 
 static void release(tr_call *call)
@@ -488,9 +541,22 @@ static void cross_entropy_train(const tr_call *call)
     run_head(call, 1, call->out[0].data, call->out[1].data, call->out[2].data, call->out[3].data);
 }
 
+static void cross_entropy_part(const tr_call *call)
+{
+    run_part(call, call->out[0].data, call->out[1].data);
+}
+
+static void cross_entropy_part_grad(const tr_call *call)
+{
+    start_dw(call, 5);
+    run_part_grad(call, call->in[3].data, *(const float *)call->in[4].data, call->out[0].data, call->out[1].data);
+}
+
 const tr_kernel TR_KERNELS(cross_entropy)[] = {
     {TR_OP_cross_entropy, TR_ISA_NAME, accepts, prepare_loss, cross_entropy, release},
     {TR_OP_cross_entropy_grad, TR_ISA_NAME, accepts, prepare_grad, cross_entropy_grad, release},
     {TR_OP_cross_entropy_train, TR_ISA_NAME, accepts, prepare_grad, cross_entropy_train, release},
+    {TR_OP_cross_entropy_part, TR_ISA_NAME, accepts, prepare_loss, cross_entropy_part, release},
+    {TR_OP_cross_entropy_part_grad, TR_ISA_NAME, accepts, prepare_part_grad, cross_entropy_part_grad, release},
     {0},
 };

@@ -1,4 +1,4 @@
-/* Reference kernels: cross_entropy, cross_entropy_grad, cross_entropy_train.
+/* Reference kernels: cross_entropy, its gradient, and the forms for a vocabulary that is cut over ranks.
  *
  * In double, a logit at a time: each is computed afresh wherever it is needed, so that the scratch
  * is one number a token (log sum exp, NaN for a token that is not counted) and one row of dw.
@@ -51,6 +51,17 @@ static tr_error *prepare(tr_call *call)
     return NULL;
 }
 
+/* Over all words of the table. */
+static double log_sum_exp(const tr_call *call, sizes s, int64_t token)
+{
+    double largest = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < s.v; j++)
+        largest = fmax(largest, logit(call, s.d, token, j));
+    for (int64_t j = 0; j < s.v; j++)
+        sum += exp(logit(call, s.d, token, j) - largest);
+    return largest + log(sum);
+}
+
 /* Fills scratch with log sum exp; the loss and its count. */
 static void forward(const tr_call *call, double *lse, double *out_loss, double *out_count)
 {
@@ -61,12 +72,7 @@ static void forward(const tr_call *call, double *lse, double *out_loss, double *
         lse[t] = NAN;
         if (goal < 0 || goal >= s.v)
             continue;
-        double largest = -INFINITY, sum = 0;
-        for (int64_t j = 0; j < s.v; j++)
-            largest = fmax(largest, logit(call, s.d, t, j));
-        for (int64_t j = 0; j < s.v; j++)
-            sum += exp(logit(call, s.d, t, j) - largest);
-        lse[t] = largest + log(sum);
+        lse[t] = log_sum_exp(call, s, t);
         loss += lse[t] - logit(call, s.d, t, goal);
         count++;
     }
@@ -132,6 +138,53 @@ static void cross_entropy_train(const tr_call *call)
     put(&call->out[3], 0, count);
 }
 
+/* The vocabulary cut over ranks
+ * ------------------------------------------------------------------------------ */
+
+static void cross_entropy_part(const tr_call *call)
+{
+    sizes s = sizes_of(call);
+    for (int64_t t = 0; t < s.tokens; t++) {
+        int64_t goal = target(call, t);
+        put(&call->out[0], t, log_sum_exp(call, s, t));
+        put(&call->out[1], t, goal >= 0 && goal < s.v ? logit(call, s.d, t, goal) : 0);
+    }
+}
+
+static void cross_entropy_rebase(const tr_call *call)
+{
+    int64_t tokens = tr_tensor_elems(&call->in[0]);
+    for (int64_t t = 0; t < tokens; t++) {
+        put(&call->out[0], t, exp(get(&call->in[0], t) - get(&call->in[2], t)));
+        put(&call->out[0], tokens + t, get(&call->in[1], t));
+    }
+}
+
+static void cross_entropy_join(const tr_call *call)
+{
+    int64_t tokens = tr_tensor_elems(&call->in[1]);
+    double loss = 0, count = 0;
+    for (int64_t t = 0; t < tokens; t++) {
+        bool counted = target(call, t) >= 0 && target(call, t) < call->attrs[TR_JOIN_VOCAB].i;
+        double lse = get(&call->in[1], t) + log(get(&call->in[0], t));
+        put(&call->out[2], t, counted ? lse : INFINITY);
+        loss += counted ? lse - get(&call->in[0], tokens + t) : 0;
+        count += counted;
+    }
+    put(&call->out[0], 0, loss);
+    put(&call->out[1], 0, count);
+}
+
+static void cross_entropy_part_grad(const tr_call *call)
+{
+    double *lse = call->scratch;
+    for (int64_t t = 0; t < sizes_of(call).tokens; t++) {
+        double of_all = get(&call->in[3], t);
+        lse[t] = isinf(of_all) ? NAN : of_all;
+    }
+    backward(call, lse, get(&call->in[4], 0), tr_has(call, 5) ? &call->in[5] : NULL);
+}
+
 const tr_kernel tr_reference_cross_entropy[] = {
     {.op = TR_OP_cross_entropy, .name = "reference", .prepare = prepare, .run = cross_entropy},
     {.op = TR_OP_cross_entropy_grad,
@@ -142,5 +195,12 @@ const tr_kernel tr_reference_cross_entropy[] = {
      .name = "reference",
      .prepare = prepare,
      .run = cross_entropy_train},
+    {.op = TR_OP_cross_entropy_part, .name = "reference", .run = cross_entropy_part},
+    {.op = TR_OP_cross_entropy_rebase, .name = "reference", .run = cross_entropy_rebase},
+    {.op = TR_OP_cross_entropy_join, .name = "reference", .run = cross_entropy_join},
+    {.op = TR_OP_cross_entropy_part_grad,
+     .name = "reference",
+     .prepare = prepare,
+     .run = cross_entropy_part_grad},
     {0},
 };
