@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building needs and is missing (Debian 12 and 13). Without root it prints the one command to run.
+#
+#     tools/install_packages.sh [fuzz]        fuzz: also what tools/fuzz.sh needs
 set -euo pipefail
 
 # package: how to see that it is there
@@ -23,6 +25,10 @@ if [ "${TRIREME_MPI:-yes}" != no ]; then
 fi
 # The demo's text comes from an npm package.
 need npm 'command -v npm'
+if [ "${1:-}" = fuzz ]; then
+    need clang 'command -v clang'
+    need libclang-rt-dev 'ls "$(clang -print-resource-dir)"/lib/*/libclang_rt.fuzzer*.a'
+fi
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 command="apt-get install -y --no-install-recommends ${missing[*]}"
