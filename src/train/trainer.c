@@ -161,19 +161,43 @@ tr_error *tr_trainer_plan(const tr_config *c, int64_t rank, const tr_sizes *size
     return error;
 }
 
+/* What the plans of all ranks on this rank's host need together, and how many those are. */
+static tr_error *need_of_host(const tr_trainer *t, double *out_need, int *out_ranks)
+{
+    const tr_ranks *r = t->ranks;
+    int count = r ? r->count : 1;
+    double *need = tr_alloc_zero((size_t)count, sizeof *need);
+    need[r ? r->rank : 0] = (double)tr_program_peak_bytes(t->program);
+    tr_error *error = r ? tr_ranks_max(t->ranks, need, count) : NULL;
+    *out_need = 0;
+    *out_ranks = 0;
+    for (int k = 0; k < count && !error; k++)
+        if (!r || strcmp(tr_comm_host(r->comm, k), tr_comm_host(r->comm, r->rank)) == 0) {
+            *out_need += need[k];
+            ++*out_ranks;
+        }
+    free(need);
+    return error;
+}
+
 /* What will not fit is refused before it is touched, with what would make it fit. */
 static tr_error *check_fits(const tr_trainer *t)
 {
     tr_memory_facts facts = tr_cpu_memory();
-    int64_t need = tr_program_peak_bytes(t->program) * (t->ranks ? t->ranks->count : 1);
     const tr_config *c = t->config;
-    if (facts.available_bytes == 0 || need < facts.available_bytes)
+    double need;
+    int here;
+    TR_TRY(need_of_host(t, &need, &here));
+    if (facts.available_bytes == 0 || need < (double)facts.available_bytes)
         return NULL;
     const tr_memory *m = &t->program->memory;
-    return tr_error_new(TR_USER, "the plan needs %.2f GB (%.2f for weights and optimizer, %.2f for a step) and "
+    char ranks[64] = "";
+    if (here > 1)
+        snprintf(ranks, sizeof ranks, " for %d ranks on this host, each", here);
+    return tr_error_new(TR_USER, "the plan needs %.2f GB%s (%.2f for weights and optimizer, %.2f for a step) and "
                                  "%.2f GB are available; try train.micro_batch=%lld, train.recompute=full, "
                                  "train.precision=bf16, or a smaller model",
-                        (double)need / 1e9, (double)(m->params_bytes + m->state_bytes) / 1e9,
+                        need / 1e9, ranks, (double)(m->params_bytes + m->state_bytes) / 1e9,
                         (double)m->arena_bytes / 1e9, (double)facts.available_bytes / 1e9,
                         (long long)TR_MAX(1, c->train.micro_batch / 2));
 }
