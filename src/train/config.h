@@ -82,6 +82,9 @@ typedef struct tr_config {
     struct {
         tr_optimizer_kind name;
         double lr, beta1, beta2, eps, weight_decay, momentum;
+        double trust;                                  /* lars */
+        double least_scale, update_limit, decay_power; /* adafactor */
+        bool factored, relative;
     } optimizer;
     struct {
         tr_schedule_kind name;

@@ -19,6 +19,15 @@ static bool is_open(const tr_config *config, const char *key)
     return config->own->origin[k] == FROM_DEFAULT;
 }
 
+/* What each optimizer's paper has, or what has become usual; those that do not read a key have AdamW's. */
+typedef struct optimizer_defaults {
+    double beta1, beta2, eps;
+} optimizer_defaults;
+static const optimizer_defaults defaults_of[TR_OPTIMIZER_COUNT] = {
+    [TR_ADAMW] = {0.9, 0.95, 1e-8}, [TR_SGD] = {0.9, 0.95, 1e-8},  [TR_LION] = {0.9, 0.99, 1e-8},
+    [TR_LARS] = {0.9, 0.95, 1e-8},  [TR_LAMB] = {0.9, 0.999, 1e-6}, [TR_ADAFACTOR] = {0, 0.95, 1e-30},
+};
+
 void tr_config_resolve(tr_config *c)
 {
     int64_t steps = c->train.steps;
@@ -35,6 +44,13 @@ void tr_config_resolve(tr_config *c)
         c->pipeline.schedule = c->pipeline.chunks > 1 ? "interleaved" : "1f1b";
     if (is_open(c, "pipeline.chunks"))
         c->pipeline.chunks = strcmp(c->pipeline.schedule, "interleaved") == 0 ? 2 : 1;
+    const optimizer_defaults *usual = &defaults_of[c->optimizer.name];
+    if (is_open(c, "optimizer.beta1"))
+        c->optimizer.beta1 = usual->beta1;
+    if (is_open(c, "optimizer.beta2"))
+        c->optimizer.beta2 = usual->beta2;
+    if (is_open(c, "optimizer.eps"))
+        c->optimizer.eps = usual->eps;
     if (is_open(c, "train.micro_batch"))
         c->train.micro_batch = c->train.batch;
     if (is_open(c, "data.tokenizer"))
@@ -266,6 +282,16 @@ static tr_error *check_schedule(const tr_config *c)
     return NULL;
 }
 
+/* Is the word in "a|b|c". */
+static bool is_one_of(const char *word, const char *list)
+{
+    size_t length = strlen(word);
+    for (; *list; list += strcspn(list, "|"), list += *list == '|')
+        if (strcspn(list, "|") == length && strncmp(list, word, length) == 0)
+            return true;
+    return false;
+}
+
 /* An override that does nothing is a mistake; in a file it may wait for an override. */
 static tr_error *check_effects(const tr_config *c)
 {
@@ -278,11 +304,12 @@ static tr_error *check_effects(const tr_config *c)
         snprintf(name, sizeof name, "%.*s", (int)length, key->only_if);
         tr_text value = {0};
         tr_config_value(c, &tr_config_keys[tr_config_key_find(name)], &value);
-        bool holds = strcmp(value.bytes, key->only_if + length + 1) == 0;
+        const char *first = key->only_if + length + 1;
         tr_error *error =
-            holds ? NULL
-                  : tr_config_error(c, key->name, "%s has no effect, since %s is %s; add %s",
-                                    key->name, name, value.bytes, key->only_if);
+            is_one_of(value.bytes, first)
+                ? NULL
+                : tr_config_error(c, key->name, "%s has no effect, since %s is %s; add %s=%.*s",
+                                  key->name, name, value.bytes, name, (int)strcspn(first, "|"), first);
         tr_text_free(&value);
         if (error)
             return error;
