@@ -4,12 +4,14 @@
  * Every refusal says the place of the key that was given, and values that would do.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cpu.h"
 #include "base/file.h"
 #include "models/huggingface.h"
 #include "train/config_schema.h"
+#include "train/schedule.h"
 
 /* Nothing decided the key yet. */
 static bool is_open(const tr_config *config, const char *key)
@@ -31,7 +33,7 @@ static const optimizer_defaults defaults_of[TR_OPTIMIZER_COUNT] = {
 void tr_config_resolve(tr_config *c)
 {
     int64_t steps = c->train.steps;
-    bool wsd = c->schedule.name == TR_SCHEDULE_WSD, has_val = c->data.val.count > 0;
+    bool wsd = c->schedule.name == TR_SCHEDULE_WSD, one_cycle = c->schedule.name == TR_SCHEDULE_ONE_CYCLE, has_val = c->data.val.count > 0;
     if (is_open(c, "model.mlp"))
         c->model.mlp = 4 * c->model.embed;
     if (is_open(c, "model.context"))
@@ -62,12 +64,24 @@ void tr_config_resolve(tr_config *c)
     /* Warmup and decay make room for each other when only one of them was given. */
     if (is_open(c, "schedule.warmup")) {
         int64_t room = is_open(c, "schedule.decay") || !wsd ? steps : steps - c->schedule.decay;
-        c->schedule.warmup = TR_MAX(0, TR_MIN(TR_MIN(100, steps / 10), room));
+        int64_t usual = one_cycle ? steps * 3 / 10 : TR_MIN(100, steps / 10);
+        c->schedule.warmup = TR_MAX(0, TR_MIN(usual, room));
     }
     if (is_open(c, "schedule.decay"))
         c->schedule.decay = TR_MAX(0, TR_MIN(steps / 5, steps - c->schedule.warmup));
+    if (is_open(c, "schedule.start_lr"))
+        c->schedule.start_lr = c->optimizer.lr / 25;
     if (is_open(c, "schedule.final_lr"))
-        c->schedule.final_lr = wsd ? 0 : c->optimizer.lr / 10;
+        c->schedule.final_lr = wsd || c->schedule.name == TR_SCHEDULE_INVERSE_SQRT ? 0
+                               : one_cycle                                        ? c->schedule.start_lr / 1e4
+                                                                                  : c->optimizer.lr / 10;
+    if (is_open(c, "schedule.cycle"))
+        c->schedule.cycle = TR_MAX(1, (steps - c->schedule.warmup) / 4);
+    if (is_open(c, "schedule.milestones")) {
+        char text[64];
+        snprintf(text, sizeof text, "%lld, %lld", (long long)TR_MAX(1, steps / 2), (long long)TR_MAX(2, steps - steps / 4));
+        c->schedule.milestones = tr_arena_strdup(c->own->arena, text);
+    }
 }
 
 /* The first of two keys that the user gave last: an override before the file, the file before a
@@ -275,6 +289,18 @@ static tr_error *check_schedule(const tr_config *c)
             "schedule.warmup %lld and schedule.decay %lld do not fit into train.steps %lld; "
             "decay can be 0 to %lld",
             warmup, decay, steps, steps - warmup);
+    if (c->schedule.start_lr > c->optimizer.lr)
+        return tr_config_error(c, blamed(c, "schedule.start_lr", "optimizer.lr"),
+                               "schedule.start_lr %g is above optimizer.lr %g; it can be 0 to %g",
+                               c->schedule.start_lr, c->optimizer.lr, c->optimizer.lr);
+    int64_t *milestones, count;
+    tr_error *error = tr_schedule_milestones(c->schedule.milestones, &milestones, &count);
+    free(milestones);
+    if (error) {
+        tr_error *placed = tr_config_error(c, "schedule.milestones", "schedule.milestones: %s", tr_error_text(error));
+        tr_error_free(error);
+        return placed;
+    }
     if (c->schedule.name != TR_SCHEDULE_CONSTANT && c->schedule.final_lr > c->optimizer.lr)
         return tr_config_error(c, blamed(c, "schedule.final_lr", "optimizer.lr"),
                                "schedule.final_lr %g is above optimizer.lr %g; it can be 0 to %g",
