@@ -34,6 +34,8 @@ static void set_extent(const tr_program *p, tr_instruction *i)
         int64_t whole = layout && !layout->flat ? layout->whole[d] : s->dims[d];
         i->origin[d] = layout && !layout->flat ? layout->origin[d] : 0;
         i->call.extent[d] = whole * (batch ? p->micro_batches : 1);
+        i->call.turn[d] = layout && !layout->flat ? layout->turn[d] : 0;
+        i->call.jump[d] = layout && !layout->flat ? layout->jump[d] : 0;
     }
 }
 

@@ -322,16 +322,11 @@ bool tr_trainer_leads(const tr_trainer *t)
 }
 
 /* This rank's part of a batch [batch, seq]: which rows, which tokens of them. */
-typedef struct batch_part {
-    int64_t first_row, rows, first_token, tokens;
-} batch_part;
-
-static batch_part part_of_batch(const tr_graph *g, tr_value input)
+static tr_layout part_of_batch(const tr_graph *g, tr_value input)
 {
     const tr_layout *l = g->values[input].layout;
     const int64_t *dims = tr_shape_at(g, input)->dims;
-    return l ? (batch_part){l->origin[0], l->block[0], l->origin[1], l->block[1]}
-             : (batch_part){0, dims[0], 0, dims[1]};
+    return l ? *l : (tr_layout){.block = {dims[0], dims[1]}};
 }
 
 /* Which rows of the data a program is given; those from `end` on are empty. */
@@ -361,16 +356,17 @@ static tr_error *fill_batch(void *context, int64_t micro)
     }
     if (!any)
         return NULL;
-    batch_part part = part_of_batch(g, any);
+    tr_layout part = part_of_batch(g, any);
+    int64_t tokens = part.block[1];
     int32_t *row = tr_alloc((size_t)(2 * seq) * sizeof *row);
-    for (int64_t r = 0; r < part.rows && !error; r++) {
-        int64_t index = first + part.first_row + r, at = r * part.tokens;
+    for (int64_t r = 0; r < part.block[0] && !error; r++) {
+        int64_t index = first + tr_layout_place(&part, 0, r), at = r * tokens;
         bool given = index < b->end;
         if (given)
             error = b->validation ? tr_loader_val_sample(b->trainer->loader, index, row, row + seq)
                                   : tr_loader_sample(b->trainer->loader, index, row, row + seq);
-        for (int64_t i = 0; i < part.tokens; i++) {
-            int64_t token = part.first_token + i;
+        for (int64_t i = 0; i < tokens; i++) {
+            int64_t token = tr_layout_place(&part, 1, i);
             if (data[IDS])
                 data[IDS][at + i] = given ? row[token] : 0;
             if (data[TARGETS])
