@@ -95,21 +95,20 @@ static tr_error *sample(const tr_batch *b, int64_t index, tr_field *fields, int 
 /* The part of a rank ---------------------------------------------------------------------------------- */
 
 /* The elements of one row that the program has, from the whole row. All are 4 bytes wide. */
-static void copy_part(const tr_value_info *info, const tr_field *f, char *to)
+static void copy_part(const tr_value_info *info, const tr_field *f, uint32_t *to)
 {
     const tr_layout *l = info->layout;
-    const char *from = f->ints ? (const char *)f->ints : (const char *)f->reals;
+    const void *row = f->ints ? (const void *)f->ints : f->reals;
     const int64_t *block = l ? l->block + 1 : f->dims;
     int64_t at[TR_MAX_RANK] = {0}, n = 1;
     for (int d = 0; d < f->rank; d++)
         n *= block[d];
-    int64_t run = f->rank ? block[f->rank - 1] : 1;
-    for (int64_t i = 0; i < n; i += run) {
+    for (int64_t i = 0; i < n; i++) {
         int64_t index = 0;
         for (int d = 0; d < f->rank; d++)
-            index = index * f->dims[d] + (l ? l->origin[d + 1] : 0) + at[d];
-        memcpy(to + i * 4, from + index * 4, (size_t)run * 4);
-        for (int d = f->rank - 2; d >= 0 && ++at[d] == block[d]; d--)
+            index = index * f->dims[d] + (l ? tr_layout_place(l, d + 1, at[d]) : at[d]);
+        to[i] = ((const uint32_t *)row)[index];
+        for (int d = f->rank - 1; d >= 0 && ++at[d] == block[d]; d--)
             at[d] = 0;
     }
 }
@@ -149,12 +148,13 @@ tr_error *tr_batch_fill(void *context, int64_t micro)
     if (!count)
         return NULL;
     const tr_value_info *one = &g->values[values[0]];
-    int64_t first = one->layout ? one->layout->origin[0] : 0, rows = one->shape.dims[0];
+    int64_t rows = one->shape.dims[0];
     for (int64_t r = 0; r < rows && !error; r++) {
-        error = sample(b, b->first + micro * b->rows + first + r, fields, count);
+        int64_t row = one->layout ? tr_layout_place(one->layout, 0, r) : r;
+        error = sample(b, b->first + micro * b->rows + row, fields, count);
         for (int k = 0; k < count && !error; k++) {
             const tr_value_info *info = &g->values[values[k]];
-            copy_part(info, &fields[k], (char *)tr_program_data(b->program, values[k]) + r * elems_of_row(info) * 4);
+            copy_part(info, &fields[k], (uint32_t *)tr_program_data(b->program, values[k]) + r * elems_of_row(info));
         }
     }
     free_fields(fields, count);

@@ -3,22 +3,15 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/json.h"
+#include "data/weights.h"
 #include "exec/loss.h"
 #include "models/huggingface.h"
 #include "train/parallel.h"
 #include "train/schedule.h"
-#include "data/weights.h"
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 int64_t tr_process_peak_bytes(void)
 {
@@ -358,7 +351,7 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
     tr_program *p = t->program;
     tr_batch from = {.objective = t->objective, .program = p, .rows = c->train.micro_batch,
                      .first = t->step * c->train.batch, .end = INT64_MAX};
-    double began = seconds();
+    double began = tr_seconds();
     uint32_t step = (uint32_t)(t->step + 1);
     out->lr = tr_schedule_lr(c, t->step + 1);
     *(float *)tr_program_find(p, "lr") = (float)out->lr;
@@ -376,7 +369,7 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
     out->grad_norm = *(float *)tr_program_find(p, "grad_norm");
     out->applied = *(float *)tr_program_find(p, "scale") >= 0;
     out->tokens = (int64_t)count;
-    out->seconds = seconds() - began;
+    out->seconds = tr_seconds() - began;
     t->step++;
     return NULL;
 }
