@@ -112,11 +112,11 @@ typedef struct tr_attend_options {
 tr_value tr_attend(tr_graph *graph, tr_value q, tr_value k, tr_value v, const tr_attend_options *options);
 
 /* Rotary positions (Su et al. 2021). Rates [dims / 2] f32: base^(-2i / dims), stretched for contexts longer than the
- * `original` one; scaling may be NULL. */
-typedef enum tr_rope_kind { TR_ROPE_UNSCALED, TR_ROPE_LINEAR, TR_ROPE_NTK, TR_ROPE_LLAMA3, TR_ROPE_YARN } tr_rope_kind;
+ * `original` one, in the kinds that config.json names; scaling may be NULL. */
+typedef enum tr_rope_kind { TR_ROPE_PLAIN, TR_ROPE_LINEAR, TR_ROPE_DYNAMIC, TR_ROPE_LLAMA3, TR_ROPE_YARN } tr_rope_kind;
 typedef struct tr_rope_scaling {
     tr_rope_kind kind;
-    double factor;
+    double factor;    /* DYNAMIC: of this context, f seq / original - f + 1 with the config's factor f */
     int64_t original; /* LLAMA3, YARN: the context that was trained on */
     double low, high; /* LLAMA3: low_freq_factor, high_freq_factor; YARN: beta_slow, beta_fast */
 } tr_rope_scaling;
@@ -171,9 +171,6 @@ void tr_head_add(tr_graph *graph, tr_head head);
  * that is defined within a sequence, so that neither microbatches nor ranks change it. The step's loss gets
  * weight x its mean. Validation leaves it out. */
 void tr_loss_add(tr_graph *graph, const char *name, tr_value sum, double weight);
-
-/* Kinds of scaling of rotary positions, as config.json names them. */
-typedef enum tr_rope_kind { TR_ROPE_PLAIN, TR_ROPE_LINEAR, TR_ROPE_DYNAMIC, TR_ROPE_LLAMA3, TR_ROPE_YARN } tr_rope_kind;
 
 /* Sizes that the data and the configuration decide; the rows of `model.*` in `trireme help keys`. What a
  * family does not have is 0. */

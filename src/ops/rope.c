@@ -12,8 +12,8 @@ TR_INFER(infer_rates)
     if (dims < 2 || dims % 2 || !(base > 1))
         return tr_error_new(TR_USER, "%lld rotary dims of base %g; the dims are even and the base is above 1",
                             (long long)dims, base);
-    if (scaling < TR_ROPE_UNSCALED || scaling > TR_ROPE_YARN ||
-        (scaling != TR_ROPE_UNSCALED && !(attrs[TR_RATES_FACTOR].f >= 1)))
+    if (scaling < TR_ROPE_PLAIN || scaling > TR_ROPE_YARN ||
+        (scaling != TR_ROPE_PLAIN && !(attrs[TR_RATES_FACTOR].f >= 1)))
         return tr_error_new(TR_USER, "scaling %lld by factor %g; a factor is 1 or more", (long long)scaling,
                             attrs[TR_RATES_FACTOR].f);
     if (scaling >= TR_ROPE_LLAMA3 &&
@@ -72,7 +72,7 @@ const tr_op_row tr_row_rope = {
 
 tr_value tr_rope_rates(tr_graph *g, int64_t dims, double base, const tr_rope_scaling *scaling)
 {
-    tr_rope_scaling s = scaling ? *scaling : (tr_rope_scaling){.kind = TR_ROPE_UNSCALED};
+    tr_rope_scaling s = scaling ? *scaling : (tr_rope_scaling){.kind = TR_ROPE_PLAIN};
     const tr_attr attrs[TR_MAX_ATTRS] = {
         [TR_RATES_DIMS] = {.i = dims},           [TR_RATES_BASE] = {.f = base},
         [TR_RATES_SCALING] = {.i = s.kind},      [TR_RATES_FACTOR] = {.f = s.factor},

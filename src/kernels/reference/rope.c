@@ -3,7 +3,7 @@
  *
  * rope_rates, with f_i = base^(-2i / dims):
  *   linear   f_i / factor
- *   ntk      f_i of base x factor^(dims / (dims - 2))
+ *   dynamic  f_i of base x factor^(dims / (dims - 2))
  *   llama3   by the turns w = original f_i / 2 pi within the original context: f_i where w > high, f_i / factor where
  *            w < low, between them a line in w
  *   yarn     f_i / factor and f_i joined by a ramp over i, from the dim that turns `high` times within the original
@@ -30,7 +30,7 @@ static void run_rope_rates(const tr_call *call)
     double to = ceil(dims * log(original / (low * TWO_PI)) / (2 * log(base)));
     from = fmax(from, 0);
     to = fmin(to, dims - 1);
-    if (a[TR_RATES_SCALING].i == TR_ROPE_NTK && dims > 2)
+    if (a[TR_RATES_SCALING].i == TR_ROPE_DYNAMIC && dims > 2)
         base *= pow(factor, dims / (dims - 2));
     for (int64_t i = 0; i < call->out[0].dims[0]; i++) {
         double f = pow(base, -2 * (double)i / dims), keep = 1; /* share of the rate as it was */
