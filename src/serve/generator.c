@@ -53,6 +53,8 @@ static tr_generator *make(const tr_sizes *sizes, tr_model model, void *user, con
     tr_generator *g = tr_alloc_zero(1, sizeof *g);
     g->sizes = *sizes;
     g->sizes.dropout = 0;
+    if (g->sizes.rope_kind == TR_ROPE_DYNAMIC) /* beyond, the keys in the cache would have to be turned anew */
+        g->sizes.context = TR_MIN(g->sizes.context, g->sizes.rope_context);
     g->model = model;
     g->user = user;
     g->target = *target;
