@@ -50,6 +50,8 @@ void tr_config_resolve(tr_config *c)
         c->model.sizes.mlp = 4 * c->model.sizes.embed;
     if (is_open(c, "data.objective"))
         c->data.objective = tr_objective_find(family ? family->objective : "causal");
+    if (family && tr_objectives[c->data.objective]->no_text && is_open(c, "train.seq"))
+        c->train.seq = c->model.sizes.context; /* as many tokens as an image makes */
     if (is_open(c, "mesh.sequence_kind"))
         c->mesh.sequence_kind = c->mesh.sequence > 1 ? TR_SEQUENCE_ULYSSES : TR_SEQUENCE_NONE;
     if (is_open(c, "pipeline.schedule"))
