@@ -109,7 +109,7 @@ tr_value tr_transpose(tr_graph *g, tr_value x, const int *order)
     }
     const tr_attr attrs[TR_MAX_ATTRS] = {[TR_PERMUTE_ORDER] = {.i = packed}};
     if (in_order) {
-        tr_shape out[4];
+        tr_shape out[TR_MAX_OUTPUTS];
         int n_out;
         if (!infer_permute(g, &x, 1, attrs, out, &n_out))
             return tr_graph_view(g, x, out[0]);
