@@ -1,5 +1,6 @@
 /* Programs: choosing kernels, binding memory, running; see program.h. */
 #include "exec/program.h"
+#include "exec/loss.h"
 
 #include <omp.h>
 
@@ -34,6 +35,8 @@ static void set_extent(const tr_program *p, tr_instruction *i)
         int64_t whole = layout && !layout->flat ? layout->whole[d] : s->dims[d];
         i->origin[d] = layout && !layout->flat ? layout->origin[d] : 0;
         i->call.extent[d] = whole * (batch ? p->micro_batches : 1);
+        i->call.turn[d] = layout && !layout->flat ? layout->turn[d] : 0;
+        i->call.jump[d] = layout && !layout->flat ? layout->jump[d] : 0;
     }
 }
 
@@ -199,6 +202,7 @@ void tr_program_free(tr_program *p)
     free(p->borrowed);
     tr_memory_free(&p->memory);
     tr_error_free(p->error);
+    tr_loss_parts_free(p->losses, p->n_losses);
     tr_graph_free(p->graph);
     tr_graph_free(p->whole);
     free(p->slot);
