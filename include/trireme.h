@@ -149,6 +149,7 @@ tr_value tr_mean(tr_graph *graph, tr_value x, int dim);
  * that finds none is left out there (its weight counts nothing: it passes by the residual stream). */
 typedef struct tr_route_options {
     int64_t k;              /* experts of a token */
+    int64_t capacity;       /* room for so many tokens of a sequence; 0: by capacity_factor */
     double capacity_factor; /* room: this x k x seq / experts, rounded up, at most seq; 0: seq, so that none is left out */
     bool normalised;        /* a token's weights sum to 1 (GShard, Mixtral); else they are the probabilities (Switch) */
     bool random;            /* choices after the first take part with probability 2 x weight (GShard) */
@@ -233,6 +234,7 @@ typedef struct tr_sizes {
     double norm_eps, rope_theta, z_loss;
     int64_t experts, expert_choices, expert_every; /* of a layer; of a token; every so many layers have them */
     bool expert_random;                            /* tr_route_options.random */
+    int64_t expert_room;                           /* tr_route_options.capacity */
     double expert_capacity, expert_dropout;        /* capacity_factor; dropout inside of an expert */
     double balance_loss, router_z_loss;            /* weights of the experts' losses, summed over the layers */
     tr_rope_kind rope_kind;

@@ -143,6 +143,8 @@ const tr_config_key tr_config_keys[] = {
     SIZE(expert_every, 1, 1e5, .automatic = "as the family has it", .fixed = true, .help = "every so many layers have experts"),
     SIZE_REAL(expert_capacity, 0, 1e6, .fallback = "0", .also = " capacity_factor ",
               .help = "room of an expert: this x expert_choices x tokens of a sequence / experts; 0: no token is left out"),
+    SIZE(expert_room, 0, MOST_SIZE, .fallback = "0", .also = " expert_capacity ",
+         .help = "room of an expert for so many tokens of a sequence; 0: by model.expert_capacity"),
     SIZE_BOOL(expert_random, .fallback = "false",
               .help = "choices after the first take part with probability 2 x weight (GShard)"),
     SIZE_REAL(expert_dropout, 0, 1, .below = true, .fallback = "0", .help = "dropout inside of an expert"),
