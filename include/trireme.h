@@ -149,6 +149,7 @@ tr_value tr_mean(tr_graph *graph, tr_value x, int dim);
  * that finds none is left out there (its weight counts nothing: it passes by the residual stream). */
 typedef struct tr_route_options {
     int64_t k;              /* experts of a token */
+    int64_t capacity;       /* room for so many tokens of a sequence; 0: by capacity_factor */
     double capacity_factor; /* room: this x k x seq / experts, rounded up, at most seq; 0: seq, so that none is left out */
     bool normalised;        /* a token's weights sum to 1 (GShard, Mixtral); else they are the probabilities (Switch) */
     bool random;            /* choices after the first take part with probability 2 x weight (GShard) */
@@ -168,6 +169,9 @@ tr_value tr_dispatch(tr_graph *graph, tr_value x, const tr_routing *routing);
 tr_value tr_expert_linear(tr_graph *graph, tr_value x, tr_value w, bool transposed, const tr_routing *routing);
 /* [batch, seq, d]: the weighted sum of what a token's experts made. */
 tr_value tr_collect(tr_graph *graph, tr_value y, const tr_routing *routing);
+/* i32 [2 most + 1]: T5's bucket (Raffel et al. 2020) of each distance i - j between query i and key j, from -most on, among
+ * `buckets`; both directions share them, or keys that come later have the first. For tr_embedding and then `relative`. */
+tr_value tr_relative_buckets(tr_graph *graph, int64_t buckets, int64_t most, bool both);
 /* x in f32 (to_f32), or in the dtype of activations. */
 tr_value tr_cast(tr_graph *graph, tr_value x, bool to_f32);
 /* The same shape of elements, seen with other dims: "batch=%d seq=%d embed=%d". */
@@ -228,6 +232,11 @@ typedef struct tr_sizes {
     int64_t kv_heads, head_dim; /* heads of keys and values; width of a head */
     bool untied;                /* the output has a table of its own */
     double norm_eps, rope_theta, z_loss;
+    int64_t experts, expert_choices, expert_every; /* of a layer; of a token; every so many layers have them */
+    bool expert_random;                            /* tr_route_options.random */
+    int64_t expert_room;                           /* tr_route_options.capacity */
+    double expert_capacity, expert_dropout;        /* capacity_factor; dropout inside of an expert */
+    double balance_loss, router_z_loss;            /* weights of the experts' losses, summed over the layers */
     tr_rope_kind rope_kind;
     int64_t rope_context; /* that the model was trained with before it was stretched */
     double rope_factor, rope_low, rope_high, rope_attention;

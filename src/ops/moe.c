@@ -165,9 +165,11 @@ TR_INFER(infer_dispatch)
 
 static void grad_dispatch(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
 {
-    TR_CHECK(!tr_in(g, n, 2), "a weighted dispatch is a gradient");
-    const tr_value in[] = {d_out[0], tr_in(g, n, 1), 0};
+    const tr_value in[] = {d_out[0], tr_in(g, n, 1), tr_in(g, n, 2)};
     d_in[0] = emit(g, TR_OP_collect, in, 3, NULL);
+    const tr_value weights[] = {tr_in(g, n, 0), d_out[0], tr_in(g, n, 1)};
+    if (in[2])
+        d_in[2] = emit(g, TR_OP_collect_grad, weights, 3, NULL);
 }
 
 static void cost_move(const tr_graph *g, tr_node n, tr_cost *cost)
@@ -322,7 +324,9 @@ tr_routing tr_route(tr_graph *g, tr_value logits, const tr_route_options *o)
         return r;
     r.experts = tr_size(g, logits, -1);
     int64_t tokens = tr_size(g, logits, 1), room = tokens;
-    if (o->capacity_factor > 0)
+    if (o->capacity > 0)
+        room = o->capacity;
+    else if (o->capacity_factor > 0)
         room = (int64_t)((double)(o->k * tokens) * o->capacity_factor / (double)TR_MAX(r.experts, 1) + 0.999999);
     r.capacity = TR_MAX(TR_MIN(room, tokens), 1);
     const tr_attr attrs[TR_MAX_ATTRS] = {[TR_ROUTE_K] = {.i = o->k},

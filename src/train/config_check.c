@@ -126,7 +126,7 @@ static tr_error *check_keys(const tr_config *c, const tr_family *family)
         const tr_config_key *key = &tr_config_keys[k];
         const char *size = tr_config_key_size(key);
         if (size && c->own->origin[k] >= FROM_FILE && !tr_family_has(family, size))
-            return tr_config_error(c, key->name, "the family %s has no %s; it has: %s", family->name, key->name, family->keys);
+            return tr_config_error(c, key->name, "the family %s has no %s; it has: %s", family->name, size, family->keys);
     }
     return NULL;
 }
@@ -231,7 +231,8 @@ static tr_error *check_grid(const tr_config *c)
     const struct {
         const char *what;
         int64_t ways, pieces;
-    } rows[] = {{"the sequences of a microbatch", c->mesh.data * g.row * (cube ? g.column : g.depth), c->train.micro_batch},
+    } rows[] = {{"the sequences of a microbatch", c->mesh.data * c->mesh.expert * g.row * (cube ? g.column : g.depth),
+                 c->train.micro_batch},
                 {"the heads", cube ? g.depth * g.row : g.column, c->model.sizes.heads},
                 {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.sizes.mlp},
                 {"the embedding's width", cube ? g.column : g.row, c->model.sizes.embed},
@@ -261,6 +262,7 @@ static tr_error *check_mesh(const tr_config *c)
         const char *key, *what;
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
+                {"mesh.expert", "sequences of a data rank's microbatch", c->mesh.expert, c->train.micro_batch / c->mesh.data},
                 {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
                 {"mesh.sequence", "heads", c->mesh.sequence, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
