@@ -135,15 +135,18 @@ static const op_case op_cases[] = {
     {OP(slice), .in = "T 3x6x2", .attrs = "dim=1 first=2 count=3"},
     {OP(slice), .in = "T 5x4", .attrs = "dim=0 first=0 count=2"},
     {OP(slice), .in = "f 7", .attrs = "dim=0 first=6 count=1"},
+    {OP(pack), .in = "T 3x2, T 5, T 1"},
+    {OP(pack), .in = "f 7"},
     {OP(shift), .in = "i 3x3 <20", .attrs = "first=5 count=7"},
     {OP(all_reduce), .in = "T 3x4", .attrs = "axis=0"},
     {OP(all_reduce), .in = "f 5", .attrs = "axis=0 largest=1"},
     {OP(all_gather), .in = "T 3x4", .attrs = "axis=0 dim=1 whole=8 unit=1"},
     {OP(reduce_scatter), .in = "T 6x4", .attrs = "axis=0 dim=0 count=3 unit=1"},
+    {OP(wait), .in = "T 3x4, f 2"},
     {OP(all_to_all), .in = "T 3x4", .attrs = "axis=0 dim=0 whole=6 to=1 count=2 unit=1"},
 };
 
 /* Ops that the sharding pass treats by itself: they have no rule. */
-static const tr_op ops_without_rule[] = {TR_OP_reshape,    TR_OP_global_norm,    TR_OP_slice,
-                                         TR_OP_shift,      TR_OP_all_reduce,     TR_OP_all_gather,
-                                         TR_OP_reduce_scatter, TR_OP_all_to_all};
+static const tr_op ops_without_rule[] = {TR_OP_reshape,    TR_OP_global_norm,    TR_OP_slice,      TR_OP_shift,
+                                         TR_OP_pack,       TR_OP_all_reduce,     TR_OP_all_gather, TR_OP_reduce_scatter,
+                                         TR_OP_all_to_all, TR_OP_wait};

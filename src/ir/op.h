@@ -80,6 +80,11 @@
  *  all_gather           a[+] -> c[+]        dim becomes whole                    axis, dim, whole, unit
  *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit
  *  all_to_all           a[+] -> c[+]        dim becomes whole, to is cut         axis, dim, whole, unit, to, count, to_unit
+ *
+ * A collective whose result a wait reads is only started where it stands; without one it is waited for at once.
+ *  wait                 c[+], a[+]? -> c'[+]   c, when the collective that made it is over, in c's buffer; a is what
+ *                       the collective reads, which lives as long
+ *  pack                 a[+]... -> c[n]     one after the other
  */
 #pragma once
 #include <stdint.h>
@@ -95,7 +100,7 @@
     X(cross_entropy_part) X(cross_entropy_rebase) X(cross_entropy_join)                     \
     X(cross_entropy_part_grad)                                                              \
     X(global_norm) X(clip) X(adamw) X(sgd)                                                  \
-    X(slice) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)
+    X(slice) X(shift) X(pack) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all) X(wait)
 
 typedef enum tr_op {
 #define X(name) TR_OP_##name,

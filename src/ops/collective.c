@@ -84,3 +84,22 @@ const tr_op_row tr_row_all_to_all = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_all_to_all, .no_gradient = made_by,
     .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"whole", TR_ATTR_INT}, {"unit", TR_ATTR_INT},
               {"to", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"to_unit", TR_ATTR_INT}}};
+
+const tr_op_row tr_row_wait = {.min_in = 1, .max_in = 2, .flags = TR_OP_WAIT | TR_OP_UPDATES, .updates = {0},
+                               .infer = infer_as_is, .no_gradient = made_by};
+
+TR_INFER(infer_pack)
+{
+    (void)attrs;
+    out[0] = (tr_shape){.dtype = shape_in(g, in, 0)->dtype, .rank = 1};
+    for (int k = 0; k < n_in; k++) {
+        if (shape_in(g, in, k)->dtype != out[0].dtype)
+            return tr_error_new(TR_RUN, "input %d is %s and input 0 is %s", k, tr_dtype_name(shape_in(g, in, k)->dtype),
+                                tr_dtype_name(out[0].dtype));
+        out[0].dims[0] += tr_shape_elems(shape_in(g, in, k));
+    }
+    *n_out = 1;
+    return NULL;
+}
+
+const tr_op_row tr_row_pack = {.min_in = 1, .max_in = -1, .infer = infer_pack, .no_gradient = made_by};

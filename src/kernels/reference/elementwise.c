@@ -191,6 +191,16 @@ static void slice(const tr_call *call)
                (const char *)x->data + (o * x->dims[dim] + first) * inner, (size_t)(count * inner));
 }
 
+static void pack(const tr_call *call)
+{
+    char *to = call->out[0].data;
+    for (int k = 0; k < call->n_in; k++) {
+        size_t bytes = (size_t)(tr_tensor_elems(&call->in[k]) * tr_dtype_bytes(call->in[k].dtype));
+        memcpy(to, call->in[k].data, bytes);
+        to += bytes;
+    }
+}
+
 static void shift(const tr_call *call)
 {
     const int32_t *ids = call->in[0].data;
@@ -202,6 +212,7 @@ static void shift(const tr_call *call)
 
 const tr_kernel tr_reference_elementwise[] = {
     {.op = TR_OP_slice, .name = "reference", .run = slice},
+    {.op = TR_OP_pack, .name = "reference", .run = pack},
     {.op = TR_OP_shift, .name = "reference", .run = shift},
     ROW(add, accepts_floats),
     ROW(mul, accepts_floats),
