@@ -17,6 +17,11 @@ static tr_cut cut_of(const tr_tensor *t, int64_t dim, int64_t whole, int64_t uni
     return (tr_cut){.outer = tr_tensor_span(t, 0, (int)dim), .count = whole * inner, .parts = parts};
 }
 
+static tr_dtype wire_of(const tr_tensor *x, int64_t narrow)
+{
+    return narrow && x->dtype == TR_F32 ? TR_BF16 : x->dtype;
+}
+
 static void free_cut(tr_cut cut)
 {
     free((void *)(uintptr_t)cut.parts);
@@ -39,7 +44,7 @@ static tr_pending *start_reduce_scatter(tr_ranks *ranks, const tr_call *call, co
     int64_t dim = a[TR_COLLECTIVE_DIM].i;
     tr_cut cut = cut_of(x, dim, x->dims[dim], a[TR_SCATTER_UNIT].i, group);
     tr_pending *pending = tr_comm_reduce_scatter_start(ranks->comm, group, TR_REDUCE_SUM, x->data, call->out[0].data, cut,
-                                                       x->dtype, x->dtype);
+                                                       x->dtype, wire_of(x, a[TR_SCATTER_NARROW].i));
     free_cut(cut);
     return pending;
 }
@@ -73,7 +78,8 @@ static tr_pending *start_all_reduce(tr_ranks *ranks, const tr_call *call, const 
     }
     tr_reduction reduction = call->attrs[TR_REDUCE_LARGEST].i ? TR_REDUCE_MAX : TR_REDUCE_SUM;
     tr_pending *pending = tr_comm_all_reduce_start(ranks->comm, members ? &some : group, reduction, x->data,
-                                                   call->out[0].data, tr_tensor_elems(x), x->dtype, x->dtype);
+                                                   call->out[0].data, tr_tensor_elems(x), x->dtype,
+                                                   wire_of(x, call->attrs[TR_REDUCE_NARROW].i));
     tr_group_free(&some);
     return pending;
 }

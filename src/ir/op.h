@@ -75,10 +75,11 @@
  *
  * Collectives, made by the sharding pass; `axis` is of the mesh, a dim is cut among the axis's ranks into
  * [whole i / n, whole (i + 1) / n) in steps of `unit`. The executor runs them over src/comm.
- *  all_reduce           a[+] -> c[+]        sum over the axis, or the largest    axis, members, largest
+ *  all_reduce           a[+] -> c[+]        sum over the axis, or the largest    axis, members, largest, narrow
  *                       members: a bit for each place on the axis that takes part; 0: all
+ *                       narrow: f32 summands travel as bf16 and are summed in f32
  *  all_gather           a[+] -> c[+]        dim becomes whole                    axis, dim, whole, unit
- *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit
+ *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit, narrow
  *  all_to_all           a[+] -> c[+]        dim becomes whole, to is cut         axis, dim, whole, unit, to, count, to_unit
  *
  * A collective whose result a wait reads is only started where it stands; without one it is waited for at once.
@@ -136,9 +137,9 @@ enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };
 enum { TR_COLLECTIVE_AXIS, TR_COLLECTIVE_DIM };
-enum { TR_REDUCE_MEMBERS = 1, TR_REDUCE_LARGEST };
+enum { TR_REDUCE_MEMBERS = 1, TR_REDUCE_LARGEST, TR_REDUCE_NARROW };
 enum { TR_GATHER_WHOLE = 2, TR_GATHER_UNIT };
-enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT };
+enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT, TR_SCATTER_NARROW };
 enum { TR_EXCHANGE_WHOLE = 2, TR_EXCHANGE_UNIT, TR_EXCHANGE_TO, TR_EXCHANGE_COUNT, TR_EXCHANGE_TO_UNIT };
 
 /* The functions of activate, and of linear's fn. */

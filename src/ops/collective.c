@@ -48,7 +48,7 @@ const tr_op_row tr_row_shift = {.min_in = 1, .max_in = 1, .infer = infer_as_is, 
 const tr_op_row tr_row_all_reduce = {.min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE | TR_OP_IN_PLACE,
                                      .infer = infer_as_is, .no_gradient = made_by,
                                      .attrs = {{"axis", TR_ATTR_INT}, {"members", TR_ATTR_INT},
-                                               {"largest", TR_ATTR_BOOL}}};
+                                               {"largest", TR_ATTR_BOOL}, {"narrow", TR_ATTR_BOOL}}};
 
 TR_INFER(infer_all_gather)
 {
@@ -69,7 +69,8 @@ TR_INFER(infer_reduce_scatter)
 
 const tr_op_row tr_row_reduce_scatter = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_reduce_scatter, .no_gradient = made_by,
-    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT}}};
+    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT},
+              {"narrow", TR_ATTR_BOOL}}};
 
 TR_INFER(infer_all_to_all)
 {

@@ -2,7 +2,7 @@
  *
  *     all_reduce a, all_reduce b, all_reduce c   ->   pack a b c, all_reduce, ..., slice a', slice b', slice c'
  *
- * A bucket is full at `bytes`; what is larger than a quarter of that goes by itself, since copying it would cost more
+ * A bucket is full at `bytes`, or an eighth of the parameters, so that a small model has several too; what is larger than a quarter of that goes by itself, since copying it would cost more
  * than a message. The sum stands where the last of the bucket was, or before the first node that reads one of them;
  * slices stand before the first reader, so that there is something to do while the sum is on its way. Sums have the
  * same bits as without: they are formed element by element in the order of the ranks.
@@ -166,7 +166,8 @@ static void visit(state *s, tr_node n)
 
 tr_error *tr_pass_bucket(tr_graph *g, int axis, int64_t bytes)
 {
-    state s = {.g = g, .axis = axis, .bytes = bytes};
+    enum { SHARE = 8 };
+    state s = {.g = g, .axis = axis, .bytes = TR_MIN(bytes, tr_graph_whole_bytes(g) / SHARE)};
     uint32_t n_nodes = g->n_nodes;
     for (tr_node n = 1; n < n_nodes && !g->error; n++)
         visit(&s, n);

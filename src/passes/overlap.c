@@ -301,23 +301,22 @@ static void add_waits(overlap *o)
     free(flights);
 }
 
-/* A small model holds less than a large one: an eighth of its parameters at most. */
-static int64_t ahead_bytes(const tr_graph *g, int64_t most)
+int64_t tr_graph_whole_bytes(const tr_graph *g)
 {
-    enum { SHARE = 8 };
     int64_t bytes = 0;
     for (tr_value v = 1; v < g->n_values; v++)
         if (g->values[v].role == TR_PARAM)
             bytes += whole_bytes(g, v);
-    return TR_MIN(most, bytes / SHARE);
+    return bytes;
 }
 
 tr_error *tr_pass_overlap(tr_graph *g, const tr_overlap *how)
 {
     if (!how->on)
         return NULL;
+    enum { SHARE = 8 }; /* of its parameters: a small model holds less than a large one */
     tr_graph_in_place(g, TR_OP_IN_PLACE | TR_OP_COLLECTIVE);
-    overlap o = {.g = g, .how = how, .ahead_bytes = ahead_bytes(g, how->ahead_bytes), .root = tr_alloc_zero(g->n_values, sizeof(tr_value)),
+    overlap o = {.g = g, .how = how, .ahead_bytes = TR_MIN(how->ahead_bytes, tr_graph_whole_bytes(g) / SHARE), .root = tr_alloc_zero(g->n_values, sizeof(tr_value)),
                  .before = tr_alloc_zero(g->n_nodes + 1, sizeof(list)), .moved = tr_alloc_zero(g->n_nodes + 1, sizeof(bool))};
     gather_ahead(&o);
     start_early(&o);

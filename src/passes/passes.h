@@ -90,6 +90,8 @@ void tr_memory_free(tr_memory *memory);
 tr_error *tr_memory_verify(const tr_graph *graph, const tr_memory *memory,
                            const int64_t *scratch_bytes, int64_t micro_batches);
 
+/* All parameters, as they are before they are cut. */
+int64_t tr_graph_whole_bytes(const tr_graph *graph);
 /* For passes: how often each value is read (by nodes, and by being an output). Caller frees. */
 uint32_t *tr_graph_uses(const tr_graph *graph);
 /* Nodes by phase, otherwise in their order: what runs once at the start may be appended last. */
