@@ -4,8 +4,8 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/suggest.h"
@@ -24,13 +24,6 @@ typedef struct bench_options {
     int64_t steps, prompt_tokens, tokens;
     bool json, profile;
 } bench_options;
-
-static double seconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* One JSON object, or its members a line each. Consumes the object. */
 static void print_take(json_t *object, bool json)
@@ -131,7 +124,7 @@ static tr_error *bench_train(const bench_options *options)
     *(float *)tr_program_find(p, "lr") = (float)config->optimizer.lr;
     double peak = tr_machine_peak_flops(p->target.isa, config->train.precision, p->target.threads, 0.3);
     for (int64_t s = -1; s < options->steps; s++) { /* the first is a warm-up */
-        double from = seconds_now();
+        double from = tr_seconds();
         *(int32_t *)tr_program_find(p, "step") = (int32_t)s + 2;
         tr_program_run(p, TR_START, TR_START, 1, 0);
         for (int64_t m = 0; m < p->micro_batches; m++) {
@@ -140,7 +133,7 @@ static tr_error *bench_train(const bench_options *options)
         }
         tr_program_run(p, TR_UPDATE, TR_UPDATE, (uint32_t)s + 2, 0);
         if (s >= 0) {
-            times[s] = seconds_now() - from;
+            times[s] = tr_seconds() - from;
             json_array_append_new(list, json_real(times[s]));
         }
         p->profile = options->profile;
@@ -189,9 +182,9 @@ static tr_error *bench_generate(const bench_options *options)
     TR_GO(tr_generator_random(&sizes, tr_gpt, &target, config->train.precision, &g));
     for (int r = -1; r < ROUNDS; r++) {
         tr_generator_reset(g);
-        double from = seconds_now();
+        double from = tr_seconds();
         TR_GO(tr_generator_append(g, prompt, n, &logits));
-        double middle = seconds_now();
+        double middle = tr_seconds();
         bytes = 0;
         for (int64_t i = 0; i < options->tokens; i++) {
             int32_t token = (int32_t)(i % sizes.vocab);
@@ -200,7 +193,7 @@ static tr_error *bench_generate(const bench_options *options)
         }
         if (r >= 0) {
             prefill[r] = middle - from;
-            decode[r] = seconds_now() - middle;
+            decode[r] = tr_seconds() - middle;
         }
     }
     double prefill_s = median(prefill, ROUNDS), decode_s = median(decode, ROUNDS);
@@ -232,10 +225,10 @@ static tr_error *time_product(const tr_target *target, tr_dtype dtype, int64_t m
     TR_GO(tr_program_build_take(g, target, 1, &p));
     TR_GO(tr_program_allocate(p));
     for (int r = -1; r < ROUNDS; r++) {
-        double from = seconds_now();
+        double from = tr_seconds();
         tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
         if (r >= 0)
-            times[r] = seconds_now() - from;
+            times[r] = tr_seconds() - from;
     }
     *out_flops = 2.0 * (double)m * (double)n * (double)k / median(times, ROUNDS);
 done:

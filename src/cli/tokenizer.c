@@ -5,8 +5,8 @@
  */
 #include <errno.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/suggest.h"
@@ -248,13 +248,6 @@ static tr_error *info(int argc, char **argv)
     return flush();
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static tr_error *bench(int argc, char **argv)
 {
     const char *spec = NULL;
@@ -280,10 +273,10 @@ static tr_error *bench(int argc, char **argv)
         return NULL;
     if (!spec)
         return tr_usage_error(&usage, "say which tokenizer with --tokenizer DIR_OR_FILE");
-    double start = now(), load_s, best = 1e30;
+    double start = tr_seconds(), load_s, best = 1e30;
     tr_tokenizer *t;
     TR_TRY(tr_tokenizer_load(spec, &t));
-    load_s = now() - start;
+    load_s = tr_seconds() - start;
     tr_map map;
     tr_error *error = tr_map_open(operands.items[0], &map);
     if (error)
@@ -291,9 +284,9 @@ static tr_error *bench(int argc, char **argv)
     int64_t tokens = 0;
     for (int64_t i = 0; i < repeat; i++) {
         tr_ids ids = {0};
-        start = now();
+        start = tr_seconds();
         tr_tokenizer_encode_parallel(t, map.bytes, map.size, true, (int)threads, &ids);
-        best = TR_MIN(best, now() - start);
+        best = TR_MIN(best, tr_seconds() - start);
         tokens = ids.count;
         tr_ids_free(&ids);
     }

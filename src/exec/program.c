@@ -2,8 +2,8 @@
 #include "exec/program.h"
 
 #include <omp.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/random.h"
 #include "exec/collective.h"
 #include "ir/table.h"
@@ -34,6 +34,8 @@ static void set_extent(const tr_program *p, tr_instruction *i)
         int64_t whole = layout && !layout->flat ? layout->whole[d] : s->dims[d];
         i->origin[d] = layout && !layout->flat ? layout->origin[d] : 0;
         i->call.extent[d] = whole * (batch ? p->micro_batches : 1);
+        i->call.turn[d] = layout && !layout->flat ? layout->turn[d] : 0;
+        i->call.jump[d] = layout && !layout->flat ? layout->jump[d] : 0;
     }
 }
 
@@ -340,13 +342,6 @@ void tr_program_init(tr_program *p, uint64_t seed)
     }
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 enum { TR_LANE_PROGRAM, TR_LANE_RANKS };
 
 static void write_trace(tr_program *p, const tr_instruction *i, int lane, int64_t from, int64_t to)
@@ -377,7 +372,7 @@ static void run_one(tr_program *p, tr_instruction *i)
         p->error = wait_for(p, &p->instructions[i->started_by]);
     } else {
         tr_comm_next(p->ranks->comm, (tr_comm_hint){.at_once = i->waits_at_once});
-        i->started_ns = p->trace ? now_ns() : 0;
+        i->started_ns = p->trace ? tr_nanoseconds() : 0;
         i->pending = tr_collective_start(p->ranks, &i->call);
         if (i->waits_at_once)
             p->error = wait_for(p, i);
@@ -401,9 +396,9 @@ tr_error *tr_program_error_take(tr_program *p)
 
 static void run_timed(tr_program *p, tr_instruction *i)
 {
-    int64_t from = now_ns();
+    int64_t from = tr_nanoseconds();
     run_one(p, i);
-    int64_t to = now_ns();
+    int64_t to = tr_nanoseconds();
     i->time_ns += to - from;
     i->runs++;
     if (p->trace)

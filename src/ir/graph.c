@@ -128,7 +128,7 @@ int64_t tr_layout_index(const tr_layout *l, int64_t i)
     int64_t index = 0, stride = 1;
     i += l->first;
     for (int d = l->rank - 1; d >= 0; d--) {
-        index += (i % l->block[d] + l->origin[d]) * stride;
+        index += tr_layout_place(l, d, i % l->block[d]) * stride;
         i /= l->block[d];
         stride *= l->whole[d];
     }

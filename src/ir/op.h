@@ -42,6 +42,17 @@
  *                       -> o[b,t,h,e], kcache', vcache'          window, scale
  *                       t new tokens at positions start.. are put in the cache (in place), then
  *                       query i sees keys 0 .. start + i (causal).
+ *
+ * The same with the sequence cut over ranks, made by the sharding pass: queries and keys are parts of sequences, dealt
+ * as in ir/part.h. Query x is at first + x in the whole, and jump further from x = turn on; keys likewise; all_keys is
+ * how many keys there are in the whole.
+ *  attention_part       q[b,t,h,e], k[b,s,g,e], v[b,s,g,e], o?[b,t,h,e] f32, lse?[b,h,t] f32 -> o', lse'
+ *                       attention's, first, turn, jump, key_first, key_turn, key_jump, all_keys
+ *                       o and lse are of keys that came before; what is written, over them, is of all keys so far.
+ *                       q may be packed, [b,t,3,h,e], of which only the query is read.
+ *  attention_part_grad  do, o, lse, q, k, v, acc?[b,t,h,e] f32 -> dq[b,t,h,e] f32, dk f32, dv f32
+ *                       attention_part's; what these keys contribute; o and lse are of all keys
+ *
  *  cross_entropy        x[*,d], w[v,d], targets[*] i32 -> loss[1] f32 (sum), count[1] f32
  *                       logits = x w^T; a target of -1 is not counted. Never all logits at once.
  *  cross_entropy_grad   x, w, targets, dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d]
@@ -71,6 +82,8 @@
  *  sgd                  w, g, m, scale[1], lr[1], low? -> w', m', low'          momentum, decay
  *                       g = scale g + decay w; m = momentum m + g; w -= lr m
  *  slice                a[+] -> c[+]        first .. first + count of one dim    dim, first, count
+ *  deal                 a[+] -> c[+]        a dim in the order in which parts have it when it is dealt zig-zag
+ *                       (ir/part.h), part after part; back: from that order           dim, parts, unit, back
  *  shift                ids[*] i32 -> ids'[*]  id - first, or -1 outside of [0, count)   first, count
  *
  * Collectives, made by the sharding pass; `axis` is of the mesh, a dim is cut among the axis's ranks into
@@ -81,6 +94,8 @@
  *  all_gather           a[+] -> c[+]        dim becomes whole                    axis, dim, whole, unit
  *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit, narrow
  *  all_to_all           a[+] -> c[+]        dim becomes whole, to is cut         axis, dim, whole, unit, to, count, to_unit
+ *  ring_shift           a[+] -> c[+]        a goes to the next rank on the axis, c comes from the one before, whose
+ *                       dim may have another size                                axis, dim, count
  *
  * A collective whose result a wait reads is only started where it stands; without one it is waited for at once.
  *  wait                 c[+], a[+]? -> c'[+]   c, when the collective that made it is over, in c's buffer; a is what
@@ -100,8 +115,10 @@
     X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
     X(cross_entropy_part) X(cross_entropy_rebase) X(cross_entropy_join)                     \
     X(cross_entropy_part_grad)                                                              \
+    X(attention_part) X(attention_part_grad)                                                 \
     X(global_norm) X(clip) X(adamw) X(sgd)                                                  \
-    X(slice) X(shift) X(pack) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all) X(wait)
+    X(slice) X(deal) X(shift) X(pack) X(all_reduce) X(all_gather) X(reduce_scatter)        \
+    X(all_to_all) X(ring_shift) X(wait)
 
 typedef enum tr_op {
 #define X(name) TR_OP_##name,
@@ -115,7 +132,7 @@ typedef union tr_attr {
     double f;
 } tr_attr;
 
-enum { TR_MAX_ATTRS = 8 };
+enum { TR_MAX_ATTRS = 12 };
 
 /* Where each attribute stands in a node's attrs. */
 enum { TR_SCALE_FACTOR };
@@ -129,17 +146,22 @@ enum { TR_LINEAR_DW_TRANSPOSED, TR_LINEAR_DW_DTYPE, TR_LINEAR_DW_SPLIT };
 enum { TR_NORM_EPS };
 enum { TR_EMBEDDING_GRAD_ROWS };
 enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM };
+/* attention_part: after those of attention. */
+enum { TR_PART_FIRST = 5, TR_PART_TURN, TR_PART_JUMP, TR_PART_KEY_FIRST, TR_PART_KEY_TURN, TR_PART_KEY_JUMP,
+       TR_PART_ALL_KEYS };
 enum { TR_JOIN_VOCAB };
 enum { TR_CLIP_MAX_NORM };
 enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
 enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
 
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
+enum { TR_DEAL_DIM, TR_DEAL_PARTS, TR_DEAL_UNIT, TR_DEAL_BACK };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };
 enum { TR_COLLECTIVE_AXIS, TR_COLLECTIVE_DIM };
 enum { TR_REDUCE_MEMBERS = 1, TR_REDUCE_LARGEST, TR_REDUCE_NARROW };
 enum { TR_GATHER_WHOLE = 2, TR_GATHER_UNIT };
 enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT, TR_SCATTER_NARROW };
+enum { TR_RING_COUNT = 2 };
 enum { TR_EXCHANGE_WHOLE = 2, TR_EXCHANGE_UNIT, TR_EXCHANGE_TO, TR_EXCHANGE_COUNT, TR_EXCHANGE_TO_UNIT };
 
 /* The functions of activate, and of linear's fn. */

@@ -242,6 +242,9 @@ static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const pla
         }
     }
     const tr_node_info *node = &g->nodes[n];
+    /* The gradient finds the heads cut already, in the statistics of the forward. */
+    if (c.label == 'h' && cut_but_whole && is_attention(node->op))
+        c.exchanged = true;
     if (!c.label && cut_but_whole && is_attention(node->op) && is_free(s, rule, want, 'h', axis, NULL, 0)) {
         int k = node->op == TR_OP_attention_grad ? 3 : 0, last = tr_in(g, n, k + 1) ? k + 1 : k;
         int d = tr_rule_find(rule, last, 'h');

@@ -1,18 +1,11 @@
 /* Time of a step from its plan; see simulate.h. */
 #include "plan/simulate.h"
 
-#include <time.h>
 
+#include "base/clock.h"
 #include "comm/comm.h"
 #include "ir/table.h"
 #include "train/trainer.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* Flops decide where there are many for a byte, bytes elsewhere. */
 static bool by_flops(const tr_cost *cost)
@@ -95,12 +88,12 @@ static tr_error *exchange(tr_comm *comm, void *user)
     float *data = tr_alloc_zero(COUNT, sizeof *data);
     tr_error *error = NULL;
     for (int round = 0; round < ROUNDS && !error; round++) {
-        double from = now();
+        double from = tr_seconds();
         error = tr_comm_all_reduce(comm, &world, TR_REDUCE_SUM, data, data, 1, TR_F32, TR_F32);
-        double middle = now();
+        double middle = tr_seconds();
         if (!error)
             error = tr_comm_all_reduce(comm, &world, TR_REDUCE_SUM, data, data, COUNT, TR_F32, TR_F32);
-        double end = now();
+        double end = tr_seconds();
         if (tr_comm_rank(comm) != 0 || round == 0) /* the first warms up */
             continue;
         double latency = (middle - from) / 2, speed = (double)COUNT * 4 / (end - middle); /* half of it, twice */

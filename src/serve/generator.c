@@ -1,8 +1,8 @@
 /* Generation with cached keys and values; see generator.h. */
 #include "serve/generator.h"
 
-#include <time.h>
 
+#include "base/clock.h"
 #include "exec/ranks.h"
 #include "models/huggingface.h"
 #include "data/checkpoint.h"
@@ -190,13 +190,6 @@ tr_error *tr_generator_append(tr_generator *g, const int32_t *tokens, int64_t co
     return NULL;
 }
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 /* How much of the text is certain: nothing from the first stop string on, and not an end that a stop
  * string begins with. */
 static int64_t certain(const tr_text *text, int64_t from, const tr_generate *how, bool *out_stopped)
@@ -246,10 +239,10 @@ tr_error *tr_generator_run(tr_generator *g, const tr_tokenizer *tokenizer, const
                            (long long)ids.count, (long long)g->sizes.context));
     out->prompt_tokens = ids.count;
     tr_generator_reset(g);
-    double from = seconds();
+    double from = tr_seconds();
     TR_GO(tr_generator_append(g, ids.items, ids.count, &logits));
-    out->prefill_s = seconds() - from;
-    from = seconds();
+    out->prefill_s = tr_seconds() - from;
+    from = tr_seconds();
     for (int64_t i = 0; i < how->max_tokens; i++) {
         int32_t token = tr_sampler_next(sampler, logits, ids.items, ids.count, i);
         if (token == end && !how->ignore_end) {
@@ -278,7 +271,7 @@ tr_error *tr_generator_run(tr_generator *g, const tr_tokenizer *tokenizer, const
         if (i + 1 < how->max_tokens)
             TR_GO(tr_generator_append(g, &token, 1, &logits));
     }
-    out->decode_s = seconds() - from;
+    out->decode_s = tr_seconds() - from;
     if (!cut) { /* what was held back, in case a stop string had begun, was none */
         tr_detokenizer_finish(&pieces, &text);
         if ((int64_t)text.length > sent && how->stream)

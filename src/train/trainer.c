@@ -3,22 +3,15 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/json.h"
-#include "models/huggingface.h"
-#include "train/parallel.h"
-#include "models/models.h"
-#include "train/schedule.h"
 #include "data/weights.h"
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
+#include "models/huggingface.h"
+#include "models/models.h"
+#include "train/parallel.h"
+#include "train/schedule.h"
 
 int64_t tr_process_peak_bytes(void)
 {
@@ -333,16 +326,11 @@ bool tr_trainer_leads(const tr_trainer *t)
 }
 
 /* This rank's part of a batch [batch, seq]: which rows, which tokens of them. */
-typedef struct batch_part {
-    int64_t first_row, rows, first_token, tokens;
-} batch_part;
-
-static batch_part part_of_batch(const tr_graph *g, tr_value input)
+static tr_layout part_of_batch(const tr_graph *g, tr_value input)
 {
     const tr_layout *l = g->values[input].layout;
     const int64_t *dims = tr_shape_at(g, input)->dims;
-    return l ? (batch_part){l->origin[0], l->block[0], l->origin[1], l->block[1]}
-             : (batch_part){0, dims[0], 0, dims[1]};
+    return l ? *l : (tr_layout){.block = {dims[0], dims[1]}};
 }
 
 /* Which rows of the data a program is given; those from `end` on are empty. */
@@ -372,16 +360,17 @@ static tr_error *fill_batch(void *context, int64_t micro)
     }
     if (!any)
         return NULL;
-    batch_part part = part_of_batch(g, any);
+    tr_layout part = part_of_batch(g, any);
+    int64_t tokens = part.block[1];
     int32_t *row = tr_alloc((size_t)(2 * seq) * sizeof *row);
-    for (int64_t r = 0; r < part.rows && !error; r++) {
-        int64_t index = first + part.first_row + r, at = r * part.tokens;
+    for (int64_t r = 0; r < part.block[0] && !error; r++) {
+        int64_t index = first + tr_layout_place(&part, 0, r), at = r * tokens;
         bool given = index < b->end;
         if (given)
             error = b->validation ? tr_loader_val_sample(b->trainer->loader, index, row, row + seq)
                                   : tr_loader_sample(b->trainer->loader, index, row, row + seq);
-        for (int64_t i = 0; i < part.tokens; i++) {
-            int64_t token = part.first_token + i;
+        for (int64_t i = 0; i < tokens; i++) {
+            int64_t token = tr_layout_place(&part, 1, i);
             if (data[IDS])
                 data[IDS][at + i] = given ? row[token] : 0;
             if (data[TARGETS])
@@ -414,7 +403,7 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
     const tr_config *c = t->config;
     tr_program *p = t->program;
     batch from = {t, p, false, t->step * c->train.batch, INT64_MAX};
-    double began = seconds();
+    double began = tr_seconds();
     uint32_t step = (uint32_t)(t->step + 1);
     out->lr = tr_schedule_lr(c, t->step + 1);
     *(float *)tr_program_find(p, "lr") = (float)out->lr;
@@ -428,7 +417,7 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
     out->grad_norm = *(float *)tr_program_find(p, "grad_norm");
     out->applied = *(float *)tr_program_find(p, "scale") >= 0;
     out->tokens = (int64_t)count;
-    out->seconds = seconds() - began;
+    out->seconds = tr_seconds() - began;
     t->step++;
     return NULL;
 }

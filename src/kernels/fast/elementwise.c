@@ -316,7 +316,7 @@ TR_INLINE void drop_range(const tr_call *call, int64_t first, int64_t last, bool
                        .threshold = (int32_t)ceil(p * 0x1p24),
                        .factor = (float)(1 / (1 - p))};
     int64_t width = x->rank ? x->dims[x->rank - 1] : 1, run = width;
-    for (int d = x->rank - 2; d >= 0 && x->dims[d + 1] == call->extent[d + 1]; d--)
+    for (int d = x->rank - 2; d >= 0 && x->dims[d + 1] == call->extent[d + 1] && !call->jump[d]; d--)
         run *= x->dims[d];
     for (int64_t i = first; i < last;) {
         int64_t inside = i % run, n = run - inside < last - i ? run - inside : last - i;

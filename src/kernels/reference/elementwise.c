@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "base/random.h"
+#include "ir/part.h"
 #include "kernels/kernel.h"
 
 static double get(const tr_tensor *t, int64_t i)
@@ -201,6 +202,28 @@ static void pack(const tr_call *call)
     }
 }
 
+/* Part after part, each in its two pieces. */
+static void deal(const tr_call *call)
+{
+    const tr_tensor *x = &call->in[0];
+    int dim = (int)call->attrs[TR_DEAL_DIM].i, parts = (int)call->attrs[TR_DEAL_PARTS].i;
+    bool back = call->attrs[TR_DEAL_BACK].i != 0;
+    int64_t outer = tr_tensor_span(x, 0, dim), inner = tr_tensor_span(x, dim + 1, x->rank) * tr_dtype_bytes(x->dtype);
+    for (int p = 0; p < parts; p++) {
+        int64_t first, count;
+        tr_part(x->dims[dim], parts, p, call->attrs[TR_DEAL_UNIT].i, &first, &count);
+        tr_dealt d = tr_part_dealt(x->dims[dim], parts, p, call->attrs[TR_DEAL_UNIT].i);
+        for (int64_t o = 0; o < outer; o++)
+            for (int half = 0; half < 2; half++) {
+                int64_t from = half ? d.turn : 0, n = half ? d.count - d.turn : d.turn;
+                int64_t together = (o * x->dims[dim] + first + from) * inner,
+                        apart = (o * x->dims[dim] + tr_dealt_place(&d, from)) * inner;
+                memcpy((char *)call->out[0].data + (back ? apart : together),
+                       (const char *)x->data + (back ? together : apart), (size_t)(n * inner));
+            }
+    }
+}
+
 static void shift(const tr_call *call)
 {
     const int32_t *ids = call->in[0].data;
@@ -213,6 +236,7 @@ static void shift(const tr_call *call)
 const tr_kernel tr_reference_elementwise[] = {
     {.op = TR_OP_slice, .name = "reference", .run = slice},
     {.op = TR_OP_pack, .name = "reference", .run = pack},
+    {.op = TR_OP_deal, .name = "reference", .run = deal},
     {.op = TR_OP_shift, .name = "reference", .run = shift},
     ROW(add, accepts_floats),
     ROW(mul, accepts_floats),
