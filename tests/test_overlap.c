@@ -1,6 +1,6 @@
 /* Collectives that are started early and waited for late, and buckets: what the passes promise, checked naively on the
  * plans of every rank; and that a plan without the wait's hold on its input is one where the check bites. That the
- * losses keep their bits is in test_overlap.sh. */
+ * losses keep their bits is in test_overlap_bits.sh. */
 #include "check.h"
 #include "ir/table.h"
 #include "models/models.h"

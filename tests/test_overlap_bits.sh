@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Overlap and buckets move bytes at other times, not other bytes: the losses keep every bit, whatever is waited for
 # when, over threads and over MPI; and a trace shows the ranks' lane beside the program's.
-# Usage: tests/test_overlap.sh BUILD_DIR
+# Usage: tests/test_overlap_bits.sh BUILD_DIR
 set -uo pipefail
 trireme=$(realpath "$1")/trireme
 root=$(realpath "$(dirname "$0")/..")
