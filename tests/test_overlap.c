@@ -3,7 +3,7 @@
  * losses keep their bits is in test_overlap_bits.sh. */
 #include "check.h"
 #include "ir/table.h"
-#include "models/models.h"
+#include "models/family.h"
 #include "train/parallel.h"
 #include "train/trainer.h"
 
