@@ -7,7 +7,7 @@
  * slices stand before the first reader, so that there is something to do while the sum is on its way. Sums have the
  * same bits as without: they are formed element by element in the order of the ranks.
  *
- * Only sums over one axis are moved: their order among all collectives may depend on sizes, which are the same for
+ * Scalars, the loss and its count, are no gradients. Only sums over one axis are moved: their order among all collectives may depend on sizes, which are the same for
  * all ranks of that axis (overlap.c, invariant 1).
  */
 #include "ir/table.h"
@@ -65,7 +65,7 @@ static bool is_small_sum(const state *s, tr_node n)
     tr_value out = tr_out(g, n, 0);
     return node->op == TR_OP_all_reduce && node->attrs[TR_COLLECTIVE_AXIS].i == s->axis && !node->attrs[TR_REDUCE_MEMBERS].i &&
            !node->attrs[TR_REDUCE_LARGEST].i && g->values[out].home == out &&
-           tr_shape_bytes(tr_shape_at(g, out)) < s->bytes / QUARTERS &&
+           tr_shape_elems(tr_shape_at(g, out)) > 1 && tr_shape_bytes(tr_shape_at(g, out)) < s->bytes / QUARTERS &&
            (node->phase == TR_BACKWARD || node->phase == TR_WEIGHT || node->phase == TR_UPDATE);
 }
 
