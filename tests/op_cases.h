@@ -280,6 +280,8 @@ static const op_case op_cases[] = {
     {OP(slice), .in = "T 3x6x2", .attrs = "dim=1 first=2 count=3"},
     {OP(slice), .in = "T 5x4", .attrs = "dim=0 first=0 count=2"},
     {OP(slice), .in = "f 7", .attrs = "dim=0 first=6 count=1"},
+    {OP(pack), .in = "T 3x2, T 5, T 1"},
+    {OP(pack), .in = "f 7"},
     {OP(deal), .in = "T 3x9x2", .attrs = "dim=1 parts=3 unit=1"},
     {OP(deal), .in = "f 11x3", .attrs = "dim=0 parts=4 unit=1 back=1"},
     {OP(deal), .in = "T 2x14", .attrs = "dim=1 parts=3 unit=2"},
@@ -288,12 +290,13 @@ static const op_case op_cases[] = {
     {OP(all_reduce), .in = "f 5", .attrs = "axis=0 largest=1"},
     {OP(all_gather), .in = "T 3x4", .attrs = "axis=0 dim=1 whole=8 unit=1"},
     {OP(reduce_scatter), .in = "T 6x4", .attrs = "axis=0 dim=0 count=3 unit=1"},
+    {OP(wait), .in = "T 3x4, f 2"},
     {OP(all_to_all), .in = "T 3x4", .attrs = "axis=0 dim=0 whole=6 to=1 count=2 unit=1"},
     {OP(ring_shift), .in = "T 3x4", .attrs = "axis=0 dim=1 count=5"},
 };
 
 /* Ops that the sharding pass treats by itself: they have no rule. */
-static const tr_op ops_without_rule[] = {TR_OP_reshape,    TR_OP_global_norm,
-                                         TR_OP_shift,      TR_OP_all_reduce,     TR_OP_all_gather,
-                                         TR_OP_reduce_scatter, TR_OP_all_to_all, TR_OP_ring_shift,
-                                         TR_OP_deal, TR_OP_attention_part, TR_OP_attention_part_grad};
+static const tr_op ops_without_rule[] = {
+    TR_OP_reshape,    TR_OP_global_norm, TR_OP_deal,           TR_OP_shift,      TR_OP_pack,
+    TR_OP_all_reduce, TR_OP_all_gather,  TR_OP_reduce_scatter, TR_OP_all_to_all, TR_OP_ring_shift, TR_OP_wait,
+    TR_OP_attention_part, TR_OP_attention_part_grad};

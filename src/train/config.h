@@ -105,6 +105,9 @@ typedef struct tr_config {
         int64_t data, tensor, pipeline, sequence, expert; /* sizes; their product is the number of ranks */
         tr_tensor_kind tensor_kind;
         tr_sequence_kind sequence_kind;
+        bool overlap;
+        double bucket_mb;
+        tr_dtype wire;
     } mesh;
     struct {
         const char *schedule; /* of tr_pipeline_kind, or a CSV file */
