@@ -207,22 +207,27 @@ void TILE(grad_run)(const tr_call *call)
     tr_rows_qkv(&call->out[0], a.packed, w.dx);
     room none;
     size_t bytes = room_set(&none, &a, NULL);
-#pragma omp parallel for schedule(static)
-    for (int64_t item = 0; item < a.b * a.g; item++) {
-        room r;
-        room_set(&r, &a, (char *)call->scratch + bytes * (size_t)omp_get_thread_num());
-        int64_t b = item / a.g, g = item % a.g, group = a.h / a.g;
-        const void *k = tile_at(w.x[1], f.bf16, b, 0, g), *v = tile_at(w.x[2], f.bf16, b, 0, g);
-        TILE(pack_rows)(&f, r.k, k, w.x[1].step, a.s, a.s);
-        TILE(pack_rows)(&f, r.v, v, w.x[2].step, a.s, a.s);
-        if (f.dot)
-            TILE(pack_pairs)(&f, r.k_pairs, k, w.x[1].step, a.s);
-        memset(r.dk, 0, (size_t)(a.s * f.col) * sizeof *r.dk);
-        memset(r.dv, 0, (size_t)(a.s * f.col) * sizeof *r.dv);
-        for (int64_t h = g * group; h < (g + 1) * group; h++)
-            for (int64_t i = 0; i < a.t; i += LANES)
-                block(&a, &f, &r, &w, b, h, i, TR_MIN(LANES, a.t - i));
-        TILE(unpack)(&f, tile_at(w.dx[1], f.bf16, b, 0, g), w.dx[1].step, r.dk, a.s, a.scale);
-        TILE(unpack)(&f, tile_at(w.dx[2], f.bf16, b, 0, g), w.dx[2].step, r.dv, a.s, 1.0f);
+#pragma omp parallel
+    {
+        tile_begin(&f);
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < a.b * a.g; item++) {
+            room r;
+            room_set(&r, &a, (char *)call->scratch + bytes * (size_t)omp_get_thread_num());
+            int64_t b = item / a.g, g = item % a.g, group = a.h / a.g;
+            const void *k = tile_at(w.x[1], f.bf16, b, 0, g), *v = tile_at(w.x[2], f.bf16, b, 0, g);
+            TILE(pack_rows)(&f, r.k, k, w.x[1].step, a.s, a.s);
+            TILE(pack_rows)(&f, r.v, v, w.x[2].step, a.s, a.s);
+            if (f.dot)
+                TILE(pack_pairs)(&f, r.k_pairs, k, w.x[1].step, a.s);
+            memset(r.dk, 0, (size_t)(a.s * f.col) * sizeof *r.dk);
+            memset(r.dv, 0, (size_t)(a.s * f.col) * sizeof *r.dv);
+            for (int64_t h = g * group; h < (g + 1) * group; h++)
+                for (int64_t i = 0; i < a.t; i += LANES)
+                    block(&a, &f, &r, &w, b, h, i, TR_MIN(LANES, a.t - i));
+            TILE(unpack)(&f, tile_at(w.dx[1], f.bf16, b, 0, g), w.dx[1].step, r.dk, a.s, a.scale);
+            TILE(unpack)(&f, tile_at(w.dx[2], f.bf16, b, 0, g), w.dx[2].step, r.dv, a.s, 1.0f);
+        }
+        tile_end(&f);
     }
 }
