@@ -223,8 +223,16 @@ static operand operand_b(const tr_matmul_spec *s, const void *b)
 
 /* Products ----------------------------------------------------------------------------------------- */
 
-/* c[EDGE][EDGE] = (add ? c : 0) + a b over `steps` steps; row: bytes from row to row of c. */
-TR_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, int64_t row, bool add)
+/* How a panel of A lies: bytes from row to row of a tile, from tile to tile, from step to step, from panel to
+ * panel. */
+typedef struct lie {
+    int64_t row, tile, step, panel;
+} lie;
+
+/* c[EDGE][EDGE] = (add ? c : 0) + a b over `steps` steps; row: bytes from row to row of c. Meanwhile `lines`
+ * lines a step of what comes next are fetched to the second cache. */
+TR_INLINE void multiply(const char *a, const lie *at, const char *b, int64_t steps, float *c, int64_t row, bool add,
+                        const char *next, int lines)
 {
     char *c0 = (char *)c, *c1 = c0 + 16 * row;
     __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler what they read */
@@ -239,13 +247,15 @@ TR_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, i
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (int64_t s = 0; s < steps; s++, a += STEP_BYTES, b += STEP_BYTES) {
+    for (int64_t s = 0; s < steps; s++, a += at->step, b += STEP_BYTES) {
         _tile_loadd(6, b, 64);
         _tile_loadd(7, b + TILE_BYTES, 64);
-        _tile_loadd(4, a, 64);
+        _tile_loadd(4, a, at->row);
         _tile_dpbf16ps(0, 4, 6);
+        for (int l = 0; l < lines; l++, next += 64)
+            _mm_prefetch(next, _MM_HINT_T1);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + TILE_BYTES, 64);
+        _tile_loadd(5, a + at->tile, at->row);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
@@ -259,6 +269,15 @@ TR_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, i
 TR_INLINE void store_rows(const float *sums, const float *bias, uint16_t *c, int64_t row, int64_t rows, int64_t columns,
                           bool add, tr_fn fn)
 {
+    if (columns == EDGE && !add) {
+        vf low = bias ? vf_load(bias) : vf_zero(), high = bias ? vf_load(bias + 16) : vf_zero();
+        for (int64_t r = 0; r < rows; r++) {
+            vf x = vf_activate(vf_load(sums + r * EDGE) + low, fn);
+            vf y = vf_activate(vf_load(sums + r * EDGE + 16) + high, fn);
+            _mm512_storeu_si512(c + r * row, (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
+        }
+        return;
+    }
     int n[2] = {(int)TR_MIN(columns, 16), (int)TR_MAX(TR_MIN(columns - 16, 16), 0)};
     vf added[2] = {vf_zero(), vf_zero()};
     for (int h = 0; h < 2 && bias; h++)
@@ -292,6 +311,12 @@ static void store_half(const tr_matmul_spec *s, const float *sums, const float *
     }
 }
 
+/* Whether the processor can load tiles of rows [from, to) where they lie. */
+static bool lies_straight(const operand *o, int64_t from, int64_t to, int64_t depth)
+{
+    return o->along && !o->transposed && (to - from) % EDGE == 0 && depth % STEP == 0;
+}
+
 /* Part `part` of `parts` of count, in units of EDGE. */
 static int64_t cut(int64_t count, int part, int parts)
 {
@@ -300,21 +325,27 @@ static int64_t cut(int64_t count, int part, int parts)
 }
 
 /* The block of C at (i, j), which may be cut off by the matrix's edges. */
-TR_INLINE void block(const tr_matmul_spec *s, const char *a, const char *b, int64_t steps, const float *bias, void *c,
-                     int64_t i, int64_t j, bool add, float *sums)
+TR_INLINE void block(const tr_matmul_spec *s, const char *a, const lie *lie, const char *b, int64_t steps,
+                     const float *bias, void *c, int64_t i, int64_t j, bool add, float *sums, const char *next, int lines)
 {
     int64_t rows = TR_MIN(EDGE, s->m - i), columns = TR_MIN(EDGE, s->n - j), at = i * s->c_row + j;
     if (s->out == TR_BF16) {
-        multiply(a, b, steps, sums, EDGE * sizeof *sums, false);
+        for (int64_t r = 0; r < rows; r++)
+            __builtin_prefetch((uint16_t *)c + at + r * s->c_row, 1);
+        multiply(a, lie, b, steps, sums, EDGE * sizeof *sums, false, next, lines);
         store_half(s, sums, bias ? bias + j : NULL, (uint16_t *)c + at, rows, columns);
         return;
     }
     float *wide = (float *)c + at;
     if (rows == EDGE && columns == EDGE) {
-        multiply(a, b, steps, wide, s->c_row * (int64_t)sizeof *wide, add);
+        for (int64_t r = 0; r < EDGE && !add; r++) {
+            __builtin_prefetch(wide + r * s->c_row, 1);
+            __builtin_prefetch(wide + r * s->c_row + 16, 1);
+        }
+        multiply(a, lie, b, steps, wide, s->c_row * (int64_t)sizeof *wide, add, next, lines);
         return;
     }
-    multiply(a, b, steps, sums, EDGE * sizeof *sums, false);
+    multiply(a, lie, b, steps, sums, EDGE * sizeof *sums, false, next, lines);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t x = 0; x < columns; x++)
             wide[r * s->c_row + x] = (add ? wide[r * s->c_row + x] : 0) + sums[r * EDGE + x];
@@ -332,12 +363,20 @@ static void compute(const tr_matmul_spec *s, const blocks *by, int self, const v
     int64_t n0 = cut(columns, over, by->across), n1 = cut(columns, over + 1, by->across);
     tr_tiles_configure();
     for (int64_t i = m0; i < m1; i += by->m) {
-        int64_t end = TR_MIN(m1, i + by->m);
-        pack(&from, i, end, k, depth, room);
-        for (int64_t x = n0; x < n1; x += EDGE)
-            for (int64_t y = i; y < end; y += EDGE)
-                block(s, room + (y - i) / EDGE * panel, b + x / EDGE * panel, steps, bias, c, y, j + x,
-                      k > 0 || s->accumulate, sums);
+        int64_t end = TR_MIN(m1, i + by->m), high = (end - i + EDGE - 1) / EDGE;
+        bool straight = lies_straight(&from, i, end, depth);
+        lie at = straight ? (lie){from.row * 2, from.row * 32, 64, from.row * 64}
+                          : (lie){64, TILE_BYTES, STEP_BYTES, panel};
+        const char *rows = straight ? (const char *)(from.data + i * from.row + k) : room;
+        if (!straight)
+            pack(&from, i, end, k, depth, room);
+        for (int64_t x = n0; x < n1; x += EDGE) {
+            const char *right = b + x / EDGE * panel, *next = right + (x + EDGE < n1 ? panel : 0);
+            int lines = (int)((EDGE + high - 1) / high);
+            for (int64_t y = 0; y < high; y++)
+                block(s, rows + y * at.panel, &at, right, steps, bias, c, i + y * EDGE, j + x,
+                      k > 0 || s->accumulate, sums, next + y * steps * lines * 64, lines);
+        }
     }
     _tile_release();
 }
