@@ -11,7 +11,7 @@
 #include "ir/sharding_rule.h"
 #include "op_cases.h"
 
-enum { MOST_IN = 8, SAMPLED = 40 };
+enum { MOST_IN = 9, SAMPLED = 40 };
 
 typedef struct sample {
     const op_case *c;
@@ -39,6 +39,7 @@ static double draw(char kind)
     double x = kc_random();
     switch (kind) {
     case 'P':
+    case 'C':
         return 1 + 0.5 * x;
     case 'E':
         return 1.5 + 0.5 * x;
@@ -154,7 +155,7 @@ static bool sample_new(sample *s, const op_case *c, tr_dtype type)
         snprintf(name, sizeof name, "in%d", k);
         tr_shape shape =
             tr_shape_of(s->g, s->data[k].dtype, s->data[k].rank, NULL, s->data[k].dims);
-        s->in[k] = tr_graph_leaf(s->g, s->data[k].dtype == TR_I32 ? TR_INPUT : TR_PARAM, name,
+        s->in[k] = tr_graph_leaf(s->g, s->data[k].dtype == TR_I32 || s->kind[k] == 'C' ? TR_INPUT : TR_PARAM, name,
                                  shape, tr_zeros());
     }
     if (c->op == TR_OP_reshape) {
@@ -418,7 +419,7 @@ static void test_gradients(void)
         tested[c->op] = true;
         if (gradient_new(&a, c, TR_F32))
             for (int k = 0; k < a.s.n_in; k++)
-                if (a.s.data[k].rank >= 0 && a.s.data[k].dtype == TR_F32)
+                if (a.s.data[k].rank >= 0 && a.s.data[k].dtype == TR_F32 && a.s.kind[k] != 'C')
                     check_input(&a, k);
         gradient_free(&a);
     }
@@ -467,7 +468,7 @@ static kernel_case case_of(const sample *s)
         const tr_shape *shape = tr_shape_at(s->g, tr_out(s->g, s->node, k));
         c.out[k] = kc_shape(shape->dtype, shape->rank, shape->dims);
         if (row->flags & TR_OP_UPDATES)
-            c.over[k] = row->updates[k] + 1;
+            c.over[k] = tr_op_updated(row, s->in, s->n_in, k) + 1;
     }
     if (row->flags & TR_OP_IN_PLACE)
         c.over[0] = 1;

@@ -24,6 +24,7 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "comm/transfer.h"
 
 enum {
@@ -65,13 +66,6 @@ static const char *const traffic_names[TR_TRAFFIC_COUNT] = {
 const char *tr_traffic_name(tr_traffic traffic)
 {
     return traffic_names[traffic];
-}
-
-double tr_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 int32_t tr_comm_rank(const tr_comm *comm)

@@ -85,6 +85,7 @@ void tr_mpi_transport_close(tr_transport *transport)
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 enum { HOST_BYTES = 64, SENTENCE_BYTES = 1024, TAG_BEAT = 1, TAG_FAILURE = 2, TAG_USER_FAILURE = 3 };

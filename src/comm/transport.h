@@ -102,5 +102,3 @@ void tr_comm_close(tr_comm *comm);
 tr_failure *tr_failure_new(tr_blame blame, const char *sentence);
 /* Copies equal amounts between blocks of any rows. */
 void tr_block_copy(const tr_block *to, const tr_block *from);
-/* Seconds on a clock that never goes back. */
-double tr_seconds(void);

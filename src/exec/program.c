@@ -1,9 +1,10 @@
 /* Programs: choosing kernels, binding memory, running; see program.h. */
 #include "exec/program.h"
+#include "exec/loss.h"
 
 #include <omp.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/random.h"
 #include "exec/collective.h"
 #include "ir/table.h"
@@ -34,6 +35,8 @@ static void set_extent(const tr_program *p, tr_instruction *i)
         int64_t whole = layout && !layout->flat ? layout->whole[d] : s->dims[d];
         i->origin[d] = layout && !layout->flat ? layout->origin[d] : 0;
         i->call.extent[d] = whole * (batch ? p->micro_batches : 1);
+        i->call.turn[d] = layout && !layout->flat ? layout->turn[d] : 0;
+        i->call.jump[d] = layout && !layout->flat ? layout->jump[d] : 0;
     }
 }
 
@@ -199,6 +202,7 @@ void tr_program_free(tr_program *p)
     free(p->borrowed);
     tr_memory_free(&p->memory);
     tr_error_free(p->error);
+    tr_loss_parts_free(p->losses, p->n_losses);
     tr_graph_free(p->graph);
     tr_graph_free(p->whole);
     free(p->slot);
@@ -322,13 +326,6 @@ void tr_program_init(tr_program *p, uint64_t seed)
     }
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static void write_trace(tr_program *p, const tr_instruction *i, int64_t from, int64_t to)
 {
     const tr_node_info *node = &p->graph->nodes[i->node];
@@ -356,9 +353,9 @@ tr_error *tr_program_error_take(tr_program *p)
 
 static void run_timed(tr_program *p, tr_instruction *i)
 {
-    int64_t from = now_ns();
+    int64_t from = tr_nanoseconds();
     run_one(p, i);
-    int64_t to = now_ns();
+    int64_t to = tr_nanoseconds();
     i->time_ns += to - from;
     i->runs++;
     if (p->trace)

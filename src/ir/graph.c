@@ -29,6 +29,8 @@ void tr_graph_free(tr_graph *g)
     free(g->links);
     free(g->dim_names);
     free(g->outputs);
+    free(g->heads);
+    free(g->losses);
     free(g->output_names);
     free(g);
 }
@@ -47,6 +49,9 @@ tr_graph *tr_graph_copy(const tr_graph *from)
     *g = *from;
     g->arena = tr_arena_new();
     g->error = NULL;
+    g->heads = NULL;
+    g->losses = NULL;
+    g->n_heads = g->heads_room = g->n_losses = g->losses_room = 0;
     g->name = tr_arena_strdup(g->arena, from->name);
     g->prefix = tr_arena_strdup(g->arena, from->prefix);
 #define COPY(items, count, room)                                                  \
@@ -128,7 +133,7 @@ int64_t tr_layout_index(const tr_layout *l, int64_t i)
     int64_t index = 0, stride = 1;
     i += l->first;
     for (int d = l->rank - 1; d >= 0; d--) {
-        index += (i % l->block[d] + l->origin[d]) * stride;
+        index += tr_layout_place(l, d, i % l->block[d]) * stride;
         i /= l->block[d];
         stride *= l->whole[d];
     }
@@ -235,8 +240,8 @@ static tr_node append_node(tr_graph *g, tr_op op, const tr_value *in, int n_in, 
     node.n_out = (uint32_t)n_out;
     for (int i = 0; i < n_out; i++) {
         tr_value v = add_value(g, TR_TEMP, NULL, shapes[i], id);
-        if ((row->flags & TR_OP_UPDATES) && row->updates[i] >= 0 && in[row->updates[i]])
-            g->values[v].home = in[row->updates[i]];
+        if (row->flags & TR_OP_UPDATES && tr_op_updated(row, in, n_in, i) >= 0)
+            g->values[v].home = in[tr_op_updated(row, in, n_in, i)];
         if (row->flags & TR_OP_VIEW)
             g->values[v].home = in[0];
         if ((row->flags & TR_OP_ACCUMULATES) && i == 0 && n_in == row->max_in && in[n_in - 1])

@@ -57,10 +57,17 @@ typedef struct tr_layout {
     int rank;
     tr_dim names[TR_MAX_RANK];
     int64_t whole[TR_MAX_RANK], origin[TR_MAX_RANK], block[TR_MAX_RANK];
+    int64_t turn[TR_MAX_RANK], jump[TR_MAX_RANK]; /* the block is in two pieces; see tr_layout_place.
+                                                     Parameters and state are in one. */
     int64_t first, count;
     bool flat;      /* the value's own shape is [count] */
     uint32_t owner; /* bit k: this rank is not the first on mesh axis k, over which the value is replicated */
 } tr_layout;
+/* Where element x of the block's dim d stands in the whole: `jump` further from x = turn on. */
+static inline int64_t tr_layout_place(const tr_layout *l, int d, int64_t x)
+{
+    return l->origin[d] + x + (x >= l->turn[d] ? l->jump[d] : 0);
+}
 /* The index in the whole tensor of the local element i. */
 int64_t tr_layout_index(const tr_layout *layout, int64_t i);
 
@@ -107,8 +114,19 @@ typedef struct tr_graph {
     tr_phase phase;
     tr_dtype compute; /* dtype of weights of two and more dims and of activations: f32 or bf16 */
     uint32_t streams; /* random streams handed out so far */
+    /* What the model function wants to learn, until the loss is made of it (exec/loss.c). */
+    tr_head *heads;
+    struct tr_aux_loss *losses;
+    uint32_t n_heads, heads_room, n_losses, losses_room;
     tr_error *error;
 } tr_graph;
+
+/* Of tr_loss_add. */
+typedef struct tr_aux_loss {
+    const char *name;
+    tr_value sum;
+    double weight;
+} tr_aux_loss;
 
 tr_graph *tr_graph_new(const char *name, tr_dtype compute);
 void tr_graph_free(tr_graph *graph);

@@ -11,11 +11,13 @@
  *
  *  op                   inputs -> outputs                                       attributes
  *  add                  a[*,+], b[+] -> c[*,+]          b is repeated over a's leading dims
- *  mul                  a[+], b[+] -> c[+]
+ *  mul                  a[*,+], b[+] -> c[*,+]          as add
  *  scale                a[+] -> c[+]                                            factor
  *  cast                 a[+] -> c[+]                                            dtype
  *  activate             x[+] -> y[+]                                            fn
  *  activate_grad        dy[+], x[+] -> dx[+]                                    fn
+ *  gated                a[+], b[+] -> c[+]              fn(a) b                     fn
+ *  gated_grad           dy[+], a[+], b[+] -> da[+], db[+]                       fn
  *  dropout              x[+] -> y[+]       kept elements are divided by 1-p     p, stream
  *  fill                 -> c[1] f32                                             value
  *  clear                a[+] -> a'[+]      zeros, in a's buffer
@@ -30,6 +32,14 @@
  *  layer_norm           x[*,d], w[d], b[d] -> y[*,d], mean[*], rstd[*]          eps
  *  add_layer_norm       x[*,d], r[*,d], w, b -> s = x + r, y[*,d], mean, rstd   eps
  *  layer_norm_grad      dy, x[*,d], w[d], mean[*], rstd[*], acc?[*,d] -> dx[*,d], dw[d], db[d]
+ *  rms_norm             x[*,d], w[d] -> y[*,d], rstd[*]                         eps
+ *  add_rms_norm         x[*,d], r[*,d], w[d] -> s = x + r, y[*,d], rstd[*]      eps
+ *  rms_norm_grad        dy, x[*,d], w[d], rstd[*], acc?[*,d] -> dx[*,d], dw[d]
+ *  rope_rates           -> rates[dims/2] f32     dims, base, scaling, factor, original, low, high
+ *                       base^(-2i / dims), scaled for contexts longer than `original` (tr_rope_scaling)
+ *  rope                 x[b,t,h,e], positions[b,t] i32, rates[r] f32 -> y[b,t,h,e]    interleaved, inverse, factor
+ *                       pairs (x_i, x_i+r), interleaved (x_2i, x_2i+1), are turned by position x rate_i, back when
+ *                       inverse, and multiplied by factor; elements from 2 r on are as they were
  *  embedding            table[v,d], ids[*] i32 -> y[*,d]
  *  embedding_grad       ids[*] i32, dy[*,d], acc?[v,d] -> dtable[v,d] f32       rows (v)
  *  attention            q[b,t,h,e], k[b,s,g,e], v[b,s,g,e] -> o[b,t,h,e], lse[b,h,t] f32
@@ -42,6 +52,17 @@
  *                       -> o[b,t,h,e], kcache', vcache'          window, scale
  *                       t new tokens at positions start.. are put in the cache (in place), then
  *                       query i sees keys 0 .. start + i (causal).
+ *
+ * The same with the sequence cut over ranks, made by the sharding pass: queries and keys are parts of sequences, dealt
+ * as in ir/part.h. Query x is at first + x in the whole, and jump further from x = turn on; keys likewise; all_keys is
+ * how many keys there are in the whole.
+ *  attention_part       q[b,t,h,e], k[b,s,g,e], v[b,s,g,e], o?[b,t,h,e] f32, lse?[b,h,t] f32 -> o', lse'
+ *                       attention's, first, turn, jump, key_first, key_turn, key_jump, all_keys
+ *                       o and lse are of keys that came before; what is written, over them, is of all keys so far.
+ *                       q may be packed, [b,t,3,h,e], of which only the query is read.
+ *  attention_part_grad  do, o, lse, q, k, v, acc?[b,t,h,e] f32 -> dq[b,t,h,e] f32, dk f32, dv f32
+ *                       attention_part's; what these keys contribute; o and lse are of all keys
+ *
  *  cross_entropy        x[*,d], w[v,d], targets[*] i32 -> loss[1] f32 (sum), count[1] f32
  *                       logits = x w^T; a target of -1 is not counted. Never all logits at once.
  *  cross_entropy_grad   x, w, targets, dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d]
@@ -70,7 +91,38 @@
  *                       split so that it costs 4 bytes in all, see tr_split_f32 in kernels/kernel.h
  *  sgd                  w, g, m, scale[1], lr[1], low? -> w', m', low'          momentum, decay
  *                       g = scale g + decay w; m = momentum m + g; w -= lr m
+ *  lion                 w, g, m, scale[1], lr[1], low? -> w', m', low'          beta1, beta2, decay
+ *                       Chen et al. 2023: g *= scale; w -= lr (sign(b1 m + (1-b1) g) + decay w); m = b2 m + (1-b2) g
+ *
+ * Optimizers that look at a whole tensor, in two steps, with sums between them that the sharding pass makes whole:
+ *  lars_sums            w, g, scale[1], low? -> sums[2] f32     sums of squares of w and of scale g
+ *  lars                 w, g, m, scale[1], lr[1], sums?[2], low? -> w', m', low'    momentum, decay, trust
+ *                       You, Gitman & Ginsburg 2017: g *= scale; r = trust |w| / (|g| + decay |w|), 1 without sums or
+ *                       where either norm is 0; m = momentum m + lr r (g + decay w); w -= m
+ *  lamb_moments         w, g, m, v, scale[1], step[1] i32, low? -> m', v', sums[2]  beta1, beta2, eps, decay
+ *                       m and v as adamw; sums of squares of w and of u, u = adamw's step / lr + decay w
+ *  lamb                 w, m, v, sums[2], scale[1], lr[1], step[1] i32, low? -> w', low'    as lamb_moments
+ *                       You et al. 2020: w -= lr (|w| / |u|) u; the ratio is 1 where either norm is 0
+ *  adafactor_rows       g[*,+], r[*], c[+], scale[1] -> rows[*], columns[+]      first, batch, eps
+ *                       sums of (scale g)^2 + eps along + and along *; r and c give the shapes. Of the ops with
+ *                       first and batch: g and w may be a flat part of the tensor that begins at its element `first`;
+ *                       `batch` leading dims of r and c are those of a stack of matrices
+ *  adafactor_mean       a[+], sum[+], scale[1], step[1] i32 -> a'[+]            power, count
+ *                       b = 1 - step^-power; a = b a + (1-b) sum / count
+ *  adafactor_square     v, g, scale[1], step[1] i32 -> v'                       power, eps
+ *                       the same without factors: v = b v + (1-b) ((scale g)^2 + eps)
+ *  adafactor_sums       w, g, r, scale[1], c?, low? -> sums[3] or [3,batch]     first, batch, count
+ *                       of w^2; of (scale g)^2 / (r c); of r, divided by count (the elements of a whole matrix), once
+ *                       for each element: the mean of r when all parts are summed. Without c, r is v[*,+] and the
+ *                       third sum is 0
+ *  adafactor            w, g, r, sums, scale[1], lr[1], c?, m?, low? -> w', m', low'
+ *                       first, batch, count, relative, least, limit, decay, beta1    Shazeer & Stern 2018:
+ *                       u = scale g / sqrt(r c / mean r), or / sqrt(v); u /= max(1, rms(u) / limit); limit 0: none;
+ *                       a = lr, when relative lr max(least, rms(w)); with m: m = b1 m + (1-b1) a u, else m = a u;
+ *                       w -= a decay w + m
  *  slice                a[+] -> c[+]        first .. first + count of one dim    dim, first, count
+ *  deal                 a[+] -> c[+]        a dim in the order in which parts have it when it is dealt zig-zag
+ *                       (ir/part.h), part after part; back: from that order           dim, parts, unit, back
  *  shift                ids[*] i32 -> ids'[*]  id - first, or -1 outside of [0, count)   first, count
  *
  * Collectives, made by the sharding pass; `axis` is of the mesh, a dim is cut among the axis's ranks into
@@ -80,22 +132,30 @@
  *  all_gather           a[+] -> c[+]        dim becomes whole                    axis, dim, whole, unit
  *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit
  *  all_to_all           a[+] -> c[+]        dim becomes whole, to is cut         axis, dim, whole, unit, to, count, to_unit
+ *  ring_shift           a[+] -> c[+]        a goes to the next rank on the axis, c comes from the one before, whose
+ *                       dim may have another size                                axis, dim, count
  */
 #pragma once
 #include <stdint.h>
 
 #define TR_OPS(X)            \
-    X(add) X(mul) X(scale) X(cast) X(activate) X(activate_grad) X(dropout) X(fill) X(clear) \
+    X(add) X(mul) X(scale) X(cast) X(activate) X(activate_grad) X(gated) X(gated_grad)      \
+    X(dropout) X(fill) X(clear)                                                             \
     X(sum_leading) X(expand) X(reshape)                                                     \
     X(linear) X(linear_dx) X(linear_dw)                                                     \
     X(layer_norm) X(add_layer_norm) X(layer_norm_grad)                                      \
+    X(rms_norm) X(add_rms_norm) X(rms_norm_grad) X(rope_rates) X(rope)                      \
     X(embedding) X(embedding_grad)                                                          \
     X(attention) X(attention_grad) X(attention_cached)                                      \
     X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
     X(cross_entropy_part) X(cross_entropy_rebase) X(cross_entropy_join)                     \
     X(cross_entropy_part_grad)                                                              \
-    X(global_norm) X(clip) X(adamw) X(sgd)                                                  \
-    X(slice) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)
+    X(attention_part) X(attention_part_grad)                                                \
+    X(global_norm) X(clip) X(adamw) X(sgd) X(lion)                                          \
+    X(lars_sums) X(lars) X(lamb_moments) X(lamb)                                            \
+    X(adafactor_rows) X(adafactor_mean) X(adafactor_square) X(adafactor_sums) X(adafactor)  \
+    X(slice) X(deal) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)   \
+    X(ring_shift)
 
 typedef enum tr_op {
 #define X(name) TR_OP_##name,
@@ -109,7 +169,7 @@ typedef union tr_attr {
     double f;
 } tr_attr;
 
-enum { TR_MAX_ATTRS = 8 };
+enum { TR_MAX_ATTRS = 12 };
 
 /* Where each attribute stands in a node's attrs. */
 enum { TR_SCALE_FACTOR };
@@ -121,19 +181,33 @@ enum { TR_SUM_LEADING_KEPT };
 enum { TR_LINEAR_TRANSPOSED, TR_LINEAR_FN };
 enum { TR_LINEAR_DW_TRANSPOSED, TR_LINEAR_DW_DTYPE, TR_LINEAR_DW_SPLIT };
 enum { TR_NORM_EPS };
+enum { TR_RATES_DIMS, TR_RATES_BASE, TR_RATES_SCALING, TR_RATES_FACTOR, TR_RATES_ORIGINAL, TR_RATES_LOW, TR_RATES_HIGH };
+enum { TR_ROPE_INTERLEAVED, TR_ROPE_INVERSE, TR_ROPE_FACTOR };
 enum { TR_EMBEDDING_GRAD_ROWS };
 enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM };
+/* attention_part: after those of attention. */
+enum { TR_PART_FIRST = 5, TR_PART_TURN, TR_PART_JUMP, TR_PART_KEY_FIRST, TR_PART_KEY_TURN, TR_PART_KEY_JUMP,
+       TR_PART_ALL_KEYS };
 enum { TR_JOIN_VOCAB };
 enum { TR_CLIP_MAX_NORM };
 enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
 enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
+enum { TR_LION_BETA1, TR_LION_BETA2, TR_LION_DECAY };
+enum { TR_LARS_MOMENTUM, TR_LARS_DECAY, TR_LARS_TRUST };
+enum { TR_FACTOR_FIRST, TR_FACTOR_BATCH, TR_FACTOR_COUNT }; /* of adafactor_sums and adafactor; rows has the first two */
+enum { TR_FACTOR_ROWS_EPS = 2 };
+enum { TR_FACTOR_RELATIVE = 3, TR_FACTOR_LEAST, TR_FACTOR_LIMIT, TR_FACTOR_DECAY, TR_FACTOR_BETA1 };
+enum { TR_FACTOR_POWER, TR_FACTOR_MEAN_COUNT }; /* of adafactor_mean */
+enum { TR_FACTOR_SQUARE_EPS = 1 };              /* of adafactor_square, beside power */
 
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
+enum { TR_DEAL_DIM, TR_DEAL_PARTS, TR_DEAL_UNIT, TR_DEAL_BACK };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };
 enum { TR_COLLECTIVE_AXIS, TR_COLLECTIVE_DIM };
 enum { TR_REDUCE_MEMBERS = 1, TR_REDUCE_LARGEST };
 enum { TR_GATHER_WHOLE = 2, TR_GATHER_UNIT };
 enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT };
+enum { TR_RING_COUNT = 2 };
 enum { TR_EXCHANGE_WHOLE = 2, TR_EXCHANGE_UNIT, TR_EXCHANGE_TO, TR_EXCHANGE_COUNT, TR_EXCHANGE_TO_UNIT };
 
 /* The functions of activate, and of linear's fn. */

@@ -60,15 +60,19 @@ static void print_attr(const tr_attr_row *row, tr_attr attr, tr_text *out)
     }
 }
 
-/* Where a value of one rank's graph stands in the whole: [name=first+size/whole, ...] of each dim. */
+/* Where a value of one rank's graph stands in the whole: [name=first+size/whole, ...] of each dim, with |turn+jump
+ * where it is in two pieces. */
 static void print_layout(const tr_graph *g, const tr_layout *l, uint32_t k, tr_text *out)
 {
     if (!l)
         return;
     tr_text_format(out, " part=%u:[", k);
-    for (int d = 0; d < l->rank; d++)
+    for (int d = 0; d < l->rank; d++) {
         tr_text_format(out, "%s%s=%lld+%lld/%lld", d ? ", " : "", g->dim_names[l->names[d]], (long long)l->origin[d],
                        (long long)l->block[d], (long long)l->whole[d]);
+        if (l->jump[d])
+            tr_text_format(out, "|%lld+%lld", (long long)l->turn[d], (long long)l->jump[d]);
+    }
     tr_text_format(out, "] first=%lld count=%lld owner=%u%s", (long long)l->first, (long long)l->count, l->owner,
                    l->flat ? " flat" : "");
 }
@@ -321,6 +325,12 @@ static tr_error *parse_layout(parser *p, const tr_value *values, int n)
         if (!take(p, "/"))
             return expected(p, "/");
         TR_TRY(integer(p, 1, INT64_MAX, &l.whole[l.rank]));
+        if (take(p, "|")) {
+            TR_TRY(integer(p, 1, INT64_MAX, &l.turn[l.rank]));
+            if (!take(p, "+"))
+                return expected(p, "+");
+            TR_TRY(integer(p, 1, INT64_MAX, &l.jump[l.rank]));
+        }
         l.rank++;
     }
     if (!take(p, "first="))

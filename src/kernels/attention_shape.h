@@ -23,6 +23,11 @@ typedef struct tr_attention_shape {
     uint64_t seed;
     uint32_t run_step, stream;
     int64_t first_b, first_t, first_h, all_h, all_t; /* this part within the whole, for dropout */
+    int64_t first_s, all_s;
+    int64_t offset;   /* query i sees keys up to i + offset */
+    int64_t lse_rows; /* queries of one (batch, head) in lse */
+    bool more;        /* o and lse are of other keys already, and these come on top */
+    bool wide;        /* o is f32; gradients are f32 and are added to what is there */
 } tr_attention_shape;
 
 static inline tr_rows tr_rows_offset(tr_rows rows, int64_t elems, bool bf16)
@@ -65,6 +70,9 @@ static inline tr_attention_shape tr_attention_shape_of(const tr_call *call, int 
     a.g = a.packed ? a.h : x[1].dims[2];
     a.scale = (float)call->attrs[TR_ATTENTION_SCALE].f;
     a.window = call->attrs[TR_ATTENTION_WINDOW].i;
+    a.all_s = a.s;
+    a.offset = a.s - a.t;
+    a.lse_rows = a.t;
     a.causal = true;
     if (call->op == TR_OP_attention_cached)
         return a;
@@ -100,7 +108,8 @@ static inline uint64_t tr_attention_index(const tr_attention_shape *a, int64_t b
                                           int64_t i)
 {
     return (uint64_t)((((a->first_b + b) * a->all_h + a->first_h + h) * a->all_t + a->first_t + i) *
-                      a->s);
+                          a->all_s +
+                      a->first_s);
 }
 
 static inline bool tr_attention_kept(const tr_attention_shape *a, uint64_t index)

@@ -40,10 +40,11 @@ typedef struct tr_call {
     size_t scratch_bytes; /* set by prepare */
     void *state;          /* set by prepare, freed by release */
     /* Random ops: the seed and step of the run, and where in[0] sits in the whole tensor (which may be
-     * cut over microbatches and ranks): element (i0, i1, ..) here is (i0 + origin[0], ..) of `extent`. */
+     * cut over microbatches and ranks): element (i0, i1, ..) here is (tr_global_place(0, i0), ..) of `extent`. */
     uint64_t seed;
     uint32_t step;
     int64_t origin[TR_MAX_RANK], extent[TR_MAX_RANK];
+    int64_t turn[TR_MAX_RANK], jump[TR_MAX_RANK]; /* elements from `turn` on are `jump` further */
 } tr_call;
 
 typedef struct tr_kernel {
@@ -77,6 +78,11 @@ static inline int64_t tr_tensor_span(const tr_tensor *t, int first, int last)
     return n;
 }
 
+static inline int64_t tr_global_place(const tr_call *call, int d, int64_t i)
+{
+    return i + call->origin[d] + (i >= call->turn[d] ? call->jump[d] : 0);
+}
+
 /* The index in the whole tensor of the first element of row `row` of in[0] (rows are along the last
  * dim); the rest of the row follows at +1 each. */
 static inline uint64_t tr_global_row(const tr_call *call, int64_t row)
@@ -85,7 +91,7 @@ static inline uint64_t tr_global_row(const tr_call *call, int64_t row)
     int64_t index = t->rank ? call->origin[t->rank - 1] : 0;
     int64_t stride = t->rank ? call->extent[t->rank - 1] : 1;
     for (int d = t->rank - 2; d >= 0; d--) {
-        index += (row % t->dims[d] + call->origin[d]) * stride;
+        index += tr_global_place(call, d, row % t->dims[d]) * stride;
         row /= t->dims[d];
         stride *= call->extent[d];
     }
@@ -113,7 +119,8 @@ static inline float tr_join_f32(uint16_t high, uint16_t low)
 /* Families: each has kernels/reference/FAMILY.c with the table tr_reference_FAMILY and, where it pays,
  * kernels/fast/FAMILY.c with the table TR_KERNELS(FAMILY). A table ends with an entry whose run is NULL. */
 #define TR_KERNEL_FAMILIES(X) \
-    X(elementwise) X(reduce) X(linear) X(norm) X(embedding) X(attention) X(cross_entropy) X(optimizer)
+    X(elementwise) X(reduce) X(linear) X(norm) X(rope) X(embedding) X(attention) X(attention_part) \
+    X(cross_entropy) X(optimizer) X(optimizer_sums)
 
 #define TR_PASTE2(a, b, c) a##_##b##_##c
 #define TR_PASTE(a, b, c) TR_PASTE2(a, b, c)

@@ -34,6 +34,21 @@ TR_INFER(infer_slice)
 const tr_op_row tr_row_slice = {.min_in = 1, .max_in = 1, .infer = infer_slice, .no_gradient = made_by,
                                 .attrs = {{"dim", TR_ATTR_INT}, {"first", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
 
+TR_INFER(infer_deal)
+{
+    int64_t dim = attrs[TR_DEAL_DIM].i, parts = attrs[TR_DEAL_PARTS].i, unit = attrs[TR_DEAL_UNIT].i;
+    (void)n_in;
+    TR_TRY(check_dim(shape_in(g, in, 0), dim));
+    if (parts < 1 || unit < 1 || parts > shape_in(g, in, 0)->dims[dim] / unit)
+        return tr_error_new(TR_RUN, "%lld parts in steps of %lld of a dim of %lld", (long long)parts, (long long)unit,
+                            (long long)shape_in(g, in, 0)->dims[dim]);
+    return with_dim(shape_in(g, in, 0), dim, shape_in(g, in, 0)->dims[dim], &out[0], n_out);
+}
+
+const tr_op_row tr_row_deal = {
+    .min_in = 1, .max_in = 1, .infer = infer_deal, .no_gradient = made_by,
+    .attrs = {{"dim", TR_ATTR_INT}, {"parts", TR_ATTR_INT}, {"unit", TR_ATTR_INT}, {"back", TR_ATTR_BOOL}}};
+
 TR_INFER(infer_as_is)
 {
     (void)n_in, (void)attrs;
@@ -84,3 +99,13 @@ const tr_op_row tr_row_all_to_all = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_all_to_all, .no_gradient = made_by,
     .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"whole", TR_ATTR_INT}, {"unit", TR_ATTR_INT},
               {"to", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"to_unit", TR_ATTR_INT}}};
+
+TR_INFER(infer_ring_shift)
+{
+    (void)n_in;
+    return with_dim(shape_in(g, in, 0), attrs[TR_COLLECTIVE_DIM].i, attrs[TR_RING_COUNT].i, &out[0], n_out);
+}
+
+const tr_op_row tr_row_ring_shift = {
+    .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_ring_shift, .no_gradient = made_by,
+    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};

@@ -16,6 +16,7 @@
  */
 #pragma once
 #include "ir/graph.h"
+#include "ir/part.h"
 
 enum { TR_MAX_AXES = 8, TR_MAX_RULES = 16 };
 
@@ -43,5 +44,3 @@ typedef struct tr_sharding {
 /* Replaces *graph by this rank's. Precondition: update has run (or the graph is forward only); recompute and
  * fuse have not. Post: shapes are local; leaves have layouts; outputs are whole. */
 tr_error *tr_pass_shard(tr_graph **graph, const tr_sharding *how);
-/* [first, first + count): part `index` of `size` over `parts` in steps of `unit`. */
-void tr_part(int64_t size, int parts, int index, int64_t unit, int64_t *first, int64_t *count);

@@ -23,13 +23,6 @@ place place_whole(void)
     return p;
 }
 
-void tr_part(int64_t size, int parts, int index, int64_t unit, int64_t *first, int64_t *count)
-{
-    int64_t pieces = size / unit;
-    *first = pieces * index / parts * unit;
-    *count = (index + 1 == parts ? size : pieces * (index + 1) / parts * unit) - *first;
-}
-
 void shard_block(const sharder *s, tr_value v, const place *at, int64_t *block, int64_t *origin)
 {
     const tr_shape *whole = tr_shape_at(s->from, v);

@@ -1,18 +1,11 @@
 /* Time of a step from its plan; see simulate.h. */
 #include "plan/simulate.h"
 
-#include <time.h>
 
+#include "base/clock.h"
 #include "comm/comm.h"
 #include "ir/table.h"
 #include "train/trainer.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* Flops decide where there are many for a byte, bytes elsewhere. */
 static bool by_flops(const tr_cost *cost)
@@ -50,16 +43,6 @@ static void take_rates(const tr_program *p, tr_rates *rates)
     rates->other_per_byte = all_bytes > 0 ? all_seconds / all_bytes : 0;
 }
 
-static void fill_numbers(tr_program *p, const tr_config *c, const tr_sizes *sizes)
-{
-    static const char *const names[] = {"ids", "targets", "positions"};
-    for (int k = 0; k < TR_COUNT(names); k++) {
-        int32_t *data = tr_program_find(p, names[k]);
-        for (int64_t i = 0; i < c->train.micro_batch * c->train.seq; i++)
-            data[i] = (int32_t)(k == 2 ? i % c->train.seq : i * 7919 % sizes->vocab);
-    }
-}
-
 tr_error *tr_rates_measure_kernels(const tr_config *config, const tr_sizes *sizes, tr_model model, tr_rates *rates)
 {
     enum { MOST_LAYERS = 2, STEPS = 2 };
@@ -74,7 +57,7 @@ tr_error *tr_rates_measure_kernels(const tr_config *config, const tr_sizes *size
     tr_error *error = tr_program_allocate(p);
     for (uint32_t step = 0; step <= STEPS && !error; step++) { /* the first touches the pages */
         p->profile = step > 0;
-        fill_numbers(p, &one, &few);
+        tr_batch_fill_random(p, step);
         tr_program_run(p, TR_START, TR_UPDATE, step, 0);
     }
     if (!error)
@@ -95,12 +78,12 @@ static tr_error *exchange(tr_comm *comm, void *user)
     float *data = tr_alloc_zero(COUNT, sizeof *data);
     tr_error *error = NULL;
     for (int round = 0; round < ROUNDS && !error; round++) {
-        double from = now();
+        double from = tr_seconds();
         error = tr_comm_all_reduce(comm, &world, TR_REDUCE_SUM, data, data, 1, TR_F32, TR_F32);
-        double middle = now();
+        double middle = tr_seconds();
         if (!error)
             error = tr_comm_all_reduce(comm, &world, TR_REDUCE_SUM, data, data, COUNT, TR_F32, TR_F32);
-        double end = now();
+        double end = tr_seconds();
         if (tr_comm_rank(comm) != 0 || round == 0) /* the first warms up */
             continue;
         double latency = (middle - from) / 2, speed = (double)COUNT * 4 / (end - middle); /* half of it, twice */

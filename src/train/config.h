@@ -16,19 +16,24 @@
 
 #include "base/error.h"
 #include "ir/dtype.h"
+#include "models/family.h"
 #include "passes/passes.h"
 #include "trireme.h"
 
 /* What the complete config is called in a run's directory; tr_config_load_run reads it. */
 #define TR_CONFIG_NAME "trireme.yaml"
 
-/* CUSTOM: a model function that is none of src/models', given to tr_train by a program of its own. */
-typedef enum tr_family { TR_FAMILY_GPT2, TR_FAMILY_CUSTOM } tr_family;
 typedef enum tr_schedule_kind {
     TR_SCHEDULE_CONSTANT,
     TR_SCHEDULE_LINEAR,
     TR_SCHEDULE_COSINE,
-    TR_SCHEDULE_WSD
+    TR_SCHEDULE_WSD,
+    TR_SCHEDULE_RESTARTS,
+    TR_SCHEDULE_POLYNOMIAL,
+    TR_SCHEDULE_INVERSE_SQRT,
+    TR_SCHEDULE_ONE_CYCLE,
+    TR_SCHEDULE_MULTI_STEP,
+    TR_SCHEDULE_COUNT
 } tr_schedule_kind;
 
 typedef enum tr_sequence_kind {
@@ -55,23 +60,21 @@ typedef struct tr_sources {
 /* Texts are NULL when not given; everything is owned by the config. */
 typedef struct tr_config {
     struct {
-        tr_family family;
+        int family;         /* of models/family.h */
         const char *preset; /* canonical name */
         const char *from;   /* a Hugging Face directory to start from */
-        int64_t layers, embed, heads, mlp, context;
-        int64_t vocab; /* 0: the tokenizer's size */
-        double dropout;
-        bool banded; /* every second layer's attention sees only the last `band` tokens */
-        int64_t band;
+        tr_sizes sizes;     /* vocab 0: the tokenizer's size */
+        bool banded;        /* sizes.band counts */
     } model;
     struct {
         tr_sources train, val;
         const char *tokenizer; /* a directory, a file, "bytes" or "chars" */
         double val_split;      /* of the training data, held out; 0 with data.val */
         const char *cache;     /* directory for token shards; NULL: in `out` */
+        int objective;         /* of data/objective.h */
     } data;
     struct {
-        int64_t steps, batch, micro_batch, seq;
+        int64_t steps, batch, micro_batch, seq, decoder_seq;
         tr_dtype precision;
         int64_t eval_every, eval_batches, save_every, keep, log_every; /* every 0: never */
         double clip;                                                   /* 0: none */
@@ -82,12 +85,18 @@ typedef struct tr_config {
     struct {
         tr_optimizer_kind name;
         double lr, beta1, beta2, eps, weight_decay, momentum;
+        double trust;                                  /* lars */
+        double least_scale, update_limit, decay_power; /* adafactor */
+        bool factored, relative;
     } optimizer;
     struct {
         tr_schedule_kind name;
         int64_t warmup; /* steps */
         double final_lr;
         int64_t decay; /* steps at the end of wsd */
+        int64_t cycle, hold;
+        double cycle_growth, power, start_lr, factor;
+        const char *milestones; /* for tr_schedule_milestones */
     } schedule;
     struct {
         int64_t data, tensor, pipeline, sequence, expert; /* sizes; their product is the number of ranks */
@@ -146,4 +155,4 @@ bool tr_tensor_grid_of(tr_tensor_kind kind, int64_t ranks, tr_tensor_grid *out);
 
 /* For tr_model functions. */
 tr_sizes tr_config_sizes(const tr_config *config);
-const char *tr_family_name(tr_family family);
+const char *tr_family_name(int family);

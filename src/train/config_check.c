@@ -4,12 +4,16 @@
  * Every refusal says the place of the key that was given, and values that would do.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cpu.h"
 #include "base/file.h"
-#include "models/huggingface.h"
+#include "data/gguf.h"
+#include "data/objective.h"
+#include "data/pretrained.h"
 #include "train/config_schema.h"
+#include "train/schedule.h"
 
 /* Nothing decided the key yet. */
 static bool is_open(const tr_config *config, const char *key)
@@ -19,22 +23,46 @@ static bool is_open(const tr_config *config, const char *key)
     return config->own->origin[k] == FROM_DEFAULT;
 }
 
+/* What each optimizer's paper has, or what has become usual; those that do not read a key have AdamW's. */
+typedef struct optimizer_defaults {
+    double beta1, beta2, eps;
+} optimizer_defaults;
+static const optimizer_defaults defaults_of[TR_OPTIMIZER_COUNT] = {
+    [TR_ADAMW] = {0.9, 0.95, 1e-8}, [TR_SGD] = {0.9, 0.95, 1e-8},  [TR_LION] = {0.9, 0.99, 1e-8},
+    [TR_LARS] = {0.9, 0.95, 1e-8},  [TR_LAMB] = {0.9, 0.999, 1e-6}, [TR_ADAFACTOR] = {0, 0.95, 1e-30},
+};
+
 void tr_config_resolve(tr_config *c)
 {
     int64_t steps = c->train.steps;
-    bool wsd = c->schedule.name == TR_SCHEDULE_WSD, has_val = c->data.val.count > 0;
-    if (is_open(c, "model.mlp"))
-        c->model.mlp = 4 * c->model.embed;
+    bool wsd = c->schedule.name == TR_SCHEDULE_WSD, one_cycle = c->schedule.name == TR_SCHEDULE_ONE_CYCLE,
+         has_val = c->data.val.count > 0;
+    const tr_family *family = c->model.family == TR_FAMILY_CUSTOM ? NULL : tr_families[c->model.family];
     if (is_open(c, "model.context"))
-        c->model.context = is_open(c, "train.seq") ? 256 : c->train.seq;
+        c->model.sizes.context = is_open(c, "train.seq") ? 256 : c->train.seq;
     if (is_open(c, "train.seq"))
-        c->train.seq = c->model.context;
+        c->train.seq = c->model.sizes.context;
+    if (is_open(c, "train.decoder_seq"))
+        c->train.decoder_seq = c->train.seq;
+    if (family && family->complete)
+        family->complete(&c->model.sizes);
+    if (c->model.sizes.mlp == 0)
+        c->model.sizes.mlp = 4 * c->model.sizes.embed;
+    if (is_open(c, "data.objective"))
+        c->data.objective = tr_objective_find(family ? family->objective : "causal");
     if (is_open(c, "mesh.sequence_kind"))
         c->mesh.sequence_kind = c->mesh.sequence > 1 ? TR_SEQUENCE_ULYSSES : TR_SEQUENCE_NONE;
     if (is_open(c, "pipeline.schedule"))
         c->pipeline.schedule = c->pipeline.chunks > 1 ? "interleaved" : "1f1b";
     if (is_open(c, "pipeline.chunks"))
         c->pipeline.chunks = strcmp(c->pipeline.schedule, "interleaved") == 0 ? 2 : 1;
+    const optimizer_defaults *usual = &defaults_of[c->optimizer.name];
+    if (is_open(c, "optimizer.beta1"))
+        c->optimizer.beta1 = usual->beta1;
+    if (is_open(c, "optimizer.beta2"))
+        c->optimizer.beta2 = usual->beta2;
+    if (is_open(c, "optimizer.eps"))
+        c->optimizer.eps = usual->eps;
     if (is_open(c, "train.micro_batch"))
         c->train.micro_batch = c->train.batch;
     if (is_open(c, "data.tokenizer"))
@@ -46,12 +74,24 @@ void tr_config_resolve(tr_config *c)
     /* Warmup and decay make room for each other when only one of them was given. */
     if (is_open(c, "schedule.warmup")) {
         int64_t room = is_open(c, "schedule.decay") || !wsd ? steps : steps - c->schedule.decay;
-        c->schedule.warmup = TR_MAX(0, TR_MIN(TR_MIN(100, steps / 10), room));
+        int64_t usual = one_cycle ? steps * 3 / 10 : TR_MIN(100, steps / 10);
+        c->schedule.warmup = TR_MAX(0, TR_MIN(usual, room));
     }
     if (is_open(c, "schedule.decay"))
         c->schedule.decay = TR_MAX(0, TR_MIN(steps / 5, steps - c->schedule.warmup));
+    if (is_open(c, "schedule.start_lr"))
+        c->schedule.start_lr = c->optimizer.lr / 25;
     if (is_open(c, "schedule.final_lr"))
-        c->schedule.final_lr = wsd ? 0 : c->optimizer.lr / 10;
+        c->schedule.final_lr = wsd || c->schedule.name == TR_SCHEDULE_INVERSE_SQRT ? 0
+                               : one_cycle                                        ? c->schedule.start_lr / 1e4
+                                                                                  : c->optimizer.lr / 10;
+    if (is_open(c, "schedule.cycle"))
+        c->schedule.cycle = TR_MAX(1, (steps - c->schedule.warmup) / 4);
+    if (is_open(c, "schedule.milestones")) {
+        char text[64];
+        snprintf(text, sizeof text, "%lld, %lld", (long long)TR_MAX(1, steps / 2), (long long)TR_MAX(2, steps - steps / 4));
+        c->schedule.milestones = tr_arena_strdup(c->own->arena, text);
+    }
 }
 
 /* The first of two keys that the user gave last: an override before the file, the file before a
@@ -77,17 +117,31 @@ static void near_divisors(int64_t n, int64_t d, char *out, size_t size)
         snprintf(out, size, "%lld or %lld", (long long)below, (long long)above);
 }
 
+/* Sizes that the family does not have. */
+static tr_error *check_keys(const tr_config *c, const tr_family *family)
+{
+    for (int64_t k = 0; k < tr_config_key_count && family; k++) {
+        const tr_config_key *key = &tr_config_keys[k];
+        const char *size = tr_config_key_size(key);
+        if (size && c->own->origin[k] >= FROM_FILE && !tr_family_has(family, size))
+            return tr_config_error(c, key->name, "the family %s has no %s; it has: %s", family->name, size, family->keys);
+    }
+    return NULL;
+}
+
 static tr_error *check_model(const tr_config *c)
 {
     char heads[64], embed[64];
+    const tr_family *family = c->model.family == TR_FAMILY_CUSTOM ? NULL : tr_families[c->model.family];
+    TR_TRY(check_keys(c, family));
     if (c->model.preset && c->model.from)
         return tr_config_error(c, blamed(c, "model.from", "model.preset"),
                                "model.preset and model.from both decide the sizes; leave one of "
                                "them out, or set it to null");
-    if (c->model.embed % c->model.heads) {
-        int64_t below = c->model.embed / c->model.heads * c->model.heads,
-                above = below + c->model.heads;
-        near_divisors(c->model.embed, c->model.heads, heads, sizeof heads);
+    if (!c->model.sizes.head_dim && c->model.sizes.embed % c->model.sizes.heads) {
+        int64_t below = c->model.sizes.embed / c->model.sizes.heads * c->model.sizes.heads,
+                above = below + c->model.sizes.heads;
+        near_divisors(c->model.sizes.embed, c->model.sizes.heads, heads, sizeof heads);
         if (below)
             snprintf(embed, sizeof embed, "%lld or %lld", (long long)below, (long long)above);
         else
@@ -96,20 +150,20 @@ static tr_error *check_model(const tr_config *c)
             c, blamed(c, "model.embed", "model.heads"),
             "model.embed %lld is no multiple of model.heads %lld; nearest that do: "
             "embed %s, or heads %s",
-            (long long)c->model.embed, (long long)c->model.heads, embed, heads);
+            (long long)c->model.sizes.embed, (long long)c->model.sizes.heads, embed, heads);
     }
-    return NULL;
+    return family && family->check ? tr_error_in_take(family->check(&c->model.sizes), "model.family %s", family->name) : NULL;
 }
 
 static tr_error *check_train(const tr_config *c)
 {
     char divisors[64];
-    if (c->train.seq > c->model.context)
+    if (c->train.seq > c->model.sizes.context)
         return tr_config_error(
             c, blamed(c, "train.seq", "model.context"),
             "train.seq %lld is longer than model.context %lld; make train.seq at most %lld "
             "or the context longer",
-            (long long)c->train.seq, (long long)c->model.context, (long long)c->model.context);
+            (long long)c->train.seq, (long long)c->model.sizes.context, (long long)c->model.sizes.context);
     if (c->train.batch % c->train.micro_batch) {
         near_divisors(c->train.batch, c->train.micro_batch, divisors, sizeof divisors);
         return tr_config_error(
@@ -176,9 +230,9 @@ static tr_error *check_grid(const tr_config *c)
         const char *what;
         int64_t ways, pieces;
     } rows[] = {{"the sequences of a microbatch", c->mesh.data * g.row * (cube ? g.column : g.depth), c->train.micro_batch},
-                {"the heads", cube ? g.depth * g.row : g.column, c->model.heads},
-                {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.mlp},
-                {"the embedding's width", cube ? g.column : g.row, c->model.embed},
+                {"the heads", cube ? g.depth * g.row : g.column, c->model.sizes.heads},
+                {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.sizes.mlp},
+                {"the embedding's width", cube ? g.column : g.row, c->model.sizes.embed},
                 {"the tokens of a sequence", g.column, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)
         if (rows[i].ways > rows[i].pieces)
@@ -205,8 +259,8 @@ static tr_error *check_mesh(const tr_config *c)
         const char *key, *what;
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
-                {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.heads},
-                {"mesh.sequence", "heads", c->mesh.sequence, c->model.heads},
+                {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
+                {"mesh.sequence", "heads", c->mesh.sequence, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)
         if (rows[i].ranks > rows[i].pieces)
@@ -230,12 +284,12 @@ static tr_error *check_mesh(const tr_config *c)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",
                                (long long)c->mesh.tensor, (long long)c->train.seq);
-    if (c->mesh.pipeline * c->pipeline.chunks > c->model.layers && c->mesh.pipeline > 1)
+    if (c->mesh.pipeline * c->pipeline.chunks > c->model.sizes.layers && c->mesh.pipeline > 1)
         return tr_config_error(c, blamed(c, "mesh.pipeline", "pipeline.chunks"),
                                "mesh.pipeline %lld with pipeline.chunks %lld is %lld stages and the model has %lld layers; "
                                "there can be at most as many stages as layers",
                                (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
-                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.layers);
+                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.sizes.layers);
     if (c->mesh.pipeline > 1 && c->train.sample_every)
         return tr_config_error(
             c, blamed(c, "train.sample_every", "mesh.pipeline"),
@@ -259,11 +313,33 @@ static tr_error *check_schedule(const tr_config *c)
             "schedule.warmup %lld and schedule.decay %lld do not fit into train.steps %lld; "
             "decay can be 0 to %lld",
             warmup, decay, steps, steps - warmup);
+    if (c->schedule.start_lr > c->optimizer.lr)
+        return tr_config_error(c, blamed(c, "schedule.start_lr", "optimizer.lr"),
+                               "schedule.start_lr %g is above optimizer.lr %g; it can be 0 to %g",
+                               c->schedule.start_lr, c->optimizer.lr, c->optimizer.lr);
+    int64_t *milestones, count;
+    tr_error *error = tr_schedule_milestones(c->schedule.milestones, &milestones, &count);
+    free(milestones);
+    if (error) {
+        tr_error *placed = tr_config_error(c, "schedule.milestones", "schedule.milestones: %s", tr_error_text(error));
+        tr_error_free(error);
+        return placed;
+    }
     if (c->schedule.name != TR_SCHEDULE_CONSTANT && c->schedule.final_lr > c->optimizer.lr)
         return tr_config_error(c, blamed(c, "schedule.final_lr", "optimizer.lr"),
                                "schedule.final_lr %g is above optimizer.lr %g; it can be 0 to %g",
                                c->schedule.final_lr, c->optimizer.lr, c->optimizer.lr);
     return NULL;
+}
+
+/* Is the word in "a|b|c". */
+static bool is_one_of(const char *word, const char *list)
+{
+    size_t length = strlen(word);
+    for (; *list; list += strcspn(list, "|"), list += *list == '|')
+        if (strcspn(list, "|") == length && strncmp(list, word, length) == 0)
+            return true;
+    return false;
 }
 
 /* An override that does nothing is a mistake; in a file it may wait for an override. */
@@ -278,11 +354,12 @@ static tr_error *check_effects(const tr_config *c)
         snprintf(name, sizeof name, "%.*s", (int)length, key->only_if);
         tr_text value = {0};
         tr_config_value(c, &tr_config_keys[tr_config_key_find(name)], &value);
-        bool holds = strcmp(value.bytes, key->only_if + length + 1) == 0;
+        const char *first = key->only_if + length + 1;
         tr_error *error =
-            holds ? NULL
-                  : tr_config_error(c, key->name, "%s has no effect, since %s is %s; add %s",
-                                    key->name, name, value.bytes, key->only_if);
+            is_one_of(value.bytes, first)
+                ? NULL
+                : tr_config_error(c, key->name, "%s has no effect, since %s is %s; add %s=%.*s",
+                                  key->name, name, value.bytes, name, (int)strcspn(first, "|"), first);
         tr_text_free(&value);
         if (error)
             return error;
@@ -300,64 +377,74 @@ tr_error *tr_config_check(const tr_config *config)
 }
 
 /* A size that the checkpoint decides: it may be given as well, if it is the same. */
-static tr_error *take_size(tr_config *c, const char *key, int64_t value)
+static tr_error *take_size(tr_config *c, int64_t k, tr_config *from)
 {
-    int64_t k = tr_config_key_find(key);
-    int64_t *field = tr_config_field(c, &tr_config_keys[k]);
-    if (tr_config_given(c, key) && *field != value)
-        return tr_config_error(c, key,
-                               "%s is %lld here but %lld in %s/config.json; leave it out, the "
-                               "checkpoint decides",
-                               key, (long long)*field, (long long)value, c->model.from);
-    *field = value;
-    if (!tr_config_given(c, key))
-        c->own->origin[k] = FROM_PRESET;
-    return NULL;
+    const tr_config_key *key = &tr_config_keys[k];
+    tr_text here = {0}, there = {0};
+    tr_error *error = NULL;
+    tr_config_value(c, key, &here);
+    tr_config_value(from, key, &there);
+    if (tr_config_given(c, key->name) && strcmp(here.bytes, there.bytes) != 0)
+        error = tr_config_error(c, key->name,
+                                "%s is %s here but %s in %s%s; leave it out, the checkpoint decides", key->name,
+                                here.bytes, there.bytes, c->model.from,
+                                tr_path_is_gguf(c->model.from) ? "" : "/config.json");
+    tr_text_free(&here);
+    tr_text_free(&there);
+    return error;
 }
 
-/* Local attention: trireme_band in config.json says its width, or that there is none. */
-static tr_error *take_band(tr_config *c, int64_t band)
+/* All sizes but those that training may choose anew. */
+static tr_error *take_sizes(tr_config *c, const tr_family *family, const tr_sizes *sizes)
 {
-    if (tr_config_given(c, "model.banded") && c->model.banded != (band > 0))
-        return tr_config_error(c, "model.banded",
-                               "model.banded is %s here but the checkpoint %s was made with %s; "
-                               "leave it out, the checkpoint decides",
-                               c->model.banded ? "true" : "false", c->model.from,
-                               band > 0 ? "banded attention" : "dense attention");
-    c->model.banded = band > 0;
-    if (!tr_config_given(c, "model.banded"))
-        c->own->origin[tr_config_key_find("model.banded")] = FROM_PRESET;
-    return band > 0 ? take_size(c, "model.band", band) : NULL;
+    tr_config from = {.model = {.family = c->model.family, .sizes = *sizes, .banded = sizes->band > 0}};
+    double dropout = c->model.sizes.dropout, z_loss = c->model.sizes.z_loss;
+    for (int64_t k = 0; k < tr_config_key_count; k++) {
+        const tr_config_key *key = &tr_config_keys[k];
+        const char *size = tr_config_key_size(key);
+        if (!size || !key->fixed || !tr_family_has(family, size))
+            continue;
+        if (strcmp(size, "band") != 0 || sizes->band > 0)
+            TR_TRY(take_size(c, k, &from));
+        if (!tr_config_given(c, key->name))
+            c->own->origin[k] = FROM_PRESET;
+    }
+    int64_t band = sizes->band > 0 ? sizes->band : c->model.sizes.band;
+    c->model.sizes = *sizes;
+    c->model.sizes.dropout = dropout;
+    c->model.sizes.z_loss = z_loss;
+    c->model.sizes.band = band;
+    c->model.banded = sizes->band > 0;
+    return NULL;
 }
 
 tr_error *tr_config_read_from(tr_config *c)
 {
     const char *from = c->model.from;
-    if (!tr_path_is_directory(from))
+    bool gguf = tr_path_is_gguf(from) && tr_path_exists(from);
+    if (!gguf && !tr_path_is_directory(from))
         return tr_config_error(
             c, "model.from",
-            "model.from must be a directory with a Hugging Face checkpoint, and '%s' is %s", from,
-            tr_path_exists(from) ? "none" : "not there");
+            "model.from must be a directory with a Hugging Face checkpoint or a .gguf file, and '%s' is %s", from,
+            tr_path_exists(from) ? "neither" : "not there");
     char *path = tr_path_join(from, "config.json");
-    bool found = tr_path_exists(path);
+    bool found = gguf || tr_path_exists(path);
     free(path);
     if (!found)
         return tr_config_error(c, "model.from", "'%s' has no config.json, so it is no checkpoint",
                                from);
     tr_sizes sizes;
-    tr_error *error = tr_hf_config_read(from, &sizes);
+    const tr_family *family;
+    tr_error *error = tr_pretrained_read(from, &family, &sizes);
     if (error) {
         tr_error *placed = tr_config_error(c, "model.from", "%s", tr_error_text(error));
         tr_error_free(error);
         return placed;
     }
-    TR_TRY(take_size(c, "model.layers", sizes.layers));
-    TR_TRY(take_size(c, "model.embed", sizes.embed));
-    TR_TRY(take_size(c, "model.heads", sizes.heads));
-    TR_TRY(take_size(c, "model.context", sizes.context));
-    TR_TRY(take_size(c, "model.vocab", sizes.vocab));
-    TR_TRY(take_size(c, "model.mlp", sizes.mlp));
-    return take_band(c, sizes.band);
+    for (int f = 0; f < TR_FAMILY_COUNT; f++)
+        if (tr_families[f] == family)
+            TR_TRY(tr_config_take_family(c, "model.from", from, f));
+    return take_sizes(c, family, &sizes);
 }
 
 static tr_error *check_sources(const tr_config *c, const char *key, const tr_sources *sources)

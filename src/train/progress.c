@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 enum { BAR_WIDTH_MOST = 30, BAR_WIDTH_LEAST = 6, WIDTH_DEFAULT = 80 };
@@ -28,13 +29,6 @@ struct tr_progress {
     double clock_s, shown_s;
     tr_progress_step last;
 };
-
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 void tr_progress_count(double value, char out[16])
 {
@@ -160,7 +154,7 @@ static bool line_is_due(const tr_progress *p, double now)
 
 void tr_progress_show(tr_progress *p, const tr_progress_step *step)
 {
-    double now = seconds_now();
+    double now = tr_seconds();
     p->last = *step;
     if (p->clock_step == 0) {
         p->clock_step = step->step;
@@ -188,7 +182,7 @@ void tr_progress_note(tr_progress *p, const char *format, ...)
     va_end(arguments);
     fputc('\n', p->out);
     if (p->drawn)
-        draw_bar(p, seconds_now());
+        draw_bar(p, tr_seconds());
     fflush(p->out);
 }
 
@@ -197,7 +191,7 @@ void tr_progress_free(tr_progress *p)
     if (!p)
         return;
     if (p->drawn) {
-        draw_bar(p, seconds_now());
+        draw_bar(p, tr_seconds());
         fputc('\n', p->out);
         fflush(p->out);
     }

@@ -129,6 +129,17 @@ static void softmax_tile(const tr_attention_shape *a, const tile_form *f, const 
     }
 }
 
+/* Row l begins with what other keys have given query i: o and lse are a sum of weights 1 at the score lse / scale. */
+static void go_on(const tr_attention_shape *a, const tile_form *f, const room *r, tr_rows o, float lse,
+                  int64_t b, int64_t h, int64_t i, int64_t l)
+{
+    if (lse == -INFINITY)
+        return;
+    memcpy(r->o + l * f->col, tile_at(o, false, b, i, h), (size_t)f->e * sizeof *r->o);
+    r->m[l] = lse / a->scale;
+    r->l[l] = 1;
+}
+
 /* Queries i .. i + n of one head. */
 static void attend(const tr_attention_shape *a, const tile_form *f, const room *r, tr_rows q,
                    tr_rows o, float *lse, int64_t b, int64_t h, int64_t i, int64_t n,
@@ -140,6 +151,8 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
     memset(r->l, 0, LANES * sizeof *r->l);
     for (int v = 0; v < LANES; v++)
         r->m[v] = NOTHING;
+    for (int64_t l = 0; a->more && l < n; l++)
+        go_on(a, f, r, o, lse[(b * a->h + h) * a->lse_rows + i + l], b, h, i + l, l);
     tile_span x = tile_span_of(a, i, n, offset, keys);
     for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
         tile_step t = tile_step_at(a, &x, i, n, offset, j);
@@ -155,11 +168,13 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
          LANES, r->values + tile_words(f->dot, at) * f->col, f->col, r->o + t.i0 * f->col, f->col);
         j += t.n;
     }
+    tile_form out = *f;
+    out.bf16 = f->bf16 && !a->wide;
     for (int64_t l = 0; l < n; l++) {
         float inverse = r->l[l] == 0 ? 0 : 1.0f / r->l[l];
-        TILE(unpack)(f, tile_at(o, f->bf16, b, i + l, h), o.step, r->o + l * f->col, 1, inverse);
+        TILE(unpack)(&out, tile_at(o, out.bf16, b, i + l, h), o.step, r->o + l * f->col, 1, inverse);
         if (lse)
-            lse[(b * a->h + h) * a->t + i + l] =
+            lse[(b * a->h + h) * a->lse_rows + i + l] =
                 r->l[l] == 0 ? -INFINITY : r->m[l] * a->scale + logf(r->l[l]);
     }
 }
@@ -245,7 +260,7 @@ static void attention_run(const tr_call *call)
     tr_rows x[3];
     tr_rows_qkv(&call->in[0], a.packed, x);
     TILE(forward)
-    (&a, x[0], x[1], x[2], tr_rows_of(&call->out[0]), call->out[1].data, a.s - a.t, a.s,
+    (&a, x[0], x[1], x[2], tr_rows_of(&call->out[0]), call->out[1].data, a.offset, a.s,
      call->scratch, a.s);
 }
 

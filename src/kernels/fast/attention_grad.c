@@ -131,18 +131,23 @@ static void gradient_tile(bool dot, const tr_attention_shape *a, const room *r, 
         gradient(false, false, a, r, t, i, offset);
 }
 
-typedef struct views {
-    tr_rows x[3], dx[3], dout, o;
-    const float *lse;
-} views;
+static void unpack(const tr_attention_shape *a, const tile_form *f, void *to, int64_t step, const float *from,
+                   int64_t n, float factor)
+{
+    if (a->wide)
+        TILE(unpack_add)(f, to, step, from, n, factor);
+    else
+        TILE(unpack)(f, to, step, from, n, factor);
+}
 
 /* Queries i .. i + n of one head. */
-static void block(const tr_attention_shape *a, const tile_form *f, const room *r, const views *w,
+static void block(const tr_attention_shape *a, const tile_form *f, const room *r, const tile_grad *w,
                   int64_t b, int64_t h, int64_t i, int64_t n)
 {
     tr_rows q = w->x[0], dout = w->dout;
     const void *q_at = tile_at(q, f->bf16, b, i, h), *dout_at = tile_at(dout, f->bf16, b, i, h);
-    int64_t offset = a->s - a->t, row = tile_words(f->dot, LANES);
+    int64_t offset = a->offset, row = tile_words(f->dot, LANES);
+    bool narrow = f->bf16 && !a->wide;
     TILE(pack_rows)(f, r->q, q_at, q.step, n, LANES);
     TILE(pack_rows)(f, r->dout, dout_at, dout.step, n, LANES);
     TILE(pack_lanes)(f, r->q_lanes, r->q);
@@ -153,7 +158,7 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
     }
     memset(r->dq, 0, (size_t)(LANES * f->col) * sizeof *r->dq);
     for (int64_t l = 0; l < LANES; l++) {
-        r->lse[l] = l < n ? w->lse[(b * a->h + h) * a->t + i + l] * 1.44269504f : 0;
+        r->lse[l] = l < n ? w->lse[(b * a->h + h) * a->lse_rows + i + l] * 1.44269504f : 0;
         r->d[l] = 0;
         if (l < n) {
             const void *x = tile_at(dout, f->bf16, b, i + l, h),
@@ -186,48 +191,59 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
          r->dq + t.i0 * f->col, f->col);
         j += t.n;
     }
-    TILE(unpack)(f, tile_at(w->dx[0], f->bf16, b, i, h), w->dx[0].step, r->dq, n, a->scale);
+    unpack(a, f, tile_at(w->dx[0], narrow, b, i, h), w->dx[0].step, r->dq, n, a->scale);
+}
+
+size_t TILE(grad_bytes)(const tr_attention_shape *a)
+{
+    room r;
+    return room_set(&r, a, NULL) * (size_t)omp_get_max_threads();
+}
+
+void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch)
+{
+    tile_form f = tile_form_of(a);
+    bool narrow = f.bf16 && !a->wide;
+    room none;
+    size_t bytes = room_set(&none, a, NULL);
+#pragma omp parallel
+    {
+        tile_begin(&f);
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < a->b * a->g; item++) {
+            room r;
+            room_set(&r, a, (char *)scratch + bytes * (size_t)omp_get_thread_num());
+            int64_t b = item / a->g, g = item % a->g, group = a->h / a->g;
+            const void *k = tile_at(w->x[1], f.bf16, b, 0, g), *v = tile_at(w->x[2], f.bf16, b, 0, g);
+            TILE(pack_rows)(&f, r.k, k, w->x[1].step, a->s, a->s);
+            TILE(pack_rows)(&f, r.v, v, w->x[2].step, a->s, a->s);
+            if (f.dot)
+                TILE(pack_pairs)(&f, r.k_pairs, k, w->x[1].step, a->s);
+            memset(r.dk, 0, (size_t)(a->s * f.col) * sizeof *r.dk);
+            memset(r.dv, 0, (size_t)(a->s * f.col) * sizeof *r.dv);
+            for (int64_t h = g * group; h < (g + 1) * group; h++)
+                for (int64_t i = 0; i < a->t; i += LANES)
+                    block(a, &f, &r, w, b, h, i, TR_MIN(LANES, a->t - i));
+            unpack(a, &f, tile_at(w->dx[1], narrow, b, 0, g), w->dx[1].step, r.dk, a->s, a->scale);
+            unpack(a, &f, tile_at(w->dx[2], narrow, b, 0, g), w->dx[2].step, r.dv, a->s, 1.0f);
+        }
+        tile_end(&f);
+    }
 }
 
 tr_error *TILE(grad_prepare)(tr_call *call)
 {
     tr_attention_shape a = tr_attention_shape_of(call, 3);
-    room r;
-    call->scratch_bytes = room_set(&r, &a, NULL) * (size_t)omp_get_max_threads();
+    call->scratch_bytes = TILE(grad_bytes)(&a);
     return NULL;
 }
 
 void TILE(grad_run)(const tr_call *call)
 {
     tr_attention_shape a = tr_attention_shape_of(call, 3);
-    tile_form f = tile_form_of(&a);
-    views w = {
+    tile_grad w = {
         .dout = tr_rows_of(&call->in[0]), .o = tr_rows_of(&call->in[1]), .lse = call->in[2].data};
     tr_rows_qkv(&call->in[3], a.packed, w.x);
     tr_rows_qkv(&call->out[0], a.packed, w.dx);
-    room none;
-    size_t bytes = room_set(&none, &a, NULL);
-#pragma omp parallel
-    {
-        tile_begin(&f);
-#pragma omp for schedule(static)
-        for (int64_t item = 0; item < a.b * a.g; item++) {
-            room r;
-            room_set(&r, &a, (char *)call->scratch + bytes * (size_t)omp_get_thread_num());
-            int64_t b = item / a.g, g = item % a.g, group = a.h / a.g;
-            const void *k = tile_at(w.x[1], f.bf16, b, 0, g), *v = tile_at(w.x[2], f.bf16, b, 0, g);
-            TILE(pack_rows)(&f, r.k, k, w.x[1].step, a.s, a.s);
-            TILE(pack_rows)(&f, r.v, v, w.x[2].step, a.s, a.s);
-            if (f.dot)
-                TILE(pack_pairs)(&f, r.k_pairs, k, w.x[1].step, a.s);
-            memset(r.dk, 0, (size_t)(a.s * f.col) * sizeof *r.dk);
-            memset(r.dv, 0, (size_t)(a.s * f.col) * sizeof *r.dv);
-            for (int64_t h = g * group; h < (g + 1) * group; h++)
-                for (int64_t i = 0; i < a.t; i += LANES)
-                    block(&a, &f, &r, &w, b, h, i, TR_MIN(LANES, a.t - i));
-            TILE(unpack)(&f, tile_at(w.dx[1], f.bf16, b, 0, g), w.dx[1].step, r.dk, a.s, a.scale);
-            TILE(unpack)(&f, tile_at(w.dx[2], f.bf16, b, 0, g), w.dx[2].step, r.dv, a.s, 1.0f);
-        }
-        tile_end(&f);
-    }
+    TILE(grad)(&a, &w, call->scratch);
 }

@@ -336,6 +336,14 @@ void TILE(unpack)(const tile_form *f, void *to, int64_t step, const float *from,
     }
 }
 
+void TILE(unpack_add)(const tile_form *f, float *to, int64_t step, const float *from, int64_t n,
+                      float factor)
+{
+    for (int64_t r = 0; r < n; r++, to += step, from += f->col)
+        for (int64_t c = 0; c < f->e; c++)
+            to[c] += factor * from[c];
+}
+
 /* Dropout ----------------------------------------------------------------------------------------
  */
 

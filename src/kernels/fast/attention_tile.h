@@ -124,6 +124,10 @@ void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vec
                    const word *a, int64_t a_row, const word *b, int64_t b_row, float *c,
                    int64_t c_row);
 
+/* The same, added to what is there, in f32. */
+void TILE(unpack_add)(const tile_form *f, float *to, int64_t step, const float *from, int64_t n,
+                      float factor);
+
 /* Dropout's factors for keys j.. j + n and LANES queries from i, as factor[key][query]. */
 void TILE(dropout)(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i, int64_t j,
                    int64_t n, float *factor);
@@ -134,6 +138,13 @@ size_t TILE(forward_bytes)(const tr_attention_shape *a, int64_t room);
 void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o,
                    float *lse, int64_t offset, int64_t keys, void *scratch, int64_t room);
 
+/* The gradient: x and dx are q, k, v and theirs. */
+size_t TILE(grad_bytes)(const tr_attention_shape *a);
+typedef struct tile_grad {
+    tr_rows x[3], dx[3], dout, o;
+    const float *lse;
+} tile_grad;
+void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch);
 tr_error *TILE(grad_prepare)(tr_call *call);
 void TILE(grad_run)(const tr_call *call);
 tr_error *TILE(cached_prepare)(tr_call *call);

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "base/random.h"
+#include "ir/part.h"
 #include "kernels/kernel.h"
 
 static double get(const tr_tensor *t, int64_t i)
@@ -43,9 +44,9 @@ static void run_add(const tr_call *call)
 
 static void run_mul(const tr_call *call)
 {
-    int64_t n = tr_tensor_elems(&call->in[0]);
+    int64_t n = tr_tensor_elems(&call->in[0]), repeat = tr_tensor_elems(&call->in[1]);
     for (int64_t i = 0; i < n; i++)
-        put(&call->out[0], i, get(&call->in[0], i) * get(&call->in[1], i));
+        put(&call->out[0], i, get(&call->in[0], i) * get(&call->in[1], i % repeat));
 }
 
 static void run_scale(const tr_call *call)
@@ -130,6 +131,23 @@ static void run_activate_grad(const tr_call *call)
         put(&call->out[0], i, get(&call->in[0], i) * slope(get(&call->in[1], i), fn));
 }
 
+static void run_gated(const tr_call *call)
+{
+    tr_fn fn = (tr_fn)call->attrs[TR_ACTIVATE_FN].i;
+    for (int64_t i = 0, n = tr_tensor_elems(&call->in[0]); i < n; i++)
+        put(&call->out[0], i, activate(get(&call->in[0], i), fn) * get(&call->in[1], i));
+}
+
+static void run_gated_grad(const tr_call *call)
+{
+    tr_fn fn = (tr_fn)call->attrs[TR_ACTIVATE_FN].i;
+    for (int64_t i = 0, n = tr_tensor_elems(&call->in[0]); i < n; i++) {
+        double dy = get(&call->in[0], i), a = get(&call->in[1], i), b = get(&call->in[2], i);
+        put(&call->out[0], i, dy * b * slope(a, fn));
+        put(&call->out[1], i, dy * activate(a, fn));
+    }
+}
+
 /* dropout -------------------------------------------------------------------------------
  * An element is kept when its word, as a number in [0, 1), is not below p. Element i of the whole
  * tensor (see tr_call) owns word i % 4 of block i / 4, on whatever rank and in whatever microbatch.
@@ -191,6 +209,28 @@ static void slice(const tr_call *call)
                (const char *)x->data + (o * x->dims[dim] + first) * inner, (size_t)(count * inner));
 }
 
+/* Part after part, each in its two pieces. */
+static void deal(const tr_call *call)
+{
+    const tr_tensor *x = &call->in[0];
+    int dim = (int)call->attrs[TR_DEAL_DIM].i, parts = (int)call->attrs[TR_DEAL_PARTS].i;
+    bool back = call->attrs[TR_DEAL_BACK].i != 0;
+    int64_t outer = tr_tensor_span(x, 0, dim), inner = tr_tensor_span(x, dim + 1, x->rank) * tr_dtype_bytes(x->dtype);
+    for (int p = 0; p < parts; p++) {
+        int64_t first, count;
+        tr_part(x->dims[dim], parts, p, call->attrs[TR_DEAL_UNIT].i, &first, &count);
+        tr_dealt d = tr_part_dealt(x->dims[dim], parts, p, call->attrs[TR_DEAL_UNIT].i);
+        for (int64_t o = 0; o < outer; o++)
+            for (int half = 0; half < 2; half++) {
+                int64_t from = half ? d.turn : 0, n = half ? d.count - d.turn : d.turn;
+                int64_t together = (o * x->dims[dim] + first + from) * inner,
+                        apart = (o * x->dims[dim] + tr_dealt_place(&d, from)) * inner;
+                memcpy((char *)call->out[0].data + (back ? apart : together),
+                       (const char *)x->data + (back ? together : apart), (size_t)(n * inner));
+            }
+    }
+}
+
 static void shift(const tr_call *call)
 {
     const int32_t *ids = call->in[0].data;
@@ -202,6 +242,7 @@ static void shift(const tr_call *call)
 
 const tr_kernel tr_reference_elementwise[] = {
     {.op = TR_OP_slice, .name = "reference", .run = slice},
+    {.op = TR_OP_deal, .name = "reference", .run = deal},
     {.op = TR_OP_shift, .name = "reference", .run = shift},
     ROW(add, accepts_floats),
     ROW(mul, accepts_floats),
@@ -209,6 +250,8 @@ const tr_kernel tr_reference_elementwise[] = {
     ROW(cast, accepts_floats),
     ROW(activate, accepts_floats),
     ROW(activate_grad, accepts_floats),
+    ROW(gated, accepts_floats),
+    ROW(gated_grad, accepts_floats),
     ROW(dropout, accepts_floats),
     ROW(fill, accepts_floats),
     ROW(clear, NULL),
