@@ -307,7 +307,7 @@ const tr_config_key tr_config_keys[] = {
     INTEGER(threads, 0, 4096, .fallback = "0", .also = " num_threads n_threads ",
             .help = "threads a rank; 0: the cores shared out among the ranks of this machine"),
     TEXT(isa, .fallback = "auto",
-         .help = "instruction set: auto, portable, avx2, avx512, avx512_bf16"),
+         .help = "instruction set: auto, portable, avx2, avx512, avx512_bf16, amx"),
     TEXT(out, .automatic = "runs/ and the name of the config file", .also = " out_dir output_dir ",
          .help = "the run's directory"),
 };
