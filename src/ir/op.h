@@ -111,7 +111,7 @@
     X(cross_entropy_part_grad)                                                              \
     X(attention_part) X(attention_part_grad)                                                 \
     X(global_norm) X(clip) X(adamw) X(sgd)                                                  \
-    X(slice) X(deal) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)   \
+    X(concat) X(slice) X(deal) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)   \
     X(ring_shift)
 
 typedef enum tr_op {
@@ -148,6 +148,7 @@ enum { TR_CLIP_MAX_NORM };
 enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
 enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
 
+enum { TR_CONCAT_DIM };
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
 enum { TR_DEAL_DIM, TR_DEAL_PARTS, TR_DEAL_UNIT, TR_DEAL_BACK };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };

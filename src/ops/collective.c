@@ -109,3 +109,14 @@ TR_INFER(infer_ring_shift)
 const tr_op_row tr_row_ring_shift = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_ring_shift, .no_gradient = made_by,
     .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
+
+TR_INFER(infer_concat)
+{
+    out[0] = *shape_in(g, in, 0);
+    out[0].dims[attrs[0].i] = 0;
+    for (int k = 0; k < n_in; k++)
+        out[0].dims[attrs[0].i] += shape_in(g, in, k)->dims[attrs[0].i];
+    *n_out = 1;
+    return NULL;
+}
+const tr_op_row tr_row_concat = {.min_in = 2, .max_in = 8, .infer = infer_concat, .no_gradient = made_by, .attrs = {{"dim", TR_ATTR_INT}}};
