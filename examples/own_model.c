@@ -42,16 +42,16 @@ static tr_value gated_mlp(tr_graph *g, tr_value x, int D, int M, tr_init in, tr_
     return tr_linear(g, y, tr_param(g, out, "mlp.out", "mlp=%d embed=%d", M, D), 0);
 }
 
-static tr_head own_model(tr_graph *g, const tr_tokens *tokens, const tr_sizes *s, void *user)
+static void own_model(tr_graph *g, const tr_sizes *s, void *user)
 {
     const settings *own = user;
-    int D = (int)s->embed, H = (int)s->heads, M = (int)s->mlp;
+    int B = (int)s->batch, T = (int)s->seq, D = (int)s->embed, H = (int)s->heads, M = (int)s->mlp;
     tr_init in = tr_normal(own->init), out = tr_normal(own->init / sqrt(2.0 * (double)s->layers));
 
     tr_value words = tr_param(g, in, "words", "vocab=%d embed=%d", (int)s->vocab, D);
     tr_value places = tr_param(g, in, "places", "context=%d embed=%d", (int)s->context, D);
-    tr_value x = tr_embedding(g, words, tokens->ids);
-    x = tr_add(g, x, tr_embedding(g, places, tokens->positions)); /* [B, T, D] */
+    tr_value x = tr_embedding(g, words, tr_input(g, "ids", "batch=%d seq=%d", B, T));
+    x = tr_add(g, x, tr_embedding(g, places, tr_input(g, "positions", "batch=%d seq=%d", B, T))); /* [B, T, D] */
     for (int i = 0; i < s->layers; i++) {
         tr_layer_begin(g, i, "layer.%d.", i);
         tr_value y = norm(g, x, "norm.weight", "norm.bias", D); /* [B, T, D] */
@@ -59,7 +59,7 @@ static tr_head own_model(tr_graph *g, const tr_tokens *tokens, const tr_sizes *s
         x = tr_add(g, x, tr_dropout(g, tr_add(g, a, m), s->dropout));
         tr_layer_end(g);
     }
-    return (tr_head){.hidden = norm(g, x, "norm.weight", "norm.bias", D), .table = words};
+    tr_head_add(g, (tr_head){.hidden = norm(g, x, "norm.weight", "norm.bias", D), .table = words});
 }
 
 int main(int argc, char **argv)

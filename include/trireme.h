@@ -103,26 +103,65 @@ int64_t tr_size(const tr_graph *graph, tr_value x, int dim);
 
 /* ---- Models ------------------------------------------------------------------------------------ */
 
-/* What a language model is given: token ids and their positions, both i32 [batch, seq]. */
-typedef struct tr_tokens {
-    tr_value ids, positions;
-} tr_tokens;
+/* A model function asks for its inputs by name, builds the graph, and says what is to be learnt; see
+ * examples/own_model.c. For a causal language model that is
+ *
+ *     tr_value ids = tr_input(g, "ids", "batch=%lld seq=%lld", B, T);
+ *     ...
+ *     tr_head_add(g, (tr_head){.hidden = x, .table = words});
+ */
 
-/* What it gives back: hidden states [batch, seq, embed] and the output embedding [vocab, embed], whose
- * product are the logits. The graph takes the loss or the logits from them as it needs, so that all
- * logits of a batch are never in memory at once. */
+/* Numbers i32 that the data give anew for each run. The first dim is "batch". What each name means is with
+ * the objectives (docs/add-a-model.md): ids, positions, segments, mask, decoder_ids, decoder_positions,
+ * labels ... Only what a model asks for is made. Asking again gives the same value. */
+tr_value tr_input(tr_graph *graph, const char *name, const char *dims, ...)
+    __attribute__((format(printf, 3, 4)));
+/* The same of real numbers, in the dtype of activations: images. */
+tr_value tr_input_real(tr_graph *graph, const char *name, const char *dims, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* What a model predicts: of each row of hidden states a choice among the rows of a table. The logits are
+ * hidden times the table transposed, plus the bias, and are never in memory all at once while training. The
+ * right choices are an input of hidden's leading dims, where -1 says that there is none.
+ *
+ * The loss of a step is the sum over heads of weight x (sum of a head's losses / its number of right choices),
+ * both over all ranks and microbatches. What is 0 is left out; a weight of 0 means 1. */
 typedef struct tr_head {
-    tr_value hidden, table;
+    tr_value hidden;     /* [*, embed] */
+    tr_value table;      /* [choices, embed] */
+    tr_value bias;       /* [choices] */
+    const char *name;    /* "logits" when NULL; the first head is the one that generates and is scored */
+    const char *targets; /* the input with the right choices; "targets" when NULL */
+    double weight;
+    double smoothing; /* label smoothing: this share of the probability is spread over all choices */
+    double z_loss;    /* this times log(Z)^2 is added for each right choice (PaLM, section 5) */
 } tr_head;
+void tr_head_add(tr_graph *graph, tr_head head);
 
-/* Sizes that the data and the configuration decide. */
+/* A loss beside the heads': `sum` f32 [1] is a sum over the sequences (rows of the dim batch) of something
+ * that is defined within a sequence, so that neither microbatches nor ranks change it. The step's loss gets
+ * weight x its mean. Validation leaves it out. */
+void tr_loss_add(tr_graph *graph, const char *name, tr_value sum, double weight);
+
+/* Kinds of scaling of rotary positions, as config.json names them. */
+typedef enum tr_rope_kind { TR_ROPE_PLAIN, TR_ROPE_LINEAR, TR_ROPE_DYNAMIC, TR_ROPE_LLAMA3, TR_ROPE_YARN } tr_rope_kind;
+
+/* Sizes that the data and the configuration decide; the rows of `model.*` in `trireme help keys`. What a
+ * family does not have is 0. */
 typedef struct tr_sizes {
+    int64_t batch, seq, decoder_seq; /* of one run of the graph: sequences, tokens of each */
     int64_t vocab, context, layers, embed, heads, mlp;
     double dropout;
     int64_t band; /* window of every second layer's attention, 0: all dense */
+    int64_t kv_heads, head_dim; /* heads of keys and values; width of a head */
+    bool untied;                /* the output has a table of its own */
+    double norm_eps, rope_theta, z_loss;
+    tr_rope_kind rope_kind;
+    int64_t rope_context; /* that the model was trained with before it was stretched */
+    double rope_factor, rope_low, rope_high, rope_attention;
 } tr_sizes;
 
-typedef tr_head (*tr_model)(tr_graph *graph, const tr_tokens *tokens, const tr_sizes *sizes, void *user);
+typedef void (*tr_model)(tr_graph *graph, const tr_sizes *sizes, void *user);
 
 /* Trains `model` by the configuration file (as `trireme train` does; NULL: defaults) with `overrides`
  * ("key=value") after it. The run's directory gets checkpoints and metrics.jsonl. Blocks until the

@@ -17,7 +17,7 @@
 #include "data/checkpoint_ranks.h"
 #include "data/weights.h"
 #include "exec/compile.h"
-#include "models/models.h"
+#include "models/family.h"
 
 typedef struct mesh {
     int data, tensor, zero;
@@ -492,7 +492,7 @@ static void test_load_other_precision(void)
                     CHECK_OK(tr_weights_load_state(parts[r], tr_checkpoint_model(checkpoint),
                                                    tr_checkpoint_optimizer(checkpoint)));
                     check_converted(parts[r], whole, false);
-                    CHECK_OK(tr_weights_load(parts[r], tr_checkpoint_model(checkpoint)));
+                    CHECK_OK(tr_weights_load(parts[r], &tr_family_gpt2, tr_checkpoint_model(checkpoint)));
                     check_converted(parts[r], whole, true);
                 }
                 free_all(parts, ranks_of(some[m]));

@@ -26,9 +26,9 @@ static void test_defaults(void)
     CHECK_OK(tr_config_load(NULL, NULL, 0, &c));
     if (!c)
         return;
-    CHECK_INT(c->model.layers, 6);
-    CHECK_INT(c->model.mlp, 4 * c->model.embed);
-    CHECK_INT(c->train.seq, c->model.context);
+    CHECK_INT(c->model.sizes.layers, 6);
+    CHECK_INT(c->model.sizes.mlp, 4 * c->model.sizes.embed);
+    CHECK_INT(c->train.seq, c->model.sizes.context);
     CHECK_INT(c->train.micro_batch, c->train.batch);
     CHECK_INT(c->train.precision, TR_F32);
     CHECK_INT(c->optimizer.name, TR_ADAMW);
@@ -58,8 +58,8 @@ static void test_file_and_overrides(void)
                    "train.steps=2e3", "train.batch=6", "train.batch=4", "optimizer.lr=.5", &c));
     if (!c)
         return;
-    CHECK_INT(c->model.embed, 96);
-    CHECK_INT(c->model.mlp, 384);
+    CHECK_INT(c->model.sizes.embed, 96);
+    CHECK_INT(c->model.sizes.mlp, 384);
     CHECK_INT(c->train.steps, 2000);
     CHECK_INT(c->train.batch, 4); /* the last one counts */
     CHECK_INT(c->train.micro_batch, 4);
@@ -113,9 +113,9 @@ static void test_sources(void)
 /* Parameters of a GPT with tied embeddings, by the textbook. */
 static double parameters(const tr_config *c)
 {
-    double d = (double)c->model.embed, m = (double)c->model.mlp, layers = (double)c->model.layers;
+    double d = (double)c->model.sizes.embed, m = (double)c->model.sizes.mlp, layers = (double)c->model.sizes.layers;
     double layer = 4 * d * d + 4 * d + 2 * d * m + m + d + 4 * d;
-    return layers * layer + (double)(c->model.vocab + c->model.context) * d + 2 * d;
+    return layers * layer + (double)(c->model.sizes.vocab + c->model.sizes.context) * d + 2 * d;
 }
 
 static void test_presets(void)
@@ -148,16 +148,16 @@ static void test_presets(void)
         if (!c)
             continue;
         CHECK_STRING(c->model.preset, presets[i].canonical);
-        CHECK_INT(c->model.embed % c->model.heads, 0);
-        CHECK_INT(c->model.vocab, 50257);
+        CHECK_INT(c->model.sizes.embed % c->model.sizes.heads, 0);
+        CHECK_INT(c->model.sizes.vocab, 50257);
         CHECK_NEAR(parameters(c) / 1e6, presets[i].millions, 0.6);
         tr_config_free(c);
     }
     tr_config *c = NULL;
     CHECK_OK(parse("model: {layers: 3, preset: gpt2}\n", "model.context=64", "model.banded=true",
                    NULL, NULL, &c));
-    CHECK_INT(c->model.layers, 3); /* a key counts more than the preset, wherever it stands */
-    CHECK_INT(c->model.context, 64);
+    CHECK_INT(c->model.sizes.layers, 3); /* a key counts more than the preset, wherever it stands */
+    CHECK_INT(c->model.sizes.context, 64);
     CHECK_INT(c->train.seq, 64);
     CHECK_INT(tr_config_sizes(c).band, 256);
     CHECK_INT(tr_config_sizes(c).embed, 768);
@@ -281,9 +281,9 @@ static void test_resume(void)
 
     tr_config *c = NULL;
     CHECK_OK(parse("train: {steps: 50}\n", from, "train.batch=6", NULL, NULL, &c));
-    CHECK_INT(c->model.layers, 2);
-    CHECK_INT(c->model.mlp, 256);
-    CHECK_INT(c->model.vocab, 99);
+    CHECK_INT(c->model.sizes.layers, 2);
+    CHECK_INT(c->model.sizes.mlp, 256);
+    CHECK_INT(c->model.sizes.vocab, 99);
     CHECK_INT(c->train.seq, 32);
     CHECK_STRING(c->data.tokenizer, checkpoint);
     check_round_trip(c);
@@ -298,7 +298,7 @@ static void test_resume(void)
     CHECK_OK(tr_config_load_run(directory, overrides, 2, &c));
     CHECK_INT(c->train.steps, 80);
     CHECK_INT(c->train.batch, 6);
-    CHECK_INT(c->model.embed, 64);
+    CHECK_INT(c->model.sizes.embed, 64);
     CHECK_STRING(c->out, directory);
     tr_config_free(c);
     char *wrong[] = {"data.tokenizer=chars"};

@@ -9,7 +9,7 @@
 #include "data/safetensors.h"
 #include "exec/compile.h"
 #include "models/huggingface.h"
-#include "models/models.h"
+#include "models/family.h"
 #include "npy.h"
 #include "data/weights.h"
 
@@ -17,6 +17,7 @@
 enum { B = 2, T = 17 };
 
 static tr_sizes sizes;
+static const tr_family *family;
 static tr_safetensors *weights;
 
 static tr_target target(bool reference, tr_isa isa)
@@ -77,7 +78,7 @@ static void check_logits(tr_target where)
     read_ids(rows, ids);
     CHECK_OK(tr_compile_logits(tr_gpt, &sizes, NULL, &how, &p));
     CHECK_OK(tr_program_allocate(p));
-    CHECK_OK(tr_weights_load(p, weights));
+    CHECK_OK(tr_weights_load(p, family, weights));
     fill(p, ids, 0, B);
     tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
     CHECK_OK(tr_map_open(GOLDEN "/logits.npy", &map));
@@ -104,7 +105,7 @@ static tr_program *training(const variant *v, bool keep, double clip)
                                  .weight_decay = 0.1, .clip = clip, .micro_batches = v->micro}};
     CHECK_OK(tr_compile_training(tr_gpt, &sizes, NULL, &how, &p));
     CHECK_OK(tr_program_allocate(p));
-    CHECK_OK(tr_weights_load(p, weights));
+    CHECK_OK(tr_weights_load(p, family, weights));
     return p;
 }
 
@@ -223,7 +224,7 @@ static void test_cache(void)
     read_ids(rows, ids);
     CHECK_OK(tr_compile_generation(tr_gpt, &sizes, NULL, &how, sizes.context, &p));
     CHECK_OK(tr_program_allocate(p));
-    CHECK_OK(tr_weights_load(p, weights));
+    CHECK_OK(tr_weights_load(p, family, weights));
     CHECK_OK(tr_map_open(GOLDEN "/logits.npy", &map));
     CHECK_OK(npy_floats(&map, B * T * sizes.vocab, &want));
     for (int t = 0; t < T && want; t++) {
@@ -241,7 +242,7 @@ static void test_cache(void)
 
 int main(void)
 {
-    tr_error *error = tr_hf_config_read(GOLDEN, &sizes);
+    tr_error *error = tr_hf_config_read(GOLDEN, &family, &sizes);
     if (!error)
         error = tr_safetensors_open(GOLDEN, &weights);
     if (error) {

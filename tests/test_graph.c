@@ -6,7 +6,7 @@
 #include "exec/compile.h"
 #include "ir/table.h"
 #include "ir/text.h"
-#include "models/models.h"
+#include "models/family.h"
 
 static const tr_sizes small = {
     .vocab = 37, .context = 16, .layers = 2, .embed = 16, .heads = 2, .mlp = 32, .dropout = 0.1};

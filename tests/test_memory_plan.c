@@ -5,7 +5,7 @@
 #include "base/cpu.h"
 #include "exec/compile.h"
 #include "ir/table.h"
-#include "models/models.h"
+#include "models/family.h"
 
 enum { SEEDS = 60, ROWS = 3, CLASSES = 3 };
 static const int64_t columns[CLASSES] = {8, 20, 6};

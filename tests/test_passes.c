@@ -5,7 +5,7 @@
 #include "exec/compile.h"
 #include "ir/table.h"
 #include "ir/text.h"
-#include "models/models.h"
+#include "models/family.h"
 
 enum { SEQ = 8, STEPS = 3 };
 static const tr_sizes small = {
@@ -66,13 +66,14 @@ typedef struct outcome {
 
 static void fill_ids(tr_program *p, int step, int64_t first, int64_t rows)
 {
-    int32_t *ids = tr_program_find(p, "ids"), *positions = tr_program_find(p, "positions"),
-            *targets = tr_program_find(p, "targets");
+    int32_t *ids = tr_program_find(p, "ids"), *targets = tr_program_find(p, "targets");
+    int32_t *positions = tr_graph_find(p->graph, "positions") ? tr_program_find(p, "positions") : NULL;
     for (int64_t b = 0; b < rows; b++)
         for (int64_t t = 0; t < SEQ; t++) {
             int64_t i = b * SEQ + t, token = (first + b) * 31 + t * 7 + step * 5;
             ids[i] = (int32_t)(token * token % 37);
-            positions[i] = (int32_t)t;
+            if (positions)
+                positions[i] = (int32_t)t;
             targets[i] = t == 3 ? -1 : (int32_t)((token + 7) * (token + 7) % 37);
         }
 }
@@ -302,15 +303,13 @@ static void test_what_must_not_fuse(void)
 /* The passes of a training program by hand, with or without fusion. */
 static tr_program *training_by_hand(tr_model model, const tr_compile *how, bool fuse)
 {
-    const char *names[] = {"batch", "seq"};
-    const int64_t dims[] = {how->batch, how->seq};
     tr_graph *g = tr_graph_new("by hand", how->compute);
-    tr_shape shape = tr_shape_of(g, TR_I32, 2, names, dims);
-    tr_tokens tokens = {tr_graph_leaf(g, TR_INPUT, "ids", shape, tr_zeros()),
-                        tr_graph_leaf(g, TR_INPUT, "positions", shape, tr_zeros())};
-    tr_head head = model(g, &tokens, &small, NULL);
-    const tr_value in[] = {head.hidden, head.table,
-                           tr_graph_leaf(g, TR_INPUT, "targets", shape, tr_zeros())};
+    tr_sizes sizes = small;
+    sizes.batch = how->batch;
+    sizes.seq = how->seq;
+    model(g, &sizes, NULL);
+    tr_value targets = tr_input(g, "targets", "batch=%lld seq=%lld", (long long)how->batch, (long long)how->seq);
+    const tr_value in[] = {g->heads[0].hidden, g->heads[0].table, targets};
     tr_node loss = tr_graph_node(g, TR_OP_cross_entropy, in, 3, NULL);
     tr_value *grads = NULL, sum = tr_out(g, loss, 0), count = tr_out(g, loss, 1);
     uint32_t n = 0;
@@ -413,18 +412,18 @@ static void test_microbatches(void)
 
 /* Shared weights, added positions and several linears on one weight: gradients of all dtypes and
  * makers. */
-static tr_head odd_model(tr_graph *g, const tr_tokens *tokens, const tr_sizes *s, void *user)
+static void odd_model(tr_graph *g, const tr_sizes *s, void *user)
 {
     (void)user;
     int D = (int)s->embed;
     tr_value table = tr_param(g, tr_normal(0.2), "table", "vocab=%d embed=%d", (int)s->vocab, D);
     tr_value shift = tr_param(g, tr_normal(0.2), "shift", "seq=%d embed=%d", SEQ, D);
     tr_value w = tr_param(g, tr_normal(0.2), "w", "embed=%d inner=%d", D, D);
-    tr_value x = tr_add(g, tr_embedding(g, table, tokens->ids), shift);
+    tr_value x = tr_add(g, tr_embedding(g, table, tr_input(g, "ids", "batch=%d seq=%d", (int)s->batch, (int)s->seq)), shift);
     x = tr_tanh(g, tr_linear(g, x, w, 0));
     x = tr_add(g, x, tr_linear(g, x, w, 0));
     x = tr_mul(g, x, tr_sigmoid(g, tr_linear(g, x, w, 0)));
-    return (tr_head){.hidden = x, .table = table};
+    tr_head_add(g, (tr_head){.hidden = x, .table = table});
 }
 
 static void test_shared_weights(void)

@@ -3,7 +3,7 @@
 
 #include "exec/compile.h"
 #include "ir/table.h"
-#include "models/models.h"
+#include "models/family.h"
 
 enum { PLACES = 3, AXIS = 6 };
 static const tr_sizes sizes = {

@@ -1,6 +1,6 @@
 /* The agreement of ranks on their plan: what may differ between hosts, and what may not. */
 #include "check.h"
-#include "models/models.h"
+#include "models/family.h"
 #include "train/parallel.h"
 #include "train/trainer.h"
 

@@ -80,3 +80,12 @@ const char *tr_suggest(const char *word, const char *const *candidates, int64_t 
     }
     return best;
 }
+
+bool tr_word_in(const char *list, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *at = list; n && (at = strstr(at, word)); at += n)
+        if ((at == list || at[-1] == ' ') && (at[n] == ' ' || !at[n]))
+            return true;
+    return false;
+}

@@ -10,7 +10,6 @@
 #include "base/random.h"
 #include "base/suggest.h"
 #include "cli/options.h"
-#include "models/models.h"
 #include "plan/machine.h"
 #include "serve/generator.h"
 #include "train/parallel.h"
@@ -96,31 +95,21 @@ static tr_sizes bench_sizes(const tr_config *config)
     return sizes;
 }
 
-/* Random tokens: the work does not depend on them. */
-static void fill_tokens(tr_program *p, int64_t count, int64_t seq, int64_t vocab, uint64_t seed)
-{
-    int32_t *ids = tr_program_find(p, "ids"), *positions = tr_program_find(p, "positions"),
-            *targets = tr_program_find(p, "targets");
-    for (int64_t i = 0; i < count; i++) {
-        ids[i] = (int32_t)(tr_random(seed, 0, 0, (uint64_t)i).word[0] % (uint64_t)vocab);
-        positions[i] = (int32_t)(i % seq);
-        targets[i] = (int32_t)(tr_random(seed, 0, 1, (uint64_t)i).word[0] % (uint64_t)vocab);
-    }
-}
-
 static tr_error *bench_train(const bench_options *options)
 {
     tr_error *error = NULL;
     tr_config *config = NULL;
     tr_program *p = NULL;
+    tr_model model;
     json_t *list = json_array();
     double *times = tr_alloc_zero((size_t)options->steps, sizeof *times);
     TR_GO(bench_config(options, &config));
+    TR_GO(tr_config_model(config, &model));
     tr_sizes sizes = bench_sizes(config);
-    TR_GO(tr_trainer_plan(config, 0, &sizes, tr_gpt, NULL, NULL, NULL, NULL, &p));
+    TR_GO(tr_trainer_plan(config, 0, &sizes, model, NULL, NULL, NULL, NULL, &p));
     TR_GO(tr_program_allocate(p));
     tr_program_init(p, 1);
-    int64_t rows = config->train.micro_batch, tokens = config->train.batch * config->train.seq;
+    int64_t tokens = config->train.batch * config->train.seq;
     *(float *)tr_program_find(p, "lr") = (float)config->optimizer.lr;
     double peak = tr_machine_peak_flops(p->target.isa, config->train.precision, p->target.threads, 0.3);
     for (int64_t s = -1; s < options->steps; s++) { /* the first is a warm-up */
@@ -128,7 +117,7 @@ static tr_error *bench_train(const bench_options *options)
         *(int32_t *)tr_program_find(p, "step") = (int32_t)s + 2;
         tr_program_run(p, TR_START, TR_START, 1, 0);
         for (int64_t m = 0; m < p->micro_batches; m++) {
-            fill_tokens(p, rows * config->train.seq, config->train.seq, sizes.vocab, (uint64_t)(s + 2));
+            tr_batch_fill_random(p, (uint64_t)(s + 2));
             tr_program_run(p, TR_FORWARD, TR_BACKWARD, (uint32_t)s + 2, m);
         }
         tr_program_run(p, TR_UPDATE, TR_UPDATE, (uint32_t)s + 2, 0);
@@ -164,12 +153,14 @@ static tr_error *bench_generate(const bench_options *options)
     tr_error *error = NULL;
     tr_config *config = NULL;
     tr_generator *g = NULL;
+    tr_model model;
     tr_target target;
     float *logits;
     enum { ROUNDS = 3 };
     double prefill[ROUNDS], decode[ROUNDS];
     int32_t *prompt = NULL;
     TR_GO(bench_config(options, &config));
+    TR_GO(tr_config_model(config, &model));
     tr_sizes sizes = bench_sizes(config);
     int64_t n = options->prompt_tokens, bytes = 0;
     if (n + options->tokens > sizes.context)
@@ -179,7 +170,7 @@ static tr_error *bench_generate(const bench_options *options)
     for (int64_t i = 0; i < n; i++)
         prompt[i] = (int32_t)(tr_random(1, 0, 0, (uint64_t)i).word[0] % (uint64_t)sizes.vocab);
     TR_GO(tr_config_target(config, &target));
-    TR_GO(tr_generator_random(&sizes, tr_gpt, &target, config->train.precision, &g));
+    TR_GO(tr_generator_random(&sizes, model, &target, config->train.precision, &g));
     for (int r = -1; r < ROUNDS; r++) {
         tr_generator_reset(g);
         double from = tr_seconds();

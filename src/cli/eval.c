@@ -8,7 +8,6 @@
 
 #include "base/memory.h"
 #include "cli/options.h"
-#include "models/models.h"
 #include "serve/score.h"
 
 typedef struct eval_options {
@@ -43,7 +42,7 @@ static tr_error *score(const eval_options *options, const tr_scoring *how)
 
 static tr_error *eval(const eval_options *options)
 {
-    tr_scoring how = {.model = tr_gpt, .seq = options->seq, .batch = options->batch,
+    tr_scoring how = {.seq = options->seq, .batch = options->batch,
                       .target = {.threads = options->threads ? (int)options->threads : tr_cpu_cores()},
                       .compute = options->precision && strcmp(options->precision, "bf16") == 0 ? TR_BF16 : TR_F32};
     TR_TRY(tr_isa_parse(options->isa ? options->isa : "auto", &how.target.isa));
@@ -61,9 +60,9 @@ tr_error *cmd_eval(int argc, char **argv)
         {"json", 0, NULL, "print one JSON object: loss, perplexity, bits_per_byte, tokens",
          .flag = &with.json},
         {"logits", 0, "FILE",
-         "instead: the model's logits for the token ids in FILE, [[...], ...] in JSON",
+         "instead: the model's logits for the token ids or images in FILE",
          .text = &with.logits},
-        {"out", 'o', "FILE", "where --logits writes its NumPy array [B, T, vocab]",
+        {"out", 'o', "FILE", "where --logits writes its NumPy array, [B, T, vocab] for text",
          .text = &with.out},
         {"seq", 0, "N", "tokens in a sequence; 0: the model's context (0)", .integer = &with.seq,
          .most = 1e9},
@@ -82,7 +81,7 @@ tr_error *cmd_eval(int argc, char **argv)
         .count = TR_COUNT(options),
         .examples = "trireme eval runs/gpt2-small --data held-out.txt\n"
                     "trireme eval runs/gpt2-small --logits ids.json --out logits.npy",
-        .notes = "DIR is a run of `trireme train`, or any Hugging Face GPT-2 directory.",
+        .notes = "DIR is a run of `trireme train`, or any Hugging Face directory of a family that is known.\nFILE of --logits: [[id, ...], ...] in JSON, or an object with input_ids, attention_mask,\ntoken_type_ids, decoder_input_ids; or FILE.npy, images f32 [batch, channels, height, width].",
         .min = 1,
         .max = 1,
     };

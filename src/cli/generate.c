@@ -9,7 +9,6 @@
 #include "base/memory.h"
 #include "cli/options.h"
 #include "models/huggingface.h"
-#include "models/models.h"
 #include "serve/generator.h"
 
 typedef struct generate_options {
@@ -106,7 +105,7 @@ static tr_error *generate(const generate_options *options)
         compute = strcmp(options->precision, "bf16") == 0 ? TR_BF16 : TR_F32;
     else
         TR_GO(tr_hf_dtype_read(options->directory, &compute));
-    TR_GO(tr_generator_open(options->directory, tr_gpt, &target, compute, &generator));
+    TR_GO(tr_generator_open(options->directory, &target, compute, &generator));
     for (int64_t s = 0; s < options->samples; s++)
         TR_GO(one_text(options, generator, tokenizer, &prompt, s));
 done:
@@ -160,7 +159,7 @@ tr_error *cmd_generate(int argc, char **argv)
         .examples =
             "trireme generate runs/gpt2-small --prompt \"The Congress\" --max-tokens 200 \\\n"
             "    --temperature 0.8 --top-p 0.95 --seed 1",
-        .notes = "DIR is a run of `trireme train`, or any Hugging Face GPT-2 directory.",
+        .notes = "DIR is a run of `trireme train`, or any Hugging Face directory of a family that generates.",
         .min = 1,
         .max = 1,
     };

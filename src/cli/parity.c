@@ -7,7 +7,6 @@
 
 #include "base/memory.h"
 #include "cli/options.h"
-#include "models/models.h"
 #include "train/parity.h"
 
 typedef struct parity_options {
@@ -83,7 +82,7 @@ tr_error *cmd_parity(int argc, char **argv)
     if (!with.json)
         printf("%-42s %-11s %4s  %10s  %9s  %14s  %10s  %10s\n", "mesh", "schedule", "zero", "last loss", "max diff",
                "bytes a step", "planned MB", "peak MB");
-    TR_TRY(tr_parity_run(operands.items[0], operands.items + 1, operands.count - 1, with.ranks, with.steps, tr_gpt,
+    TR_TRY(tr_parity_run(operands.items[0], operands.items + 1, operands.count - 1, with.ranks, with.steps, NULL,
                          print_result, &with, &within));
     return within ? NULL : tr_error_new(TR_RUN, "the loss differs between meshes by more than its bound; see the table");
 }

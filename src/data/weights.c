@@ -7,7 +7,6 @@
 
 #include "ir/graph.h"
 
-static const char PREFIX[] = "transformer.";
 static const char LOW[] = "low.";
 enum { CHUNK = 4096 }; /* elements that are converted at once */
 
@@ -177,11 +176,11 @@ static const char *weight_name(const tr_value_info *info)
     return is_low(info) ? info->name + sizeof LOW - 1 : info->name;
 }
 
-static const tr_stored *find(const tr_safetensors *file, const char *name)
+static const tr_stored *find(const tr_safetensors *file, const tr_family *family, const char *name)
 {
     const tr_stored *stored = tr_safetensors_find(file, name);
-    size_t n = sizeof PREFIX - 1;
-    if (!stored && strncmp(name, PREFIX, n) == 0)
+    size_t n = family && family->prefix ? strlen(family->prefix) : 0;
+    if (!stored && n && strncmp(name, family->prefix, n) == 0)
         stored = tr_safetensors_find(file, name + n);
     return stored;
 }
@@ -201,36 +200,37 @@ static tr_error *compare(void *context, int64_t local, int64_t first, int64_t co
     return NULL;
 }
 
-/* Each rank looks at what it loads. */
-static tr_error *check_head(const tr_value_info *info, const tr_stored *table,
-                            const tr_stored *head)
+/* Tensors that must be the same as this parameter; each rank looks at what it loads. */
+static tr_error *check_same(const tr_value_info *info, const tr_family *family, const tr_safetensors *file,
+                            const tr_stored *stored)
 {
-    comparing c = {table, head, table->dtype != head->dtype || table->elems != head->elems};
-    if (!c.differ)
-        TR_TRY(for_runs(info, INT64_MAX, compare, &c));
-    return c.differ
-               ? tr_error_new(TR_USER,
-                              "%s: lm_head.weight differs from transformer.wte.weight; only tied "
-                              "embeddings are supported",
-                              head->file)
-               : NULL;
+    for (const tr_same_tensor *same = family ? family->same : NULL; same && same->stored; same++) {
+        const tr_stored *other = tr_safetensors_find(file, same->stored);
+        if (!other || strcmp(same->parameter, info->name) != 0)
+            continue;
+        comparing c = {stored, other, stored->dtype != other->dtype || stored->elems != other->elems};
+        if (!c.differ)
+            TR_TRY(for_runs(info, INT64_MAX, compare, &c));
+        if (c.differ)
+            return tr_error_new(TR_USER, "%s: %s differs from %s; the family %s has one tensor for both", other->file,
+                                same->stored, same->parameter, family->name);
+    }
+    return NULL;
 }
 
-tr_error *tr_weights_load(tr_program *p, const tr_safetensors *file)
+tr_error *tr_weights_load(tr_program *p, const tr_family *family, const tr_safetensors *file)
 {
     const tr_graph *g = p->graph;
-    const tr_stored *head = tr_safetensors_find(file, "lm_head.weight");
     for (tr_value v = 1; v < g->n_values; v++) {
         const tr_value_info *info = &g->values[v];
         if (info->role != TR_PARAM && !is_low(info))
             continue;
-        const tr_stored *from = find(file, weight_name(info));
+        const tr_stored *from = find(file, family, weight_name(info));
         if (!from)
             TR_TRY(tr_safetensors_need(file, weight_name(info), &from));
         TR_TRY(check_shape(g, v, from));
         TR_TRY(load_weight(p, v, (source){from, NULL}));
-        if (head && strcmp(info->name, "transformer.wte.weight") == 0)
-            TR_TRY(check_head(info, from, head));
+        TR_TRY(check_same(info, family, file, from));
     }
     return NULL;
 }

@@ -10,11 +10,12 @@
 #include "data/checkpoint_ranks.h"
 #include "data/safetensors.h"
 #include "exec/program.h"
+#include "models/family.h"
 
-/* Fills every parameter from the file by name (with or without the prefix "transformer."),
- * converting dtypes. A missing name, another shape, or an output embedding that is not the input's
- * is an error. */
-tr_error *tr_weights_load(tr_program *program, const tr_safetensors *file);
+/* Fills every parameter from the file by name (with or without the family's prefix), converting
+ * dtypes. A missing name, another shape, or a tensor that must be the same as a parameter and is not
+ * is an error. family NULL: a program's own. */
+tr_error *tr_weights_load(tr_program *program, const tr_family *family, const tr_safetensors *file);
 /* Parameters and state (moments, low halves) from a checkpoint of the same model, in any precision
  * and of any mesh: a split master is joined or split as this program needs. Bit-exact when the
  * precision is the same. */

@@ -2,6 +2,7 @@
 #include "exec/compile.h"
 
 #include "base/suggest.h"
+#include "exec/loss.h"
 #include "ir/table.h"
 #include "ir/text.h"
 
@@ -81,27 +82,17 @@ static tr_error *build_take(tr_graph *g, tr_graph *whole, const tr_compile *how,
     return error;
 }
 
-static tr_value input(tr_graph *g, const char *name, const tr_compile *how)
-{
-    const char *names[] = {"batch", "seq"};
-    const int64_t dims[] = {how->batch, how->seq};
-    return tr_graph_leaf(g, TR_INPUT, name, tr_shape_of(g, TR_I32, 2, names, dims), (tr_init){0});
-}
-
-static tr_graph *forward(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how, tr_head *head)
+static tr_graph *forward(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how)
 {
     tr_graph *g = tr_graph_new("model", how->compute);
-    tr_tokens tokens = {input(g, "ids", how), input(g, "positions", how)};
-    *head = model(g, &tokens, sizes, user);
-    if (!g->error && (!head->hidden || !head->table))
-        tr_graph_fail(g, tr_error_new(TR_USER, "the model function returned no hidden states or no table"));
+    tr_sizes own = *sizes;
+    own.batch = how->batch;
+    own.seq = how->seq;
+    own.decoder_seq = how->decoder_seq;
+    model(g, &own, user);
+    if (!g->error && !g->n_heads)
+        tr_graph_fail(g, tr_error_new(TR_USER, "the model function added no head: it must end with tr_head_add"));
     return g;
-}
-
-static tr_node cross_entropy(tr_graph *g, const tr_head *head, const tr_compile *how)
-{
-    const tr_value in[] = {head->hidden, head->table, input(g, "targets", how)};
-    return tr_graph_node(g, TR_OP_cross_entropy, in, 3, NULL);
 }
 
 /* Gradients as outputs, by the name of their parameter. */
@@ -122,19 +113,21 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     tr_value *grads = NULL;
     uint32_t n_grads = 0;
     uint64_t whole_hash;
-    tr_head head;
+    tr_value sum, count;
+    tr_loss_part *parts = NULL;
+    int n_parts = 0;
     tr_update update = how->update;
     tr_graph *whole = NULL;
     update.pipeline = how->stages != NULL;
     *out = NULL;
     TR_TRY(check_dump(how));
-    tr_graph *g = forward(model, sizes, user, how, &head);
-    tr_node loss = cross_entropy(g, &head, how);
+    tr_graph *g = forward(model, sizes, user, how);
+    parts = tr_loss_parts(g, &n_parts);
+    tr_loss_training(g, &sum, &count);
     TR_GO(tr_graph_error_take(g));
     if (how->stages)
         TR_GO(tr_pass_stages(g, how->stages->schedule->stages));
     TR_GO(after("model", g, how));
-    tr_value sum = tr_out(g, loss, 0), count = tr_out(g, loss, 1);
     TR_GO(tr_pass_autodiff(g, sum, &grads, &n_grads));
     TR_GO(after("autodiff", g, how));
     if (how->keep_gradients)
@@ -156,9 +149,14 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     TR_GO(after("order", g, how));
     error = build_take(g, whole, how, how->update.micro_batches, 0, out);
     g = whole = NULL;
-    if (!error)
+    if (!error) {
         (*out)->whole_hash = whole_hash;
+        (*out)->losses = parts;
+        (*out)->n_losses = n_parts;
+        parts = NULL;
+    }
 done:
+    tr_loss_parts_free(parts, n_parts);
     free(grads);
     tr_graph_free(g);
     tr_graph_free(whole);
@@ -195,41 +193,46 @@ done:
 tr_error *tr_compile_evaluation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 tr_program **out)
 {
-    tr_head head;
+    int n_parts;
     *out = NULL;
     TR_TRY(check_dump(how));
-    tr_graph *g = forward(model, sizes, user, how, &head);
-    tr_node loss = cross_entropy(g, &head, how);
-    tr_graph_output(g, "loss", tr_out(g, loss, 0));
-    tr_graph_output(g, "count", tr_out(g, loss, 1));
-    return finish_take(g, how, 0, out);
+    tr_graph *g = forward(model, sizes, user, how);
+    tr_loss_part *parts = tr_loss_parts(g, &n_parts);
+    tr_loss_evaluation(g);
+    tr_error *error = finish_take(g, how, 0, out);
+    if (error) {
+        tr_loss_parts_free(parts, n_parts);
+        return error;
+    }
+    (*out)->losses = parts;
+    (*out)->n_losses = n_parts;
+    return NULL;
 }
 
 tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                             tr_program **out)
 {
-    tr_head head;
     *out = NULL;
     TR_TRY(check_dump(how));
-    tr_graph *g = forward(model, sizes, user, how, &head);
-    tr_graph_output(g, "logits", tr_linear_transposed(g, head.hidden, head.table, 0));
+    tr_graph *g = forward(model, sizes, user, how);
+    if (!g->error)
+        tr_graph_output(g, "logits", tr_loss_logits(g, g->heads[0].hidden));
     return finish_take(g, how, 0, out);
 }
 
 tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 int64_t context, tr_program **out)
 {
-    tr_head head;
     *out = NULL;
     TR_TRY(check_dump(how));
-    tr_graph *g = forward(model, sizes, user, how, &head);
+    tr_graph *g = forward(model, sizes, user, how);
+    tr_value hidden = g->error ? 0 : g->heads[0].hidden;
     /* The rows of the hidden states that are wanted are a look-up in them. */
     const char *names[] = {"batch"};
     tr_value last = tr_graph_leaf(g, TR_INPUT, "last", tr_shape_of(g, TR_I32, 1, names, &how->batch), (tr_init){0});
-    tr_value rows = tr_reshape(g, head.hidden, "rows=%lld embed=%lld", (long long)(how->batch * how->seq),
-                               (long long)tr_size(g, head.hidden, -1));
-    tr_value x = tr_embedding(g, rows, last);
-    tr_graph_output(g, "logits", tr_linear_transposed(g, x, head.table, 0));
+    tr_value rows = tr_reshape(g, hidden, "rows=%lld embed=%lld", (long long)(how->batch * how->seq),
+                               (long long)tr_size(g, hidden, -1));
+    tr_graph_output(g, "logits", tr_loss_logits(g, tr_embedding(g, rows, last)));
     return finish_take(g, how, context, out);
 }
 

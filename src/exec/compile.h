@@ -17,6 +17,7 @@ typedef struct tr_compile {
     tr_target target;
     tr_dtype compute; /* TR_F32 or TR_BF16 */
     int64_t batch, seq; /* of one microbatch */
+    int64_t decoder_seq; /* of models with two towers: of the second one */
     tr_update update;   /* training: its micro_batches counts */
     tr_recompute recompute;
     const tr_sharding *sharding; /* of a mesh, with this rank's place on it; NULL: one rank */
@@ -27,17 +28,24 @@ typedef struct tr_compile {
     tr_pass_log *log; /* NULL: not wanted */
 } tr_compile;
 
-/* Loss, gradient, update. Inputs "ids", "positions", "targets" i32[batch, seq], "lr", "step". */
+/* The inputs of a program are those that the model function asks for (`data/batch.h` fills them by name) and what is
+ * said here. */
+
+/* Loss, gradient, update. Inputs: the heads' targets, "lr", "step", a "factor.NAME" f32[1] for every loss but the first
+ * head's (exec/loss.h). */
 tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                               tr_program **out);
-/* Loss only: inputs as above without lr and step; outputs "loss" and "count". */
+/* The heads' losses only. Outputs "loss" and "count" of the first head; of the others "loss.NAME", "count.NAME". */
 tr_error *tr_compile_evaluation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 tr_program **out);
-/* All logits: inputs "ids", "positions"; output "logits"[batch, seq, vocab]. */
+/* All logits of the first head: output "logits" [hidden's leading dims, choices]. */
 tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                             tr_program **out);
-/* Generation: `seq` new tokens a run, cache of `context`. Inputs "ids", "positions", "start", "last"
- * (i32[batch]: which of the new tokens' logits are wanted); output "logits"[batch, vocab]. */
+/* Generation: `seq` new tokens a run, cache of `context`. Inputs "start", "last" (i32[batch]: which of the new tokens'
+ * logits are wanted); output "logits"[batch, vocab].
+ *
+ * Of an encoder-decoder `seq` is the source's length, `decoder_seq` the number of new tokens, and `context` the
+ * cache's: nodes that no input of the decoder leads to run once a source, in phase START; the others in FORWARD. */
 tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 int64_t context, tr_program **out);
 /* The number of trained values, over all ranks. */

@@ -1,5 +1,6 @@
 /* Programs: choosing kernels, binding memory, running; see program.h. */
 #include "exec/program.h"
+#include "exec/loss.h"
 
 #include <omp.h>
 
@@ -201,6 +202,7 @@ void tr_program_free(tr_program *p)
     free(p->borrowed);
     tr_memory_free(&p->memory);
     tr_error_free(p->error);
+    tr_loss_parts_free(p->losses, p->n_losses);
     tr_graph_free(p->graph);
     tr_graph_free(p->whole);
     free(p->slot);

@@ -43,6 +43,8 @@ typedef struct tr_program {
     tr_error *error;        /* of a collective; the run stops at it */
     uint64_t seed;
     uint64_t whole_hash; /* of the graph before it was sharded: the same on all ranks */
+    struct tr_loss_part *losses; /* that the loss is made of (exec/loss.h) */
+    int n_losses;
     bool profile;
     FILE *trace; /* Chrome trace events are written here; NULL: none */
     int64_t trace_events;

@@ -14,13 +14,22 @@ void tr_ranks_leave(tr_ranks *r)
         tr_group_free(&r->axis[a]);
 }
 
-tr_error *tr_ranks_max(tr_ranks *r, double *values, int count)
+static tr_error *reduce(tr_ranks *r, tr_reduction how, double *values, int count)
 {
     tr_group world = tr_group_world(r->count, r->rank);
-    tr_error *error =
-        tr_comm_all_reduce(r->comm, &world, TR_REDUCE_MAX, values, values, count, TR_F64, TR_F64);
+    tr_error *error = tr_comm_all_reduce(r->comm, &world, how, values, values, count, TR_F64, TR_F64);
     tr_group_free(&world);
     return error;
+}
+
+tr_error *tr_ranks_max(tr_ranks *r, double *values, int count)
+{
+    return reduce(r, TR_REDUCE_MAX, values, count);
+}
+
+tr_error *tr_ranks_sum(tr_ranks *r, double *values, int count)
+{
+    return reduce(r, TR_REDUCE_SUM, values, count);
 }
 
 tr_error *tr_ranks_meet(tr_ranks *r)

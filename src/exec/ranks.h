@@ -16,5 +16,7 @@ void tr_ranks_leave(tr_ranks *ranks);
 
 /* Every rank gives `count` numbers and gets the largest of each over all ranks. Also a barrier. */
 tr_error *tr_ranks_max(tr_ranks *ranks, double *values, int count);
+/* The same with the sum of each. */
+tr_error *tr_ranks_sum(tr_ranks *ranks, double *values, int count);
 /* Waits for all ranks; nothing to do when `ranks` is NULL. */
 tr_error *tr_ranks_meet(tr_ranks *ranks);

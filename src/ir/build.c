@@ -69,6 +69,73 @@ tr_value tr_param(tr_graph *g, tr_init init, const char *name, const char *dims,
     return v;
 }
 
+static tr_value input(tr_graph *g, const char *name, tr_dtype dtype, const char *dims, va_list arguments)
+{
+    char text[256];
+    tr_shape shape = {0};
+    if (g->error)
+        return 0;
+    vsnprintf(text, sizeof text, dims, arguments);
+    tr_error *error = parse_dims(g, text, &shape, NULL);
+    if (!error && (shape.rank == 0 || strcmp(g->dim_names[shape.names[0]], "batch") != 0))
+        error = tr_error_new(TR_USER, "its first dim must be batch, not \"%s\"", text);
+    shape.dtype = dtype;
+    tr_value v = tr_graph_find(g, name);
+    if (v && !error) {
+        bool same = g->values[v].role == TR_INPUT && g->values[v].shape.rank == shape.rank;
+        for (int d = 0; same && d < shape.rank; d++)
+            same = g->values[v].shape.dims[d] == shape.dims[d];
+        if (!same)
+            error = tr_error_new(TR_USER, "it was there before with another shape, and is now \"%s\"", text);
+    }
+    if (error) {
+        tr_graph_fail(g, tr_error_in_take(error, "input %s", name));
+        return 0;
+    }
+    return v ? v : tr_graph_leaf(g, TR_INPUT, name, shape, (tr_init){0});
+}
+
+tr_value tr_input(tr_graph *g, const char *name, const char *dims, ...)
+{
+    va_list arguments;
+    va_start(arguments, dims);
+    tr_value v = input(g, name, TR_I32, dims, arguments);
+    va_end(arguments);
+    return v;
+}
+
+tr_value tr_input_real(tr_graph *g, const char *name, const char *dims, ...)
+{
+    va_list arguments;
+    va_start(arguments, dims);
+    tr_value v = input(g, name, TR_F32, dims, arguments);
+    va_end(arguments);
+    if (!v || g->compute == TR_F32)
+        return v;
+    return tr_out(g, tr_graph_node(g, TR_OP_cast, &v, 1, (tr_attr[TR_MAX_ATTRS]){[TR_CAST_DTYPE] = {.i = g->compute}}), 0);
+}
+
+void tr_head_add(tr_graph *g, tr_head head)
+{
+    if (g->error)
+        return;
+    if (!head.hidden || !head.table) {
+        tr_graph_fail(g, tr_error_new(TR_USER, "a head has no hidden states or no table"));
+        return;
+    }
+    head.name = tr_arena_strdup(g->arena, head.name ? head.name : "logits");
+    head.targets = tr_arena_strdup(g->arena, head.targets ? head.targets : "targets");
+    head.weight = head.weight == 0 ? 1 : head.weight;
+    tr_push(g->heads, g->n_heads, g->heads_room) = head;
+}
+
+void tr_loss_add(tr_graph *g, const char *name, tr_value sum, double weight)
+{
+    if (g->error || !sum || weight == 0)
+        return;
+    tr_push(g->losses, g->n_losses, g->losses_room) = (tr_aux_loss){tr_arena_strdup(g->arena, name), sum, weight};
+}
+
 void tr_layer_begin(tr_graph *g, int index, const char *prefix, ...)
 {
     char text[256];

@@ -29,6 +29,8 @@ void tr_graph_free(tr_graph *g)
     free(g->links);
     free(g->dim_names);
     free(g->outputs);
+    free(g->heads);
+    free(g->losses);
     free(g->output_names);
     free(g);
 }
@@ -47,6 +49,9 @@ tr_graph *tr_graph_copy(const tr_graph *from)
     *g = *from;
     g->arena = tr_arena_new();
     g->error = NULL;
+    g->heads = NULL;
+    g->losses = NULL;
+    g->n_heads = g->heads_room = g->n_losses = g->losses_room = 0;
     g->name = tr_arena_strdup(g->arena, from->name);
     g->prefix = tr_arena_strdup(g->arena, from->prefix);
 #define COPY(items, count, room)                                                  \

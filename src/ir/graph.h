@@ -114,8 +114,19 @@ typedef struct tr_graph {
     tr_phase phase;
     tr_dtype compute; /* dtype of weights of two and more dims and of activations: f32 or bf16 */
     uint32_t streams; /* random streams handed out so far */
+    /* What the model function wants to learn, until the loss is made of it (exec/loss.c). */
+    tr_head *heads;
+    struct tr_aux_loss *losses;
+    uint32_t n_heads, heads_room, n_losses, losses_room;
     tr_error *error;
 } tr_graph;
+
+/* Of tr_loss_add. */
+typedef struct tr_aux_loss {
+    const char *name;
+    tr_value sum;
+    double weight;
+} tr_aux_loss;
 
 tr_graph *tr_graph_new(const char *name, tr_dtype compute);
 void tr_graph_free(tr_graph *graph);

@@ -1,17 +1,25 @@
-/* Hugging Face's config.json for the model families, both ways. */
+/* Hugging Face's config.json, both ways: what all families share. Each family reads and writes its own keys. */
 #pragma once
-#include "base/error.h"
+#include "base/json.h"
 #include "ir/dtype.h"
-#include "trireme.h"
+#include "models/family.h"
 
-/* Sizes from DIRECTORY/config.json. Refuses what would be computed differently here (another family,
- * another activation, untied embeddings), naming the key. */
-tr_error *tr_hf_config_read(const char *directory, tr_sizes *out);
-/* config.json for a model of these sizes; the caller frees. end_of_text -1: none. */
-char *tr_hf_config_text(const tr_sizes *sizes, tr_dtype dtype, int32_t end_of_text);
-/* The same for a model of a program's own: it claims no family, so that no other program opens it. */
-char *tr_hf_custom_config_text(const tr_sizes *sizes, tr_dtype dtype, int32_t end_of_text);
+/* The family and its sizes, complete, from DIRECTORY/config.json. Refuses what would be computed differently here,
+ * naming the key. */
+tr_error *tr_hf_config_read(const char *directory, const tr_family **out_family, tr_sizes *out);
+/* config.json for a model of these sizes; the caller frees. family NULL: a program's own, which claims no family, so
+ * that no other program opens it. end_of_text -1: none. */
+char *tr_hf_config_text(const tr_family *family, const tr_sizes *sizes, tr_dtype dtype, int32_t end_of_text);
 /* generation_config.json. */
 char *tr_hf_generation_text(int32_t end_of_text);
 /* The dtype that DIRECTORY/config.json says the weights are in (f32 when it says nothing or f16). */
 tr_error *tr_hf_dtype_read(const char *directory, tr_dtype *out);
+
+/* For the families: a size above 0 (what is not there is left as it is); keys that can have one value only; one size
+ * that must be a multiple of another. */
+tr_error *tr_hf_size(const json_t *config, const char *where, const char *key, tr_need need, int64_t *size);
+tr_error *tr_hf_only(const json_t *config, const char *where, const char *key, const char *value);
+tr_error *tr_hf_only_bool(const json_t *config, const char *where, const char *key, bool value);
+tr_error *tr_hf_multiple(const char *where, const char *key, int64_t size, const char *of_key, int64_t of);
+/* Adds the keys of an object, which it consumes. */
+void tr_hf_pack(json_t *config, json_t *keys_taken);

@@ -43,16 +43,6 @@ static void take_rates(const tr_program *p, tr_rates *rates)
     rates->other_per_byte = all_bytes > 0 ? all_seconds / all_bytes : 0;
 }
 
-static void fill_numbers(tr_program *p, const tr_config *c, const tr_sizes *sizes)
-{
-    static const char *const names[] = {"ids", "targets", "positions"};
-    for (int k = 0; k < TR_COUNT(names); k++) {
-        int32_t *data = tr_program_find(p, names[k]);
-        for (int64_t i = 0; i < c->train.micro_batch * c->train.seq; i++)
-            data[i] = (int32_t)(k == 2 ? i % c->train.seq : i * 7919 % sizes->vocab);
-    }
-}
-
 tr_error *tr_rates_measure_kernels(const tr_config *config, const tr_sizes *sizes, tr_model model, tr_rates *rates)
 {
     enum { MOST_LAYERS = 2, STEPS = 2 };
@@ -67,7 +57,7 @@ tr_error *tr_rates_measure_kernels(const tr_config *config, const tr_sizes *size
     tr_error *error = tr_program_allocate(p);
     for (uint32_t step = 0; step <= STEPS && !error; step++) { /* the first touches the pages */
         p->profile = step > 0;
-        fill_numbers(p, &one, &few);
+        tr_batch_fill_random(p, step);
         tr_program_run(p, TR_START, TR_UPDATE, step, 0);
     }
     if (!error)

@@ -80,17 +80,19 @@ tr_error *tr_generator_random(const tr_sizes *sizes, tr_model model, const tr_ta
     return NULL;
 }
 
-tr_error *tr_generator_open(const char *directory, tr_model model, const tr_target *target, tr_dtype compute,
-                            tr_generator **out)
+tr_error *tr_generator_open(const char *directory, const tr_target *target, tr_dtype compute, tr_generator **out)
 {
     tr_error *error = NULL;
     tr_checkpoint *checkpoint = NULL;
+    const tr_family *family;
     tr_sizes sizes;
     *out = NULL;
     TR_GO(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
-    TR_GO(tr_hf_config_read(tr_checkpoint_directory(checkpoint), &sizes));
-    TR_GO(new_take(make(&sizes, model, NULL, target, compute), out));
-    TR_GO(tr_weights_load((*out)->step, tr_checkpoint_model(checkpoint)));
+    TR_GO(tr_hf_config_read(tr_checkpoint_directory(checkpoint), &family, &sizes));
+    if (!family->generates)
+        TR_GO(tr_error_new(TR_USER, "%s is a model of the family %s, which does not continue texts", directory, family->name));
+    TR_GO(new_take(make(&sizes, family->model, NULL, target, compute), out));
+    TR_GO(tr_weights_load((*out)->step, family, tr_checkpoint_model(checkpoint)));
 done:
     if (error) {
         tr_generator_free(*out);
@@ -120,14 +122,26 @@ int64_t tr_generator_length(const tr_generator *g)
     return g->length;
 }
 
+/* Only some rows of it are read. */
+static bool is_looked_up(const tr_graph *g, tr_value v)
+{
+    bool any = false;
+    for (tr_node n = 1; n < g->n_nodes; n++)
+        for (uint32_t k = 0; k < g->nodes[n].n_in; k++) {
+            if (tr_in(g, n, (int)k) == v && (g->nodes[n].op != TR_OP_embedding || k != 0))
+                return false;
+            any |= tr_in(g, n, (int)k) == v;
+        }
+    return any;
+}
+
 int64_t tr_generator_bytes_per_token(const tr_generator *g)
 {
     const tr_graph *graph = g->step->graph;
     int64_t bytes = 0;
     for (tr_value v = 1; v < graph->n_values; v++) {
         const tr_value_info *info = &graph->values[v];
-        bool table = info->name && strcmp(info->name, "transformer.wpe.weight") == 0;
-        if (info->role == TR_PARAM && !table)
+        if (info->role == TR_PARAM && !is_looked_up(graph, v))
             bytes += tr_shape_bytes(&info->shape);
         else if (info->role == TR_STATE)
             bytes += tr_shape_bytes(&info->shape) / g->sizes.context * g->length;
@@ -162,14 +176,16 @@ tr_error *tr_generator_append(tr_generator *g, const int32_t *tokens, int64_t co
     if (count > 1)
         TR_TRY(prompt_program(g, count));
     tr_program *p = count > 1 ? g->prompt : g->step;
-    int32_t *ids = tr_program_find(p, "ids"), *positions = tr_program_find(p, "positions");
+    tr_value positions_in = tr_graph_find(p->graph, "positions");
+    int32_t *ids = tr_program_find(p, "ids"), *positions = positions_in ? tr_program_data(p, positions_in) : NULL;
     for (int64_t i = 0; i < count; i++) {
         if (tokens[i] < 0 || tokens[i] >= g->sizes.vocab)
             return tr_error_new(TR_USER, "token %d is not in the model's vocabulary of %lld; is this the tokenizer "
                                          "that the model was trained with?",
                                 tokens[i], (long long)g->sizes.vocab);
         ids[i] = tokens[i];
-        positions[i] = (int32_t)(g->length + i);
+        if (positions)
+            positions[i] = (int32_t)(g->length + i);
     }
     *(int32_t *)tr_program_find(p, "start") = (int32_t)g->length;
     *(int32_t *)tr_program_find(p, "last") = (int32_t)(count - 1);

@@ -11,10 +11,8 @@
 
 typedef struct tr_generator tr_generator;
 
-/* Weights from a Hugging Face directory or a run's directory; `compute` f32 or bf16. The model function
- * decides what is computed. */
-tr_error *tr_generator_open(const char *directory, tr_model model, const tr_target *target, tr_dtype compute,
-                            tr_generator **out);
+/* Weights from a Hugging Face directory or a run's directory, of any family that generates; `compute` f32 or bf16. */
+tr_error *tr_generator_open(const char *directory, const tr_target *target, tr_dtype compute, tr_generator **out);
 /* Borrows the weights of `owner`, which must outlive it, and its ranks: when there are several, `sharding` says
  * what each has of the weights, as in owner; all of them make the same calls, and all get the logits of the first. */
 tr_error *tr_generator_beside(const tr_program *owner, const tr_sizes *sizes, tr_model model, void *user,

@@ -3,7 +3,6 @@
 #include "exec/compile.h"
 
 typedef struct tr_scoring {
-    tr_model model;
     tr_target target;
     tr_dtype compute;
     int64_t seq, batch; /* 0: the model's context; as many rows as fill about 2048 tokens */
@@ -18,5 +17,5 @@ typedef struct tr_score {
 /* `directory` is any Hugging Face directory or a run's; `data` what data.train takes. The text is cut into
  * windows of `seq`; every token but the first is predicted once, from what precedes it in its window. */
 tr_error *tr_score_text(const char *directory, const char *data, const tr_scoring *how, tr_score *out);
-/* Token ids, [[...], ...] in JSON with rows of one length, to a NumPy array f32 [B, T, vocab]. */
-tr_error *tr_score_logits(const char *directory, const char *ids_path, const char *out_path, const tr_scoring *how);
+/* What serve/given.h reads from `in_path`, to a NumPy array f32 of the first head's logits, e.g. [B, T, vocab]. */
+tr_error *tr_score_logits(const char *directory, const char *in_path, const char *out_path, const tr_scoring *how);

@@ -175,17 +175,21 @@ static tr_error *set(tr_config *config, const tr_config_key *key, const tr_yaml 
     return NULL;
 }
 
-static tr_error *set_default(tr_config *config, int64_t k)
+static size_t size_of(const tr_config_key *key)
 {
     static const size_t sizes[] = {
-        [KEY_INTEGER] = sizeof(int64_t),  [KEY_REAL] = sizeof(double),
-        [KEY_BOOL] = sizeof(bool),        [KEY_TEXT] = sizeof(char *),
-        [KEY_CHOICE] = sizeof(tr_family), [KEY_SOURCES] = sizeof(tr_sources),
+        [KEY_INTEGER] = sizeof(int64_t), [KEY_REAL] = sizeof(double), [KEY_BOOL] = sizeof(bool),
+        [KEY_TEXT] = sizeof(char *),     [KEY_CHOICE] = sizeof(int),  [KEY_SOURCES] = sizeof(tr_sources),
     };
+    return sizes[key->type];
+}
+
+static tr_error *set_default(tr_config *config, int64_t k)
+{
     const tr_config_key *key = &tr_config_keys[k];
     config->own->origin[k] = FROM_DEFAULT;
     config->own->nodes[k] = NULL;
-    memset(tr_config_field(config, key), 0, sizes[key->type]);
+    memset(tr_config_field(config, key), 0, size_of(key));
     if (!key->fallback)
         return NULL;
     return set(config, key, tr_yaml_scalar("default", key->fallback, config->own->arena));
@@ -372,43 +376,58 @@ static tr_error *apply_override(tr_config *config, const char *word)
                  FROM_OVERRIDE);
 }
 
+/* The family that a preset or a checkpoint is of; one that was given must be the same. */
+tr_error *tr_config_take_family(tr_config *config, const char *key, const char *what, int family)
+{
+    int64_t k = tr_config_key_find("model.family");
+    if (config->own->origin[k] >= FROM_FILE && config->model.family != family)
+        return tr_config_error(config, key, "%s is of the family %s and model.family is %s; leave one of them out", what,
+                               tr_family_name(family), tr_family_name(config->model.family));
+    config->model.family = family;
+    if (config->own->origin[k] == FROM_DEFAULT)
+        config->own->origin[k] = FROM_PRESET;
+    return NULL;
+}
+
+tr_error *tr_config_take_sizes(tr_config *config, const tr_sizes *sizes, const char *where)
+{
+    static const char zeros[16];
+    tr_arena *arena = config->own->arena;
+    tr_config taken = {.model = {.sizes = *sizes}};
+    for (int64_t k = 0; k < tr_config_key_count; k++) {
+        const tr_config_key *key = &tr_config_keys[k];
+        bool is_size = tr_config_key_size(key) && key->offset >= offsetof(tr_config, model.sizes) &&
+                       key->offset < offsetof(tr_config, model.sizes) + sizeof *sizes;
+        const void *from = tr_config_field(&taken, key);
+        if (!is_size || config->own->origin[k] != FROM_DEFAULT || memcmp(from, zeros, size_of(key)) == 0)
+            continue;
+        config->own->origin[k] = FROM_PRESET;
+        config->own->nodes[k] = tr_yaml_scalar(where, "", arena);
+        memcpy(tr_config_field(config, key), from, size_of(key));
+    }
+    return NULL;
+}
+
 static tr_error *apply_preset(tr_config *config)
 {
     const char *name = config->model.preset;
-    tr_arena *arena = config->own->arena;
+    int family;
     if (!name)
         return NULL;
-    const tr_preset *preset = tr_preset_find(name);
+    const tr_preset *preset = tr_preset_find(name, &family);
     if (!preset) {
         const char *near = tr_preset_suggest(name);
-        tr_text list = {0};
-        for (int64_t i = 0; i < tr_preset_count; i++)
-            tr_text_format(&list, "%s%s", i ? ", " : "", tr_presets[i].name);
+        char *list = tr_preset_names(NULL);
         tr_error *error = tr_config_error(
             config, "model.preset", "there is no preset '%.60s'%s%s%s; valid are: %s", name,
-            near ? " (did you mean " : "", near ? near : "", near ? "?)" : "", list.bytes);
-        tr_text_free(&list);
+            near ? " (did you mean " : "", near ? near : "", near ? "?)" : "", list);
+        free(list);
         return error;
     }
     config->model.preset = preset->name;
-    const struct {
-        const char *key;
-        int64_t value;
-    } sizes[] = {{"model.layers", preset->layers},
-                 {"model.embed", preset->embed},
-                 {"model.heads", preset->heads},
-                 {"model.context", preset->context},
-                 {"model.vocab", preset->vocab}};
-    for (int64_t i = 0; i < TR_COUNT(sizes); i++) {
-        int64_t k = tr_config_key_find(sizes[i].key);
-        if (config->own->origin[k] != FROM_DEFAULT)
-            continue;
-        config->own->origin[k] = FROM_PRESET;
-        config->own->nodes[k] =
-            tr_yaml_scalar(tr_arena_format(arena, "model.preset %s", preset->name), "", arena);
-        *(int64_t *)tr_config_field(config, &tr_config_keys[k]) = sizes[i].value;
-    }
-    return NULL;
+    const char *where = tr_arena_format(config->own->arena, "model.preset %s", preset->name);
+    TR_TRY(tr_config_take_family(config, "model.preset", where, family));
+    return tr_config_take_sizes(config, &preset->sizes, where);
 }
 
 /* "runs/gpt2-small" for "examples/gpt2-small.yaml". */

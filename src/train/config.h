@@ -16,14 +16,13 @@
 
 #include "base/error.h"
 #include "ir/dtype.h"
+#include "models/family.h"
 #include "passes/passes.h"
 #include "trireme.h"
 
 /* What the complete config is called in a run's directory; tr_config_load_run reads it. */
 #define TR_CONFIG_NAME "trireme.yaml"
 
-/* CUSTOM: a model function that is none of src/models', given to tr_train by a program of its own. */
-typedef enum tr_family { TR_FAMILY_GPT2, TR_FAMILY_CUSTOM } tr_family;
 typedef enum tr_schedule_kind {
     TR_SCHEDULE_CONSTANT,
     TR_SCHEDULE_LINEAR,
@@ -56,23 +55,21 @@ typedef struct tr_sources {
 /* Texts are NULL when not given; everything is owned by the config. */
 typedef struct tr_config {
     struct {
-        tr_family family;
+        int family;         /* of models/family.h */
         const char *preset; /* canonical name */
         const char *from;   /* a Hugging Face directory to start from */
-        int64_t layers, embed, heads, mlp, context;
-        int64_t vocab; /* 0: the tokenizer's size */
-        double dropout;
-        bool banded; /* every second layer's attention sees only the last `band` tokens */
-        int64_t band;
+        tr_sizes sizes;     /* vocab 0: the tokenizer's size */
+        bool banded;        /* sizes.band counts */
     } model;
     struct {
         tr_sources train, val;
         const char *tokenizer; /* a directory, a file, "bytes" or "chars" */
         double val_split;      /* of the training data, held out; 0 with data.val */
         const char *cache;     /* directory for token shards; NULL: in `out` */
+        int objective;         /* of data/objective.h */
     } data;
     struct {
-        int64_t steps, batch, micro_batch, seq;
+        int64_t steps, batch, micro_batch, seq, decoder_seq;
         tr_dtype precision;
         int64_t eval_every, eval_batches, save_every, keep, log_every; /* every 0: never */
         double clip;                                                   /* 0: none */
@@ -147,4 +144,4 @@ bool tr_tensor_grid_of(tr_tensor_kind kind, int64_t ranks, tr_tensor_grid *out);
 
 /* For tr_model functions. */
 tr_sizes tr_config_sizes(const tr_config *config);
-const char *tr_family_name(tr_family family);
+const char *tr_family_name(int family);

@@ -8,6 +8,7 @@
 
 #include "base/cpu.h"
 #include "base/file.h"
+#include "data/objective.h"
 #include "models/huggingface.h"
 #include "train/config_schema.h"
 
@@ -23,12 +24,19 @@ void tr_config_resolve(tr_config *c)
 {
     int64_t steps = c->train.steps;
     bool wsd = c->schedule.name == TR_SCHEDULE_WSD, has_val = c->data.val.count > 0;
-    if (is_open(c, "model.mlp"))
-        c->model.mlp = 4 * c->model.embed;
+    const tr_family *family = c->model.family == TR_FAMILY_CUSTOM ? NULL : tr_families[c->model.family];
     if (is_open(c, "model.context"))
-        c->model.context = is_open(c, "train.seq") ? 256 : c->train.seq;
+        c->model.sizes.context = is_open(c, "train.seq") ? 256 : c->train.seq;
     if (is_open(c, "train.seq"))
-        c->train.seq = c->model.context;
+        c->train.seq = c->model.sizes.context;
+    if (is_open(c, "train.decoder_seq"))
+        c->train.decoder_seq = c->train.seq;
+    if (family && family->complete)
+        family->complete(&c->model.sizes);
+    if (c->model.sizes.mlp == 0)
+        c->model.sizes.mlp = 4 * c->model.sizes.embed;
+    if (is_open(c, "data.objective"))
+        c->data.objective = tr_objective_find(family ? family->objective : "causal");
     if (is_open(c, "mesh.sequence_kind"))
         c->mesh.sequence_kind = c->mesh.sequence > 1 ? TR_SEQUENCE_ULYSSES : TR_SEQUENCE_NONE;
     if (is_open(c, "pipeline.schedule"))
@@ -77,17 +85,31 @@ static void near_divisors(int64_t n, int64_t d, char *out, size_t size)
         snprintf(out, size, "%lld or %lld", (long long)below, (long long)above);
 }
 
+/* Sizes that the family does not have. */
+static tr_error *check_keys(const tr_config *c, const tr_family *family)
+{
+    for (int64_t k = 0; k < tr_config_key_count && family; k++) {
+        const tr_config_key *key = &tr_config_keys[k];
+        const char *size = tr_config_key_size(key);
+        if (size && c->own->origin[k] >= FROM_FILE && !tr_family_has(family, size))
+            return tr_config_error(c, key->name, "the family %s has no %s; it has: %s", family->name, key->name, family->keys);
+    }
+    return NULL;
+}
+
 static tr_error *check_model(const tr_config *c)
 {
     char heads[64], embed[64];
+    const tr_family *family = c->model.family == TR_FAMILY_CUSTOM ? NULL : tr_families[c->model.family];
+    TR_TRY(check_keys(c, family));
     if (c->model.preset && c->model.from)
         return tr_config_error(c, blamed(c, "model.from", "model.preset"),
                                "model.preset and model.from both decide the sizes; leave one of "
                                "them out, or set it to null");
-    if (c->model.embed % c->model.heads) {
-        int64_t below = c->model.embed / c->model.heads * c->model.heads,
-                above = below + c->model.heads;
-        near_divisors(c->model.embed, c->model.heads, heads, sizeof heads);
+    if (!c->model.sizes.head_dim && c->model.sizes.embed % c->model.sizes.heads) {
+        int64_t below = c->model.sizes.embed / c->model.sizes.heads * c->model.sizes.heads,
+                above = below + c->model.sizes.heads;
+        near_divisors(c->model.sizes.embed, c->model.sizes.heads, heads, sizeof heads);
         if (below)
             snprintf(embed, sizeof embed, "%lld or %lld", (long long)below, (long long)above);
         else
@@ -96,20 +118,20 @@ static tr_error *check_model(const tr_config *c)
             c, blamed(c, "model.embed", "model.heads"),
             "model.embed %lld is no multiple of model.heads %lld; nearest that do: "
             "embed %s, or heads %s",
-            (long long)c->model.embed, (long long)c->model.heads, embed, heads);
+            (long long)c->model.sizes.embed, (long long)c->model.sizes.heads, embed, heads);
     }
-    return NULL;
+    return family && family->check ? tr_error_in_take(family->check(&c->model.sizes), "model.family %s", family->name) : NULL;
 }
 
 static tr_error *check_train(const tr_config *c)
 {
     char divisors[64];
-    if (c->train.seq > c->model.context)
+    if (c->train.seq > c->model.sizes.context)
         return tr_config_error(
             c, blamed(c, "train.seq", "model.context"),
             "train.seq %lld is longer than model.context %lld; make train.seq at most %lld "
             "or the context longer",
-            (long long)c->train.seq, (long long)c->model.context, (long long)c->model.context);
+            (long long)c->train.seq, (long long)c->model.sizes.context, (long long)c->model.sizes.context);
     if (c->train.batch % c->train.micro_batch) {
         near_divisors(c->train.batch, c->train.micro_batch, divisors, sizeof divisors);
         return tr_config_error(
@@ -176,9 +198,9 @@ static tr_error *check_grid(const tr_config *c)
         const char *what;
         int64_t ways, pieces;
     } rows[] = {{"the sequences of a microbatch", c->mesh.data * g.row * (cube ? g.column : g.depth), c->train.micro_batch},
-                {"the heads", cube ? g.depth * g.row : g.column, c->model.heads},
-                {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.mlp},
-                {"the embedding's width", cube ? g.column : g.row, c->model.embed},
+                {"the heads", cube ? g.depth * g.row : g.column, c->model.sizes.heads},
+                {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.sizes.mlp},
+                {"the embedding's width", cube ? g.column : g.row, c->model.sizes.embed},
                 {"the tokens of a sequence", g.column, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)
         if (rows[i].ways > rows[i].pieces)
@@ -198,7 +220,7 @@ static tr_error *check_grid(const tr_config *c)
 /* The sequence axis: what goes with it, and the heads that Ulysses shares on top of the tensor axis. */
 static tr_error *check_sequence(const tr_config *c)
 {
-    long long sequence = c->mesh.sequence, tensor = c->mesh.tensor, heads = c->model.heads;
+    long long sequence = c->mesh.sequence, tensor = c->mesh.tensor, heads = c->model.sizes.heads;
     bool ulysses = c->mesh.sequence_kind == TR_SEQUENCE_ULYSSES, ring = c->mesh.sequence_kind == TR_SEQUENCE_RING;
     if (sequence > 1 && !ulysses && !ring)
         return tr_config_error(c, blamed(c, "mesh.sequence", "mesh.sequence_kind"),
@@ -226,7 +248,7 @@ static tr_error *check_mesh(const tr_config *c)
         const char *key, *what;
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
-                {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.heads},
+                {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)
         if (rows[i].ranks > rows[i].pieces)
@@ -239,12 +261,12 @@ static tr_error *check_mesh(const tr_config *c)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",
                                (long long)c->mesh.tensor, (long long)c->train.seq);
-    if (c->mesh.pipeline * c->pipeline.chunks > c->model.layers && c->mesh.pipeline > 1)
+    if (c->mesh.pipeline * c->pipeline.chunks > c->model.sizes.layers && c->mesh.pipeline > 1)
         return tr_config_error(c, blamed(c, "mesh.pipeline", "pipeline.chunks"),
                                "mesh.pipeline %lld with pipeline.chunks %lld is %lld stages and the model has %lld layers; "
                                "there can be at most as many stages as layers",
                                (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
-                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.layers);
+                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.sizes.layers);
     if (c->mesh.pipeline > 1 && c->train.sample_every)
         return tr_config_error(
             c, blamed(c, "train.sample_every", "mesh.pipeline"),
@@ -309,34 +331,44 @@ tr_error *tr_config_check(const tr_config *config)
 }
 
 /* A size that the checkpoint decides: it may be given as well, if it is the same. */
-static tr_error *take_size(tr_config *c, const char *key, int64_t value)
+static tr_error *take_size(tr_config *c, int64_t k, tr_config *from)
 {
-    int64_t k = tr_config_key_find(key);
-    int64_t *field = tr_config_field(c, &tr_config_keys[k]);
-    if (tr_config_given(c, key) && *field != value)
-        return tr_config_error(c, key,
-                               "%s is %lld here but %lld in %s/config.json; leave it out, the "
-                               "checkpoint decides",
-                               key, (long long)*field, (long long)value, c->model.from);
-    *field = value;
-    if (!tr_config_given(c, key))
-        c->own->origin[k] = FROM_PRESET;
-    return NULL;
+    const tr_config_key *key = &tr_config_keys[k];
+    tr_text here = {0}, there = {0};
+    tr_error *error = NULL;
+    tr_config_value(c, key, &here);
+    tr_config_value(from, key, &there);
+    if (tr_config_given(c, key->name) && strcmp(here.bytes, there.bytes) != 0)
+        error = tr_config_error(c, key->name,
+                                "%s is %s here but %s in %s/config.json; leave it out, the checkpoint decides", key->name,
+                                here.bytes, there.bytes, c->model.from);
+    tr_text_free(&here);
+    tr_text_free(&there);
+    return error;
 }
 
-/* Local attention: trireme_band in config.json says its width, or that there is none. */
-static tr_error *take_band(tr_config *c, int64_t band)
+/* All sizes but those that training may choose anew. */
+static tr_error *take_sizes(tr_config *c, const tr_family *family, const tr_sizes *sizes)
 {
-    if (tr_config_given(c, "model.banded") && c->model.banded != (band > 0))
-        return tr_config_error(c, "model.banded",
-                               "model.banded is %s here but the checkpoint %s was made with %s; "
-                               "leave it out, the checkpoint decides",
-                               c->model.banded ? "true" : "false", c->model.from,
-                               band > 0 ? "banded attention" : "dense attention");
-    c->model.banded = band > 0;
-    if (!tr_config_given(c, "model.banded"))
-        c->own->origin[tr_config_key_find("model.banded")] = FROM_PRESET;
-    return band > 0 ? take_size(c, "model.band", band) : NULL;
+    tr_config from = {.model = {.family = c->model.family, .sizes = *sizes, .banded = sizes->band > 0}};
+    double dropout = c->model.sizes.dropout, z_loss = c->model.sizes.z_loss;
+    for (int64_t k = 0; k < tr_config_key_count; k++) {
+        const tr_config_key *key = &tr_config_keys[k];
+        const char *size = tr_config_key_size(key);
+        if (!size || !key->fixed || !tr_family_has(family, size))
+            continue;
+        if (strcmp(size, "band") != 0 || sizes->band > 0)
+            TR_TRY(take_size(c, k, &from));
+        if (!tr_config_given(c, key->name))
+            c->own->origin[k] = FROM_PRESET;
+    }
+    int64_t band = sizes->band > 0 ? sizes->band : c->model.sizes.band;
+    c->model.sizes = *sizes;
+    c->model.sizes.dropout = dropout;
+    c->model.sizes.z_loss = z_loss;
+    c->model.sizes.band = band;
+    c->model.banded = sizes->band > 0;
+    return NULL;
 }
 
 tr_error *tr_config_read_from(tr_config *c)
@@ -354,19 +386,17 @@ tr_error *tr_config_read_from(tr_config *c)
         return tr_config_error(c, "model.from", "'%s' has no config.json, so it is no checkpoint",
                                from);
     tr_sizes sizes;
-    tr_error *error = tr_hf_config_read(from, &sizes);
+    const tr_family *family;
+    tr_error *error = tr_hf_config_read(from, &family, &sizes);
     if (error) {
         tr_error *placed = tr_config_error(c, "model.from", "%s", tr_error_text(error));
         tr_error_free(error);
         return placed;
     }
-    TR_TRY(take_size(c, "model.layers", sizes.layers));
-    TR_TRY(take_size(c, "model.embed", sizes.embed));
-    TR_TRY(take_size(c, "model.heads", sizes.heads));
-    TR_TRY(take_size(c, "model.context", sizes.context));
-    TR_TRY(take_size(c, "model.vocab", sizes.vocab));
-    TR_TRY(take_size(c, "model.mlp", sizes.mlp));
-    return take_band(c, sizes.band);
+    for (int f = 0; f < TR_FAMILY_COUNT; f++)
+        if (tr_families[f] == family)
+            TR_TRY(tr_config_take_family(c, "model.from", from, f));
+    return take_sizes(c, family, &sizes);
 }
 
 static tr_error *check_sources(const tr_config *c, const char *key, const tr_sources *sources)

@@ -1,6 +1,6 @@
-/* The keys of a config and the sizes of the presets: two tables.
+/* The keys of a config.
  *
- * To add a key: a field in tr_config, a row here. Parsing, defaults, limits, help, YAML and JSON
+ * To add a key: a field in tr_config (of a model's size: in tr_sizes), a row here. Parsing, defaults, limits, help, YAML and JSON
  * follow. A key whose default depends on others has fallback NULL, `automatic` in words, and a line
  * in tr_config_resolve.
  */
@@ -9,9 +9,16 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/suggest.h"
+#include "data/objective.h"
 
-static const tr_choice families[] = {{"gpt2", TR_FAMILY_GPT2}, {"custom", TR_FAMILY_CUSTOM}, {0}};
+#define X(name) {#name, TR_FAMILY_##name},
+static const tr_choice families[] = {TR_FAMILIES(X){"custom", TR_FAMILY_CUSTOM}, {0}};
+#undef X
+#define X(name) {#name, TR_OBJECTIVE_##name},
+static const tr_choice objectives[] = {TR_OBJECTIVES(X){0}};
+#undef X
+static const tr_choice rope_kinds[] = {{"none", TR_ROPE_PLAIN},     {"linear", TR_ROPE_LINEAR}, {"dynamic", TR_ROPE_DYNAMIC},
+                                       {"llama3", TR_ROPE_LLAMA3}, {"yarn", TR_ROPE_YARN},     {0}};
 static const tr_choice precisions[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
 static const tr_choice sequence_kinds[] = {{"none", TR_SEQUENCE_NONE},
                                            {"megatron", TR_SEQUENCE_MEGATRON},
@@ -61,34 +68,73 @@ static const tr_choice schedules[] = {{"constant", TR_SCHEDULE_CONSTANT},
         .name = #key, .type = KEY_SOURCES, .offset = AT(key), __VA_ARGS__ \
     }
 
+/* Keys of the model's sizes. */
+#define SIZE(key, from, to, ...)                                                                                      \
+    {                                                                                                                 \
+        .name = "model." #key, .type = KEY_INTEGER, .offset = AT(model.sizes.key), .least = from, .most = to, __VA_ARGS__ \
+    }
+#define SIZE_REAL(key, from, to, ...)                                                                              \
+    {                                                                                                              \
+        .name = "model." #key, .type = KEY_REAL, .offset = AT(model.sizes.key), .least = from, .most = to, __VA_ARGS__ \
+    }
+#define SIZE_BOOL(key, ...)                                                                       \
+    {                                                                                             \
+        .name = "model." #key, .type = KEY_BOOL, .offset = AT(model.sizes.key), __VA_ARGS__ \
+    }
+#define SIZE_CHOICE(key, list, ...)                                                                                \
+    {                                                                                                              \
+        .name = "model." #key, .type = KEY_CHOICE, .offset = AT(model.sizes.key), .choices = list, __VA_ARGS__ \
+    }
+
 const tr_config_key tr_config_keys[] = {
-    CHOICE(model.family, families, .fallback = "gpt2", .fixed = true, .help = "kind of model; custom: given by a program that calls tr_train"),
+    CHOICE(model.family, families, .automatic = "that of model.preset or model.from, or gpt2", .fixed = true,
+           .help = "kind of model; custom: given by a program that calls tr_train"),
     TEXT(model.preset, .fixed = true, .also = " size ",
-         .help = "sizes of a published model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-small, "
-                 "gpt3-medium, "
-                 "gpt3-large, gpt3-xl, gpt3-2.7b, gpt3-6.7b, gpt3-13b, gpt3-175b"),
+         .help = "sizes of a published model, of any family: gpt2, gpt3-175b ... (a wrong name lists them all)"),
     TEXT(model.from, .fixed = true, .also = " init_from checkpoint pretrained model_name_or_path ",
          .help = "start from this Hugging Face checkpoint directory"),
-    INTEGER(model.layers, 1, 1e5, .fallback = "6", .fixed = true,
+    SIZE(layers, 1, 1e5, .fallback = "6", .fixed = true,
             .also = " n_layer n_layers num_layers num_hidden_layers depth ",
             .help = "Transformer blocks"),
-    INTEGER(model.embed, 1, MOST_SIZE, .fallback = "384", .fixed = true,
+    SIZE(embed, 1, MOST_SIZE, .fallback = "384", .fixed = true,
             .also = " n_embd d_model hidden_size dim width ",
             .help = "width of the residual stream; a multiple of model.heads"),
-    INTEGER(model.heads, 1, MOST_SIZE, .fallback = "6", .fixed = true,
+    SIZE(heads, 1, MOST_SIZE, .fallback = "6", .fixed = true,
             .also = " n_head n_heads num_heads num_attention_heads ", .help = "attention heads"),
-    INTEGER(model.mlp, 1, 4 * MOST_SIZE, .automatic = "4 x model.embed", .fixed = true,
+    SIZE(mlp, 1, 4 * MOST_SIZE, .automatic = "as the family has it, or 4 x model.embed", .fixed = true,
             .also = " n_inner d_ff intermediate_size ", .help = "width inside of the MLP"),
-    INTEGER(model.context, 1, MOST_SIZE, .automatic = "train.seq, or 256", .fixed = true,
+    SIZE(context, 1, MOST_SIZE, .automatic = "train.seq, or 256", .fixed = true,
             .also = " block_size n_positions max_position_embeddings n_ctx ",
             .help = "longest sequence the model can see"),
-    INTEGER(model.vocab, 0, MOST_SIZE, .fallback = "0", .fixed = true,
+    SIZE(vocab, 0, MOST_SIZE, .fallback = "0", .fixed = true,
             .also = " vocab_size n_vocab ", .help = "size of the vocabulary; 0: the tokenizer's"),
-    REAL(model.dropout, 0, 1, .below = true, .fallback = "0",
+    SIZE_REAL(dropout, 0, 1, .below = true, .fallback = "0",
          .help = "probability of dropping an activation"),
+    SIZE(kv_heads, 1, MOST_SIZE, .automatic = "model.heads", .fixed = true,
+         .also = " num_key_value_heads n_kv_heads num_kv_heads ", .help = "heads of keys and values; divides model.heads"),
+    SIZE(head_dim, 1, MOST_SIZE, .automatic = "model.embed / model.heads", .fixed = true, .also = " d_head ",
+         .help = "width of a head"),
+    SIZE_BOOL(untied, .fallback = "false", .fixed = true, .also = " tie_word_embeddings ",
+              .help = "the output has a table of its own, not the input's"),
+    SIZE_REAL(norm_eps, 0, 1, .above = true, .automatic = "as the family has it", .fixed = true,
+              .also = " rms_norm_eps layer_norm_eps layer_norm_epsilon ", .help = "added to the variance in norms"),
+    SIZE_REAL(rope_theta, 0, 1e12, .above = true, .automatic = "10000", .fixed = true, .also = " rope_base ",
+              .help = "base of the wave lengths of rotary positions"),
+    SIZE_CHOICE(rope_kind, rope_kinds, .fallback = "none", .fixed = true, .also = " rope_scaling rope_type ",
+                .help = "how rotary positions are stretched beyond the context that a model was trained with"),
+    SIZE_REAL(rope_factor, 0, 1e6, .above = true, .automatic = "1", .fixed = true, .help = "by how much"),
+    SIZE(rope_context, 1, MOST_SIZE, .automatic = "model.context", .fixed = true,
+         .also = " original_max_position_embeddings ", .help = "the context that the model was trained with"),
+    SIZE_REAL(rope_low, 0, 1e6, .automatic = "1", .fixed = true, .also = " low_freq_factor beta_slow ",
+              .help = "llama3's low_freq_factor, yarn's beta_slow"),
+    SIZE_REAL(rope_high, 0, 1e6, .automatic = "4; 32 for yarn", .fixed = true, .also = " high_freq_factor beta_fast ",
+              .help = "llama3's high_freq_factor, yarn's beta_fast"),
+    SIZE_REAL(rope_attention, 0, 1e6, .automatic = "yarn: 0.1 ln(model.rope_factor) + 1", .fixed = true,
+              .also = " attention_factor ", .help = "yarn's factor of the rotated heads"),
+    SIZE_REAL(z_loss, 0, 1, .automatic = "as the family has it", .help = "this times log(Z)^2 is added to the loss of a token"),
     BOOL(model.banded, .fallback = "false", .fixed = true,
          .help = "every second layer's attention is local, as in GPT-3"),
-    INTEGER(model.band, 1, MOST_SIZE, .fallback = "256", .fixed = true,
+    SIZE(band, 1, MOST_SIZE, .fallback = "256", .fixed = true,
             .only_if = "model.banded=true", .help = "tokens that local attention sees"),
 
     SOURCES(data.train, .also = " dataset train_data ",
@@ -100,6 +146,7 @@ const tr_config_key tr_config_keys[] = {
          .help = "a tokenizer's directory or file, or bytes, or chars"),
     REAL(data.val_split, 0, 0.5, .automatic = "0.01, or 0 with data.val",
          .help = "share of data.train that is held out to validate on"),
+    CHOICE(data.objective, objectives, .automatic = "the family's", .fixed = true, .help = "what is learnt from the data"),
     TEXT(data.cache, .automatic = "in the run's directory", .help = "directory for tokenized data"),
 
     INTEGER(train.steps, 1, MOST_STEPS, .fallback = "1000",
@@ -113,6 +160,8 @@ const tr_config_key tr_config_keys[] = {
     INTEGER(train.seq, 1, MOST_SIZE, .automatic = "model.context",
             .also = " seq_len seq_length sequence_length max_seq_len ",
             .help = "tokens in a sequence"),
+    INTEGER(train.decoder_seq, 1, MOST_SIZE, .automatic = "train.seq",
+            .help = "tokens of the second tower, in models that have two"),
     CHOICE(train.precision, precisions, .fallback = "fp32", .also = " dtype amp fp16 ",
            .help = "of activations and products; bf16 accumulates in fp32 and keeps fp32 weights"),
     INTEGER(train.eval_every, 0, MOST_STEPS, .fallback = "100",
@@ -198,53 +247,6 @@ const tr_config_key tr_config_keys[] = {
 };
 const int64_t tr_config_key_count = TR_COUNT(tr_config_keys);
 
-/* GPT-2: Radford et al. 2019, table 2. GPT-3: Brown et al. 2020, table 2.1, where two rows do not
- * add up:
- *  - 1.3B prints 24 heads of 128 for a width of 2048. 24 x 128 is 3072 and 2048 does not divide by
- * 24; we keep the printed head size, which gives 16 heads.
- *  - 13B prints a width of 5140 with 40 heads of 128. 40 x 128 is 5120, and 5140 is no multiple
- * of 40. Both give the printed parameter counts. The width of GPT-3's local attention is not in the
- * paper, so a preset does not switch model.banded on. */
-const tr_preset tr_presets[] = {
-    {"gpt2", 12, 768, 12, 1024, 50257},        {"gpt2-medium", 24, 1024, 16, 1024, 50257},
-    {"gpt2-large", 36, 1280, 20, 1024, 50257}, {"gpt2-xl", 48, 1600, 25, 1024, 50257},
-    {"gpt3-small", 12, 768, 12, 2048, 50257},  {"gpt3-medium", 24, 1024, 16, 2048, 50257},
-    {"gpt3-large", 24, 1536, 16, 2048, 50257}, {"gpt3-xl", 24, 2048, 16, 2048, 50257},
-    {"gpt3-2.7b", 32, 2560, 32, 2048, 50257},  {"gpt3-6.7b", 32, 4096, 32, 2048, 50257},
-    {"gpt3-13b", 40, 5120, 40, 2048, 50257},   {"gpt3-175b", 96, 12288, 96, 2048, 50257},
-};
-const int64_t tr_preset_count = TR_COUNT(tr_presets);
-
-static const struct {
-    const char *alias, *name;
-} aliases[] = {
-    {"gpt2-small", "gpt2"},       {"gpt2-124m", "gpt2"},       {"gpt2-355m", "gpt2-medium"},
-    {"gpt2-774m", "gpt2-large"},  {"gpt2-1.5b", "gpt2-xl"},    {"gpt3-125m", "gpt3-small"},
-    {"gpt3-350m", "gpt3-medium"}, {"gpt3-760m", "gpt3-large"}, {"gpt3-1.3b", "gpt3-xl"},
-    {"gpt3", "gpt3-175b"},
-};
-
-const tr_preset *tr_preset_find(const char *name)
-{
-    for (int64_t i = 0; i < TR_COUNT(aliases); i++)
-        if (strcmp(name, aliases[i].alias) == 0)
-            name = aliases[i].name;
-    for (int64_t i = 0; i < tr_preset_count; i++)
-        if (strcmp(name, tr_presets[i].name) == 0)
-            return &tr_presets[i];
-    return NULL;
-}
-
-const char *tr_preset_suggest(const char *name)
-{
-    const char *names[TR_COUNT(tr_presets) + TR_COUNT(aliases)];
-    for (int64_t i = 0; i < TR_COUNT(tr_presets); i++)
-        names[i] = tr_presets[i].name;
-    for (int64_t i = 0; i < TR_COUNT(aliases); i++)
-        names[TR_COUNT(tr_presets) + i] = aliases[i].alias;
-    return tr_suggest(name, names, TR_COUNT(names));
-}
-
 int64_t tr_config_key_find(const char *name)
 {
     for (int64_t i = 0; i < tr_config_key_count; i++)
@@ -256,4 +258,12 @@ int64_t tr_config_key_find(const char *name)
 void *tr_config_field(const tr_config *config, const tr_config_key *key)
 {
     return (char *)config + key->offset;
+}
+
+const char *tr_config_key_size(const tr_config_key *key)
+{
+    static const char prefix[] = "model.";
+    size_t n = strlen(prefix);
+    bool size = key->type != KEY_TEXT && strncmp(key->name, prefix, n) == 0 && strcmp(key->name + n, "family") != 0;
+    return size ? key->name + n : NULL;
 }

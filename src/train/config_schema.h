@@ -1,5 +1,4 @@
-/* The table of config keys, and of presets; shared by config.c, config_check.c and config_text.c.
- */
+/* The table of config keys; shared by config.c, config_check.c and config_text.c. */
 #pragma once
 #include <stddef.h>
 
@@ -39,18 +38,6 @@ typedef struct tr_config_key {
 extern const tr_config_key tr_config_keys[];
 extern const int64_t tr_config_key_count;
 
-typedef struct tr_preset {
-    const char *name;
-    int64_t layers, embed, heads, context, vocab;
-} tr_preset;
-
-extern const tr_preset tr_presets[];
-extern const int64_t tr_preset_count;
-/* By name or alias; NULL when there is none. */
-const tr_preset *tr_preset_find(const char *name);
-/* Nearest name, or NULL. */
-const char *tr_preset_suggest(const char *name);
-
 /* Where a key's value came from. */
 typedef enum tr_origin { FROM_DEFAULT, FROM_PRESET, FROM_FILE, FROM_OVERRIDE } tr_origin;
 
@@ -62,6 +49,8 @@ struct tr_config_own {
 
 /* Index of a key, -1 when there is none. */
 int64_t tr_config_key_find(const char *name);
+/* "heads" of "model.heads", for keys that are a size of the model; else NULL. */
+const char *tr_config_key_size(const tr_config_key *key);
 /* The field of a key. */
 void *tr_config_field(const tr_config *config, const tr_config_key *key);
 /* The value as YAML on one line: a number, a quoted text, [a, b]; "null" for a text that is not
@@ -72,5 +61,8 @@ void tr_config_real(double value, tr_text *out);
 /* Decides what was left open, then checks keys against each other; config_check.c. */
 void tr_config_resolve(tr_config *config);
 tr_error *tr_config_check(const tr_config *config);
+/* What a preset or a checkpoint (`what` in messages) says, where the user said nothing; config.c. */
+tr_error *tr_config_take_family(tr_config *config, const char *key, const char *what, int family);
+tr_error *tr_config_take_sizes(tr_config *config, const tr_sizes *sizes, const char *where);
 /* Sizes from model.from's config.json; config_check.c. */
 tr_error *tr_config_read_from(tr_config *config);

@@ -87,8 +87,24 @@ static void add_sources(const tr_sources *sources, tr_text *out)
 }
 
 /* A text or list that is not set. */
+/* A size that the family does not have, or that a program's own model does not use. */
+static bool has_no_size(const tr_config *config, const tr_config_key *key)
+{
+    const char *size = tr_config_key_size(key);
+    const void *field = tr_config_field(config, key);
+    bool custom = config->model.family == TR_FAMILY_CUSTOM;
+    if (!size)
+        return false;
+    if (!custom && !tr_family_has(tr_families[config->model.family], size))
+        return true;
+    return (key->type == KEY_INTEGER && key->least > 0 && *(const int64_t *)field == 0) ||
+           (key->type == KEY_REAL && key->above && *(const double *)field == 0);
+}
+
 static bool is_unset(const tr_config *config, const tr_config_key *key)
 {
+    if (has_no_size(config, key))
+        return true;
     const void *field = tr_config_field(config, key);
     if (key->type == KEY_TEXT)
         return !*(const char *const *)field;
@@ -200,6 +216,8 @@ json_t *tr_config_json(const tr_config *config)
             section = json_object();
             json_object_set_new(root, name, section);
         }
+        if (has_no_size(config, key))
+            continue;
         json_object_set_new(length ? section : root, key->name + (length ? length + 1 : 0),
                             json_value(config, key));
     }
@@ -251,6 +269,21 @@ static void help_values(const tr_config_key *key, tr_text *out)
     }
 }
 
+/* Which families have a size, unless all have. */
+static void help_families(const tr_config_key *key, tr_text *out)
+{
+    const char *size = tr_config_key_size(key);
+    int having = 0;
+    for (int f = 0; f < TR_FAMILY_COUNT && size; f++)
+        having += tr_family_has(tr_families[f], size);
+    if (!size || having == TR_FAMILY_COUNT)
+        return;
+    tr_text_format(out, "; of");
+    for (int f = 0, k = 0; f < TR_FAMILY_COUNT; f++)
+        if (tr_family_has(tr_families[f], size))
+            tr_text_format(out, "%s%s", k++ ? ", " : " ", tr_families[f]->name);
+}
+
 char *tr_config_help(void)
 {
     tr_text out = {0};
@@ -269,6 +302,7 @@ char *tr_config_help(void)
             tr_text_format(&values, "; default: %s", fallback);
         if (key->only_if)
             tr_text_format(&values, "; only with %s", key->only_if);
+        help_families(key, &values);
         tr_text_format(&out, "  %-24s ", key->name);
         add_wrapped(key->help, 27, 27, &out);
         tr_text_format(&out, "%29s", "");
@@ -280,17 +314,13 @@ char *tr_config_help(void)
 
 tr_sizes tr_config_sizes(const tr_config *c)
 {
-    return (tr_sizes){.vocab = c->model.vocab,
-                      .context = c->model.context,
-                      .layers = c->model.layers,
-                      .embed = c->model.embed,
-                      .heads = c->model.heads,
-                      .mlp = c->model.mlp,
-                      .dropout = c->model.dropout,
-                      .band = c->model.banded ? c->model.band : 0};
+    tr_sizes sizes = c->model.sizes;
+    if (!c->model.banded)
+        sizes.band = 0;
+    return sizes;
 }
 
-const char *tr_family_name(tr_family family)
+const char *tr_family_name(int family)
 {
-    return choice_name(&tr_config_keys[tr_config_key_find("model.family")], (int)family);
+    return choice_name(&tr_config_keys[tr_config_key_find("model.family")], family);
 }

@@ -8,8 +8,8 @@
 #include "base/cpu.h"
 #include "base/json.h"
 #include "data/weights.h"
+#include "exec/loss.h"
 #include "models/huggingface.h"
-#include "models/models.h"
 #include "train/parallel.h"
 #include "train/schedule.h"
 
@@ -31,12 +31,18 @@ double tr_flops_per_token(const tr_sizes *s, int64_t parameters, int64_t seq)
     return 6.0 * (double)parameters + 12.0 * (double)s->layers * (double)s->embed * (double)seq;
 }
 
+const tr_family *tr_config_family(const tr_config *c)
+{
+    return c->model.family == TR_FAMILY_CUSTOM ? NULL : tr_families[c->model.family];
+}
+
 tr_error *tr_config_model(const tr_config *c, tr_model *out)
 {
-    if (c->model.family == TR_FAMILY_CUSTOM)
+    const tr_family *family = tr_config_family(c);
+    if (!family)
         return tr_config_error(c, "model.family", "the model is defined in a program of its own, which calls tr_train "
                                                   "or tr_resume; only that program can open it");
-    *out = tr_gpt;
+    *out = family->model;
     return NULL;
 }
 
@@ -101,11 +107,11 @@ static tr_error *open_data(tr_trainer *t)
     for (int64_t i = 0; i < n_val; i++)
         val_paths[i] = c->data.val.items[i].path;
     char *cache = c->data.cache ? tr_strdup(c->data.cache) : tr_path_join(c->out, "shards");
-    tr_corpus_options reading = {.tokenizer = t->tokenizer, .cache = cache, .threads = t->target.threads};
-    tr_loader_options options = {.seq = c->train.seq, .seed = (uint64_t)c->seed, .vocab = t->sizes.vocab,
-                                 .val_split = c->data.val_split};
-    tr_error *error =
-        tr_loader_open(&options, &reading, paths, weighted ? weights : NULL, n, val_paths, n_val, &t->loader);
+    tr_objective_options options = {.tokenizer = t->tokenizer, .paths = paths, .n_paths = n, .val_paths = val_paths,
+                                    .n_val_paths = n_val, .weights = weighted ? weights : NULL, .cache = cache,
+                                    .threads = t->target.threads, .seq = c->train.seq, .decoder_seq = c->train.decoder_seq,
+                                    .vocab = t->sizes.vocab, .seed = (uint64_t)c->seed, .val_split = c->data.val_split};
+    tr_error *error = tr_objective_open(c->data.objective, &options, &t->objective);
     free(cache);
     free(weights);
     free(paths);
@@ -127,6 +133,7 @@ static tr_compile compile_options(const tr_config *c, const tr_target *target)
                         .compute = c->train.precision,
                         .batch = c->train.micro_batch,
                         .seq = c->train.seq,
+                        .decoder_seq = c->train.decoder_seq,
                         .recompute = c->train.recompute,
                         .update = {.optimizer = c->optimizer.name, .beta1 = c->optimizer.beta1,
                                    .beta2 = c->optimizer.beta2, .eps = c->optimizer.eps,
@@ -207,7 +214,7 @@ static tr_error *restore(tr_trainer *t, const char *directory, char **out_warnin
     t->step = tr_checkpoint_step(checkpoint);
     TR_GO(tr_json_real(state, "trainer.json", "best_val_loss", TR_OPTIONAL, &t->best_val_loss));
     TR_GO(tr_json_string(state, "trainer.json", "data", TR_REQUIRED, &loader));
-    TR_GO(tr_loader_check_state(t->loader, loader));
+    TR_GO(t->objective->row->check_state(t->objective->own, loader));
     TR_GO(tr_weights_load_state(t->program, tr_checkpoint_model(checkpoint), tr_checkpoint_optimizer(checkpoint)));
 done:
     tr_checkpoint_close(checkpoint);
@@ -218,7 +225,7 @@ static tr_error *load_from(tr_trainer *t, const char *directory)
 {
     tr_checkpoint *checkpoint = NULL;
     TR_TRY(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
-    tr_error *error = tr_weights_load(t->program, tr_checkpoint_model(checkpoint));
+    tr_error *error = tr_weights_load(t->program, t->family, tr_checkpoint_model(checkpoint));
     tr_checkpoint_close(checkpoint);
     return error;
 }
@@ -253,6 +260,7 @@ static tr_error *fill(tr_trainer *t, const tr_trainer_options *options)
     TR_TRY(tr_compile_training(t->model, &t->sizes, t->user, &how, &t->program));
     t->parameters = tr_graph_parameters(tr_program_leaves(t->program));
     TR_TRY(check_fits(t));
+    TR_TRY(tr_batch_check(tr_program_leaves(t->program), tr_objectives[c->data.objective]));
     TR_TRY(open_data_in_turn(t));
     t->program->ranks = t->ranks;
     TR_TRY(tr_program_allocate(t->program));
@@ -264,7 +272,7 @@ static tr_error *agree_on_plan(const tr_trainer *t)
 {
     if (!t->ranks)
         return NULL;
-    char *data = tr_loader_state(t->loader);
+    char *data = t->objective->row->state(t->objective->own);
     uint64_t hash = tr_config_plan_hash(t->config, t->program->whole_hash, data, t->step);
     free(data);
     return tr_comm_agree(t->ranks->comm, hash, "plan");
@@ -277,7 +285,8 @@ tr_error *tr_trainer_new(const tr_config *config, const tr_trainer_options *opti
     tr_trainer *t = tr_alloc_zero(1, sizeof *t);
     t->config = config;
     t->ranks = options->ranks;
-    t->model = options->model;
+    t->family = tr_config_family(config);
+    t->model = options->model ? options->model : t->family ? t->family->model : NULL;
     t->user = options->user;
     t->best_val_loss = INFINITY;
     *out = NULL;
@@ -309,7 +318,7 @@ void tr_trainer_free(tr_trainer *t)
     tr_config_pipeline_free(&t->stages);
     tr_program_free(t->evaluation);
     tr_program_free(t->program);
-    tr_loader_free(t->loader);
+    tr_objective_free(t->objective);
     tr_tokenizer_free(t->tokenizer);
     free(t);
 }
@@ -321,74 +330,16 @@ bool tr_trainer_leads(const tr_trainer *t)
     return !t->ranks || t->ranks->rank == 0;
 }
 
-/* This rank's part of a batch [batch, seq]: which rows, which tokens of them. */
-static tr_layout part_of_batch(const tr_graph *g, tr_value input)
-{
-    const tr_layout *l = g->values[input].layout;
-    const int64_t *dims = tr_shape_at(g, input)->dims;
-    return l ? *l : (tr_layout){.block = {dims[0], dims[1]}};
-}
-
-/* Which rows of the data a program is given; those from `end` on are empty. */
-typedef struct batch {
-    const tr_trainer *trainer;
-    tr_program *program;
-    bool validation;
-    int64_t first, end;
-} batch;
-
-enum { IDS, TARGETS, POSITIONS, INPUTS };
-static const char *const input_names[INPUTS] = {"ids", "targets", "positions"};
-
-/* Gives the program its rows of a microbatch. Stages of a pipeline read some of the inputs, or none. */
-static tr_error *fill_batch(void *context, int64_t micro)
-{
-    const batch *b = context;
-    const tr_graph *g = b->program->graph;
-    int64_t seq = b->trainer->config->train.seq, first = b->first + micro * b->trainer->config->train.micro_batch;
-    int32_t *data[INPUTS] = {0};
-    tr_value any = 0;
-    tr_error *error = NULL;
-    for (int i = 0; i < INPUTS; i++) {
-        tr_value v = tr_graph_find(g, input_names[i]);
-        any = v ? v : any;
-        data[i] = v ? tr_program_data(b->program, v) : NULL;
-    }
-    if (!any)
-        return NULL;
-    tr_layout part = part_of_batch(g, any);
-    int64_t tokens = part.block[1];
-    int32_t *row = tr_alloc((size_t)(2 * seq) * sizeof *row);
-    for (int64_t r = 0; r < part.block[0] && !error; r++) {
-        int64_t index = first + tr_layout_place(&part, 0, r), at = r * tokens;
-        bool given = index < b->end;
-        if (given)
-            error = b->validation ? tr_loader_val_sample(b->trainer->loader, index, row, row + seq)
-                                  : tr_loader_sample(b->trainer->loader, index, row, row + seq);
-        for (int64_t i = 0; i < tokens; i++) {
-            int64_t token = tr_layout_place(&part, 1, i);
-            if (data[IDS])
-                data[IDS][at + i] = given ? row[token] : 0;
-            if (data[TARGETS])
-                data[TARGETS][at + i] = given ? row[seq + token] : -1;
-            if (data[POSITIONS])
-                data[POSITIONS][at + i] = (int32_t)token;
-        }
-    }
-    free(row);
-    return error;
-}
-
 /* Every microbatch forward and backward. Accumulators are cleared at the start; without them there is one. */
-static tr_error *run_micro_batches(tr_trainer *t, batch *from, uint32_t step)
+static tr_error *run_micro_batches(tr_trainer *t, tr_batch *from, uint32_t step)
 {
     tr_program *p = t->program;
     if (p->micro_batches > 1 || t->pipeline)
         tr_program_run(p, TR_START, TR_START, step, 0);
     if (t->pipeline)
-        return tr_pipeline_run(t->pipeline, step, fill_batch, from);
+        return tr_pipeline_run(t->pipeline, step, tr_batch_fill, from);
     for (int64_t micro = 0; micro < p->micro_batches; micro++) {
-        TR_TRY(fill_batch(from, micro));
+        TR_TRY(tr_batch_fill(from, micro));
         tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START, TR_WEIGHT, step, micro);
     }
     return NULL;
@@ -398,14 +349,19 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
 {
     const tr_config *c = t->config;
     tr_program *p = t->program;
-    batch from = {t, p, false, t->step * c->train.batch, INT64_MAX};
+    tr_batch from = {.objective = t->objective, .program = p, .rows = c->train.micro_batch,
+                     .first = t->step * c->train.batch, .end = INT64_MAX};
     double began = tr_seconds();
     uint32_t step = (uint32_t)(t->step + 1);
     out->lr = tr_schedule_lr(c, t->step + 1);
     *(float *)tr_program_find(p, "lr") = (float)out->lr;
     if (tr_graph_find(p->graph, "step")) /* not every optimizer reads it */
         *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
-    TR_TRY(run_micro_batches(t, &from, step));
+    tr_error *error = tr_batch_factors(&from, p->micro_batches, t->ranks);
+    if (!error)
+        error = run_micro_batches(t, &from, step);
+    tr_batch_free(&from);
+    TR_TRY(error);
     tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
     TR_TRY(tr_program_error_take(p));
     double count = *(float *)tr_program_find(p, "count");
@@ -434,36 +390,45 @@ static tr_error *make_evaluation(tr_trainer *t)
     return how.stages ? tr_pipeline_new(t->evaluation, t->stages.schedule, TR_AXIS_PIPELINE, &t->evaluating) : NULL;
 }
 
-/* Adds what an output of the evaluation says; the last stage of a pipeline has it. */
-static void add_output(const tr_program *p, const char *name, double *sum)
+/* Adds a head's loss and count; the last stage of a pipeline has them. */
+static void add_head(const tr_program *p, int k, double *sums)
 {
-    if (tr_graph_find(p->graph, name))
-        *sum += *(float *)tr_program_find(p, name);
+    static const char *const names[] = {"loss", "count"};
+    for (int i = 0; i < 2; i++) {
+        char *name = k ? tr_format("%s.%s", names[i], p->losses[k].name) : tr_strdup(names[i]);
+        if (tr_graph_find(p->graph, name))
+            sums[i] += *(float *)tr_program_find(p, name);
+        free(name);
+    }
 }
 
 tr_error *tr_trainer_evaluate(tr_trainer *t, int64_t batches, double *out_loss)
 {
-    int64_t rows = t->config->train.micro_batch, windows = tr_loader_val_count(t->loader);
-    double total[] = {0, 0};
+    int64_t rows = t->config->train.micro_batch, windows = t->objective->row->val_count(t->objective->own);
+    enum { MOST = 8 };
+    double total[2 * MOST] = {0};
     if (batches > 0)
         windows = TR_MIN(windows, batches * rows);
     TR_TRY(make_evaluation(t));
     tr_program *p = t->evaluation;
-    batch from = {t, p, true, 0, windows};
+    tr_batch from = {.objective = t->objective, .program = p, .validation = true, .rows = rows, .end = windows};
     for (int64_t micro = 0; micro * rows < windows; micro++) {
         if (t->evaluating) {
-            TR_TRY(tr_pipeline_forward(t->evaluating, fill_batch, &from, micro));
+            TR_TRY(tr_pipeline_forward(t->evaluating, tr_batch_fill, &from, micro));
         } else {
-            TR_TRY(fill_batch(&from, micro));
+            TR_TRY(tr_batch_fill(&from, micro));
             tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
             TR_TRY(tr_program_error_take(p));
         }
-        add_output(p, "loss", &total[0]);
-        add_output(p, "count", &total[1]);
+        for (int k = 0; k < p->n_losses && k < MOST; k++)
+            add_head(p, k, total + 2 * k);
     }
     if (t->evaluating) /* the other stages have zeros */
-        TR_TRY(tr_ranks_max(t->ranks, total, 2));
-    *out_loss = total[1] > 0 ? total[0] / total[1] : NAN;
+        TR_TRY(tr_ranks_max(t->ranks, total, TR_COUNT(total)));
+    *out_loss = total[1] > 0 ? 0 : NAN;
+    for (int k = 0; k < p->n_losses && k < MOST; k++)
+        if (total[2 * k + 1] > 0)
+            *out_loss += p->losses[k].weight * total[2 * k] / total[2 * k + 1];
     return NULL;
 }
 
@@ -476,8 +441,7 @@ static tr_error *collect_files(const tr_trainer *t, tr_checkpoint_file **out, in
     int64_t count = 0, room = 0, n = 0;
     char **names = NULL;
     int32_t end = tr_tokenizer_end_of_text(t->tokenizer);
-    bool custom = t->config->model.family == TR_FAMILY_CUSTOM;
-    char *text = (custom ? tr_hf_custom_config_text : tr_hf_config_text)(&t->sizes, t->config->train.precision, end);
+    char *text = tr_hf_config_text(t->family, &t->sizes, t->config->train.precision, end);
     tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("config.json"), text, (int64_t)strlen(text)};
     text = tr_hf_generation_text(end);
     tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("generation_config.json"), text, (int64_t)strlen(text)};
@@ -505,7 +469,7 @@ static tr_error *collect_files(const tr_trainer *t, tr_checkpoint_file **out, in
 
 static json_t *trainer_state(const tr_trainer *t)
 {
-    char *data = tr_loader_state(t->loader);
+    char *data = t->objective->row->state(t->objective->own);
     json_t *state = json_pack("{s:I, s:I, s:s, s:I, s:s, s:o}", "step", (json_int_t)t->step, "samples",
                               (json_int_t)(t->step * t->config->train.batch), "data", data, "seed",
                               (json_int_t)t->config->seed, "version", TR_VERSION, "config",

@@ -2,22 +2,24 @@
  * and listens to signals is train/run.h; this is what a step is.
  */
 #pragma once
-#include "data/loader.h"
+#include "data/batch.h"
 #include "exec/compile.h"
 #include "exec/pipeline.h"
 #include "exec/ranks.h"
 #include "data/checkpoint.h"
+#include "models/family.h"
 #include "train/config.h"
 #include "train/parallel.h"
 
 typedef struct tr_trainer {
     const tr_config *config;
+    const tr_family *family; /* NULL: a program's own */
     tr_model model;
     void *user;
     tr_sizes sizes;
     tr_target target;
     tr_tokenizer *tokenizer; /* NULL when all data are shards of foreign tokens */
-    tr_loader *loader;
+    tr_objective *objective;
     tr_program *program, *evaluation; /* evaluation: made when first wanted, shares the weights */
     tr_config_stages stages;          /* of a pipeline */
     tr_pipeline *pipeline, *evaluating; /* NULL: no pipeline */
@@ -29,7 +31,7 @@ typedef struct tr_trainer {
 } tr_trainer;
 
 typedef struct tr_trainer_options {
-    tr_model model;
+    tr_model model; /* NULL: that of the config's family */
     void *user;
     const char *resume;     /* a run's directory: go on from its newest checkpoint; NULL: start */
     const char *dump_after; /* see exec/compile.h */
@@ -63,6 +65,8 @@ tr_error *tr_trainer_plan(const tr_config *config, int64_t rank, const tr_sizes 
 double tr_flops_per_token(const tr_sizes *sizes, int64_t parameters, int64_t seq);
 /* The tokenizer that data.tokenizer names; "chars" learns it from data.train. */
 tr_error *tr_config_tokenizer(const tr_config *config, tr_tokenizer **out);
+/* Its row; NULL: the model is a program's own. */
+const tr_family *tr_config_family(const tr_config *config);
 /* The model function of model.family; one that only another program has is refused. */
 tr_error *tr_config_model(const tr_config *config, tr_model *out);
 tr_error *tr_config_target(const tr_config *config, tr_target *out);

@@ -1,0 +1,51 @@
+/* The table of objectives; see objective.h. */
+#include "data/objective.h"
+
+#include "base/memory.h"
+
+const tr_objective_row *const tr_objectives[TR_OBJECTIVE_COUNT] = {
+#define X(name) &tr_objective_##name,
+    TR_OBJECTIVES(X)
+#undef X
+};
+
+int tr_objective_find(const char *name)
+{
+    for (int k = 0; k < TR_OBJECTIVE_COUNT; k++)
+        if (strcmp(tr_objectives[k]->name, name) == 0)
+            return k;
+    return -1;
+}
+
+tr_error *tr_objective_open(int which, const tr_objective_options *options, tr_objective **out)
+{
+    void *own = NULL;
+    *out = NULL;
+    TR_TRY(tr_objectives[which]->open(options, &own));
+    *out = tr_alloc(sizeof **out);
+    **out = (tr_objective){tr_objectives[which], own};
+    return NULL;
+}
+
+void tr_objective_free(tr_objective *o)
+{
+    if (!o)
+        return;
+    o->row->free(o->own);
+    free(o);
+}
+
+tr_field *tr_field_find(tr_field *fields, int count, const char *name)
+{
+    for (int k = 0; k < count; k++)
+        if (strcmp(fields[k].name, name) == 0)
+            return &fields[k];
+    return NULL;
+}
+
+tr_error *tr_objective_loader(const tr_objective_options *o, int64_t seq, tr_loader **out)
+{
+    tr_corpus_options reading = {.tokenizer = o->tokenizer, .cache = o->cache, .threads = o->threads};
+    tr_loader_options options = {.seq = seq, .seed = o->seed, .vocab = o->vocab, .val_split = o->val_split};
+    return tr_loader_open(&options, &reading, o->paths, o->weights, o->n_paths, o->val_paths, o->n_val_paths, out);
+}
