@@ -71,7 +71,7 @@ void tr_layer_end(tr_graph *graph);
 
 /* [a's]: a + b, where b has a's shape or its last dims. */
 tr_value tr_add(tr_graph *graph, tr_value a, tr_value b);
-/* [a's]: elementwise product of equal shapes. */
+/* [a's]: elementwise product, where b has a's shape or its last dims. */
 tr_value tr_mul(tr_graph *graph, tr_value a, tr_value b);
 tr_value tr_scale(tr_graph *graph, tr_value a, double factor);
 /* Hendrycks & Gimpel 2016; tr_gelu_tanh is the tanh form that GPT-2 uses ("gelu_new"). */
@@ -81,6 +81,10 @@ tr_value tr_relu(tr_graph *graph, tr_value x);
 tr_value tr_silu(tr_graph *graph, tr_value x);
 tr_value tr_tanh(tr_graph *graph, tr_value x);
 tr_value tr_sigmoid(tr_graph *graph, tr_value x);
+/* [gate's]: silu(gate) x; gelu(gate) x, by erf or the tanh form (Shazeer 2020): elementwise, equal shapes. */
+tr_value tr_swiglu(tr_graph *graph, tr_value gate, tr_value x);
+tr_value tr_geglu(tr_graph *graph, tr_value gate, tr_value x);
+tr_value tr_geglu_tanh(tr_graph *graph, tr_value gate, tr_value x);
 /* Zeroes each element with probability p (0 <= p < 1) and divides the rest by 1 - p. p = 0 gives x. */
 tr_value tr_dropout(tr_graph *graph, tr_value x, double p);
 /* [*, n...]: x[*, k] times w[k, n...] plus bias[n...]; bias may be 0. */
@@ -89,12 +93,37 @@ tr_value tr_linear(tr_graph *graph, tr_value x, tr_value w, tr_value bias);
 tr_value tr_linear_transposed(tr_graph *graph, tr_value x, tr_value w, tr_value bias);
 /* [*, d]: Ba, Kiros & Hinton 2016, over the last dim; weight and bias [d]. */
 tr_value tr_layer_norm(tr_graph *graph, tr_value x, tr_value weight, tr_value bias, double eps);
+/* [*, d]: Zhang & Sennrich 2019, over the last dim; weight [d]. T5's layer norm is this one too. */
+tr_value tr_rms_norm(tr_graph *graph, tr_value x, tr_value weight, double eps);
 /* [*, d]: rows of table[v, d] by ids[*] (i32, 0 <= id < v). */
 tr_value tr_embedding(tr_graph *graph, tr_value table, tr_value ids);
 /* [b, t, h, e]: scaled dot-product attention, memory linear in t. qkv[b, t, 3, h, e] holds query, key
  * and value; causal: a query sees no later key; window > 0: only the last `window` keys; p: dropout of
  * the probabilities. The scale is 1 / sqrt(e). */
 tr_value tr_attention(tr_graph *graph, tr_value qkv, bool causal, int64_t window, double p);
+/* [b, t, h, e]: attention of queries [b, t, h, e] to keys and values [b, s, g, e]. h is a multiple of g (grouped-query,
+ * multi-query); s need not be t (attention across); zeros in the options are the defaults. */
+typedef struct tr_attend_options {
+    bool causal;    /* query i sees keys up to i + s - t */
+    int64_t window; /* > 0: and only the last `window` of them */
+    double p;       /* dropout of the probabilities */
+    double scale;   /* of the scores; 0: 1 / sqrt(e) */
+} tr_attend_options;
+tr_value tr_attend(tr_graph *graph, tr_value q, tr_value k, tr_value v, const tr_attend_options *options);
+
+/* Rotary positions (Su et al. 2021). Rates [dims / 2] f32: base^(-2i / dims), stretched for contexts longer than the
+ * `original` one, in the kinds that config.json names; scaling may be NULL. */
+typedef enum tr_rope_kind { TR_ROPE_PLAIN, TR_ROPE_LINEAR, TR_ROPE_DYNAMIC, TR_ROPE_LLAMA3, TR_ROPE_YARN } tr_rope_kind;
+typedef struct tr_rope_scaling {
+    tr_rope_kind kind;
+    double factor;    /* DYNAMIC: of this context, f seq / original - f + 1 with the config's factor f */
+    int64_t original; /* LLAMA3, YARN: the context that was trained on */
+    double low, high; /* LLAMA3: low_freq_factor, high_freq_factor; YARN: beta_slow, beta_fast */
+} tr_rope_scaling;
+tr_value tr_rope_rates(tr_graph *graph, int64_t dims, double base, const tr_rope_scaling *scaling);
+/* [b, t, h, e]: x with its first `dims` elements of each head turned by its position (i32 [b, t]): the pairs are
+ * (x_i, x_i + dims / 2) as in LLaMA, or, interleaved, (x_2i, x_2i + 1) as in GPT-J and PaLM. factor: 1, or YaRN's. */
+tr_value tr_rope(tr_graph *graph, tr_value x, tr_value positions, tr_value rates, bool interleaved, double factor);
 /* The same shape of elements, seen with other dims: "batch=%d seq=%d embed=%d". */
 tr_value tr_reshape(tr_graph *graph, tr_value x, const char *dims, ...)
     __attribute__((format(printf, 3, 4)));
@@ -142,9 +171,6 @@ void tr_head_add(tr_graph *graph, tr_head head);
  * that is defined within a sequence, so that neither microbatches nor ranks change it. The step's loss gets
  * weight x its mean. Validation leaves it out. */
 void tr_loss_add(tr_graph *graph, const char *name, tr_value sum, double weight);
-
-/* Kinds of scaling of rotary positions, as config.json names them. */
-typedef enum tr_rope_kind { TR_ROPE_PLAIN, TR_ROPE_LINEAR, TR_ROPE_DYNAMIC, TR_ROPE_LLAMA3, TR_ROPE_YARN } tr_rope_kind;
 
 /* Sizes that the data and the configuration decide; the rows of `model.*` in `trireme help keys`. What a
  * family does not have is 0. */

@@ -6,6 +6,7 @@
  *   K  as T, but at least 0.1 from zero (for functions with a kink there)
  *   P  f32 in [0.5, 1.5)                               E  f32 in [1, 2)
  *   i  i32 ids in [0, MOST): "i 2x3 <11"               t  targets, as ids but -1 too
+ *   C  as P, without a gradient: a constant of the op
  *   c  an i32 constant: "c 1 =3"
  *   W  a weight of the optimizer: f32, or bf16 with an L, its low half (absent for f32)
  */
@@ -28,6 +29,9 @@ static const op_case op_cases[] = {
     {OP(add), .in = "T 1, T 1"},
     {OP(mul), .in = "T 17, T 17"},
     {OP(mul), .in = "T 3x5x7, T 3x5x7"},
+    {OP(mul), .in = "T 4x3x7, T 7"},
+    {OP(mul), .in = "T 3x37, f 3x37"},
+    {OP(mul), .in = "T 2x3x4, T 3x4"},
     {OP(scale), .in = "T 3x7", .attrs = "factor=-2.5"},
     {OP(scale), .in = "T 33", .attrs = "factor=0.125"},
     {OP(cast), .in = "f 3x5", .attrs = "dtype=f32"},
@@ -46,6 +50,11 @@ static const op_case op_cases[] = {
     {OP(activate_grad), .in = "T 2x9, K 2x9", .attrs = "fn=silu"},
     {OP(activate_grad), .in = "T 17, K 17", .attrs = "fn=tanh"},
     {OP(activate_grad), .in = "T 17, K 17", .attrs = "fn=sigmoid"},
+    {OP(gated), .in = "T 4x9, T 4x9", .attrs = "fn=silu"},
+    {OP(gated), .in = "T 2x3x7, T 2x3x7", .attrs = "fn=gelu_tanh"},
+    {OP(gated), .in = "T 37, T 37", .attrs = "fn=gelu_erf"},
+    {OP(gated_grad), .in = "T 4x9, T 4x9, T 4x9", .attrs = "fn=silu"},
+    {OP(gated_grad), .in = "T 37, T 37, T 37", .attrs = "fn=gelu_erf"},
     {OP(dropout), .in = "T 3x8", .attrs = "p=0.25 stream=3"},
     {OP(dropout), .in = "T 2x5x7", .attrs = "p=0.5 stream=1"},
     {OP(fill), .in = "", .attrs = "value=2.5"},
@@ -85,6 +94,19 @@ static const op_case op_cases[] = {
     {OP(add_layer_norm), .in = "T 2x3x7, T 2x3x7, f 7, f 7", .attrs = "eps=1e-5"},
     {OP(layer_norm_grad), .in = "T 3x16, T 3x16, P 16, f 3, P 3"},
     {OP(layer_norm_grad), .in = "T 5x3x7, T 5x3x7, f 7, f 5x3, P 5x3, T 5x3x7"},
+    {OP(rms_norm), .in = "T 3x16, f 16", .attrs = "eps=1e-5"},
+    {OP(rms_norm), .in = "T 2x3x7, P 7", .attrs = "eps=1e-6"},
+    {OP(rms_norm), .in = "T 2x37, T 37", .attrs = "eps=1e-6"},
+    {OP(add_rms_norm), .in = "T 3x16, T 3x16, P 16", .attrs = "eps=1e-5"},
+    {OP(add_rms_norm), .in = "T 2x3x37, T 2x3x37, f 37", .attrs = "eps=1e-5"},
+    {OP(rms_norm_grad), .in = "T 3x16, T 3x16, P 16, P 3"},
+    {OP(rms_norm_grad), .in = "T 5x3x37, T 5x3x37, f 37, P 5x3, T 5x3x37"},
+    {OP(rope_rates), .in = "", .attrs = "dims=8 base=10000"},
+    {OP(rope_rates), .in = "", .attrs = "dims=64 base=500000 scaling=3 factor=8 original=8192 low=1 high=4"},
+    {OP(rope), .in = "T 2x5x3x8, i 2x5 <999, C 4", .attrs = "factor=1"},
+    {OP(rope), .in = "T 2x3x2x10, i 2x3 <99, C 3", .attrs = "interleaved=1 factor=1.2"},
+    {OP(rope), .in = "T 2x3x2x66, i 2x3 <99, C 33", .attrs = "inverse=1 factor=1"},
+    {OP(rope), .in = "T 1x3x2x70, i 1x3 <9999, C 33", .attrs = "interleaved=1 inverse=1 factor=1"},
     {OP(embedding), .in = "T 11x6, i 2x5 <11"},
     {OP(embedding), .in = "T 5x33, i 9 <5"},
     {OP(embedding_grad), .in = "i 2x5 <11, T 2x5x6, -", .attrs = "rows=11"},

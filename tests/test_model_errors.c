@@ -180,7 +180,7 @@ static void test_wrong_models(void)
          "op add: the second input must have the first's last dims: [embed=8] does not go with"},
         {add_ids, "op add: input 0 is i32[batch=2, seq=3]; it takes f32 and bf16 only"},
         {mul_shapes,
-         "op mul: both inputs must have one shape: [batch=2, seq=3, embed=8] does not go with"},
+         "op mul: the second input must have the first's last dims: [batch=2, seq=3, embed=8] does not go with"},
         {scale_ids, "op scale: input 0 is i32[batch=2, seq=3]"},
         {gelu_ids, "op activate: input 0 is i32[batch=2, seq=3]"},
         {gelu_of_nothing, "op activate: input 0 is missing"},

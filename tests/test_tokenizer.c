@@ -567,9 +567,9 @@ static void test_bad_files(void)
     static const struct {
         const char *added, *normalizer, *pre, *model, *message;
     } rows[] = {
-        {"[]", "{\"type\": \"NFC\"}", level, good, "normalizer \"NFC\""},
-        {"[]", "null", "null", good, "without a pre-tokenizer"},
-        {"[]", "null", "{\"type\": \"Metaspace\"}", good, "pre-tokenizer \"Metaspace\""},
+        {"[]", "{\"type\": \"Nmt\"}", level, good, "normalizer \"Nmt\""},
+        {"[]", "null", "{\"type\": \"Whitespace\"}", good, "pre-tokenizer \"Whitespace\""},
+        {"[]", "null", "{\"type\": \"Metaspace\"}", good, "\"replacement\" must be one character"},
         {"[]", "null", "{\"type\": \"ByteLevel\", \"add_prefix_space\": 1}", good,
          "must be true or false"},
         {"{}", "null", level, good, "\"added_tokens\" must be a list"},
@@ -584,7 +584,10 @@ static void test_bad_files(void)
         {"[{\"content\": \"x\", \"id\": 3, \"single_word\": true}]", "null", level, good,
          "single_word"},
         {"[]", "null", level, "3", "no \"model\""},
-        {"[]", "null", level, "{\"type\": \"Unigram\"}", "model \"Unigram\""},
+        {"[]", "null", level, "{\"type\": \"Trie\"}", "model \"Trie\""},
+        {"[]", "null", "null", "{\"type\": \"Unigram\", \"vocab\": [[\"a\"]]}", "token 0 of the vocabulary"},
+        {"[]", "null", "null", "{\"type\": \"Unigram\", \"vocab\": [[\"a\", 0]], \"unk_id\": 1}", "\"unk_id\""},
+        {"[]", "null", "null", "{\"type\": \"WordPiece\", \"vocab\": {\"a\": 0}}", "needs an \"unk_token\""},
         {"[]", "null", level, "{\"type\": \"BPE\", \"merges\": []}", "no \"vocab\""},
         {"[]", "null", level, "{\"type\": \"BPE\", \"vocab\": {}, \"merges\": []}",
          "vocabulary is empty"},
@@ -640,7 +643,7 @@ static void test_bad_files(void)
     CHECK_ERROR(tr_tokenizer_parse("[]", 2, "file", &t), "expected a JSON object");
     CHECK_ERROR(tr_tokenizer_load("no/such/tokenizer", &t), "no tokenizer 'no/such/tokenizer'");
     CHECK_ERROR(tr_tokenizer_load("tests", &t), "no tokenizer in this directory");
-    CHECK_ERROR(tr_tokenizer_load(CORPUS, &t), "not valid JSON at line 1");
+    CHECK_ERROR(tr_tokenizer_load("README.md", &t), "not valid JSON at line 1");
 }
 
 static void test_vocab_and_merges(void)

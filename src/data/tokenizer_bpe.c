@@ -1,8 +1,8 @@
-/* The merge engine of byte-level BPE.
+/* Encoding piece by piece, and the merge engine of BPE.
  *
- * A piece (pre-token) starts as one symbol a byte. Then, again and again, the adjacent pair with
- * the lowest rank is replaced by its result, the leftmost first among equals, until no adjacent
- * pair has a rank.
+ * A piece (pre-token) of BPE starts as one symbol a byte, or a character. Then, again and again, the
+ * adjacent pair with the lowest rank is replaced by its result, the leftmost first among equals, until
+ * no adjacent pair has a rank. Other models look the piece up (tokenizer_model.c).
  *
  * Three ways, cheapest first:
  *   1. Most pre-tokens of real text are one token: one look-up in a map from bytes to token, which
@@ -12,6 +12,7 @@
  *      linked list for long ones, O(n log n), so that a megabyte without a space is no trap.
  */
 #include "data/tokenizer_internal.h"
+#include "data/unicode.h"
 
 enum {
     SHORT = 192, /* longest piece that is merged on flat arrays */
@@ -256,22 +257,68 @@ static int64_t merge_long(const tr_tokenizer *t, int32_t *ids, int64_t n)
     return left;
 }
 
-/* The ids of one piece into ids[0..length), which has room for them. */
-static int64_t encode_piece(const tr_tokenizer *t, const char *p, int64_t length, int32_t *ids)
+/* The symbols that a piece starts as. A character that no token has becomes its bytes' tokens where all are there, or
+ * the unknown one, which stands for a run of such where the file says so. */
+static int64_t symbols(const tr_tokenizer *t, const char *p, int64_t length, int32_t *ids)
 {
     int64_t n = 0;
-    for (int64_t i = 0; i < length; i++) {
-        int32_t id = t->byte_id[(uint8_t)p[i]];
-        ids[n] = id >= 0 ? id : t->unknown;
-        n += ids[n] >= 0;
+    if (t->pre.byte_level) {
+        for (int64_t i = 0; i < length; i++) {
+            int32_t id = t->byte_id[(uint8_t)p[i]];
+            ids[n] = id >= 0 ? id : t->unknown;
+            n += ids[n] >= 0;
+        }
+        return n;
     }
+    bool run = false;
+    for (const char *end = p + length; p < end;) {
+        uint32_t code;
+        int bytes = TR_MAX(tr_utf8_decode(p, end, &code), 1), known = 0;
+        int32_t id = tr_trie_find(&t->trie, p, bytes);
+        while (id < 0 && known < bytes && t->byte_id[(uint8_t)p[known]] >= 0) {
+            ids[n + known] = t->byte_id[(uint8_t)p[known]];
+            known++;
+        }
+        if (id >= 0)
+            ids[n++] = id;
+        else if (known == bytes)
+            n += bytes;
+        else if (t->unknown >= 0 && !(run && t->fuse_unknown))
+            ids[n++] = t->unknown;
+        run = id < 0 && known < bytes;
+        p += bytes;
+    }
+    return n;
+}
+
+static int64_t encode_bpe(const tr_tokenizer *t, const char *p, int64_t length, int32_t *ids)
+{
+    if (t->ignore_merges && (ids[0] = tr_trie_find(&t->trie, p, length)) >= 0)
+        return 1;
+    int64_t n = symbols(t, p, length, ids);
     if (n > SHORT)
         return merge_long(t, ids, n);
     int32_t ranks[SHORT];
     return merge_short(t, ids, ranks, n);
 }
 
-void tr_bpe_finish(tr_tokenizer *t)
+/* The ids of one piece into ids[0..length), which has room for them. */
+static inline int64_t encode_piece(const tr_tokenizer *t, const char *p, int64_t length, int32_t *ids)
+{
+    static int64_t (*const functions[])(const tr_tokenizer *, const char *, int64_t, int32_t *) = {
+        [TR_TOKENIZER_BPE] = encode_bpe,
+        [TR_TOKENIZER_WORDPIECE] = tr_wordpiece_encode,
+        [TR_TOKENIZER_UNIGRAM] = tr_unigram_encode,
+    };
+    return functions[t->kind](t, p, length, ids);
+}
+
+static bool is_plain(const tr_tokenizer *t, int32_t id)
+{
+    return (t->flags[id] & (TOKEN_PRESENT | TOKEN_RAW | TOKEN_ADDED)) == TOKEN_PRESENT;
+}
+
+static void finish_bpe(tr_tokenizer *t)
 {
     tr_pair_map_init(&t->ranks, t->merge_count);
     for (int64_t i = 0; i < t->merge_count; i++) {
@@ -280,16 +327,26 @@ void tr_bpe_finish(tr_tokenizer *t)
         slot->rank = (int32_t)i;
         slot->id = t->merges[i].result;
     }
+    if (t->ignore_merges || !t->pre.byte_level)
+        tr_model_finish(t);
+    if (!t->pre.byte_level)
+        return;
     memset(t->byte_id, -1, sizeof t->byte_id);
     for (int32_t id = 0; id < t->vocab_size; id++)
-        if ((t->flags[id] & (TOKEN_PRESENT | TOKEN_RAW | TOKEN_ADDED)) == TOKEN_PRESENT &&
-            t->length[id] == 1)
+        if (is_plain(t, id) && t->length[id] == 1)
             t->byte_id[(uint8_t)t->pool.bytes[t->start[id]]] = id;
+}
+
+void tr_pieces_finish(tr_tokenizer *t)
+{
+    if (t->kind == TR_TOKENIZER_BPE)
+        finish_bpe(t);
+    else
+        tr_model_finish(t);
     word_map_init(&t->words, TR_MAX(2 * (int64_t)t->vocab_size, 64));
     for (int32_t id = 0; id < t->vocab_size; id++) {
         int64_t n = t->length[id];
-        if ((t->flags[id] & (TOKEN_PRESENT | TOKEN_RAW | TOKEN_ADDED)) != TOKEN_PRESENT || n < 1 ||
-            n > WORD_BYTES)
+        if (!is_plain(t, id) || n < 1 || n > WORD_BYTES)
             continue;
         int32_t ids[WORD_BYTES];
         const char *bytes = t->pool.bytes + t->start[id];
@@ -305,7 +362,7 @@ void tr_bpe_finish(tr_tokenizer *t)
 void tr_encoder_start(tr_encoder *encoder, const tr_tokenizer *t, int64_t text_length)
 {
     *encoder =
-        (tr_encoder){.t = t, .cached = text_length >= CACHE_TEXT && t->kind == TR_TOKENIZER_BPE};
+        (tr_encoder){.t = t, .cached = text_length >= CACHE_TEXT && t->words.slots};
     if (encoder->cached)
         word_map_init(&encoder->cache, CACHE_FIRST);
 }
@@ -345,28 +402,40 @@ static void remember(tr_encoder *encoder, tr_word_slot *slot, tr_word_key key, c
     encoder->stored.count += n;
 }
 
-static void encode_pieces(tr_encoder *encoder, const char *p, const char *end, tr_ids *out)
+void tr_pieces_encode(tr_encoder *encoder, const char *text, int64_t length, bool first, bool start, tr_ids *out)
 {
     const tr_tokenizer *t = encoder->t;
-    const char *ends[SPLIT_BATCH];
-    int64_t pieces;
-    while ((pieces = tr_split(p, end, ends, SPLIT_BATCH)) > 0) {
-        tr_ids_reserve(out, ends[pieces - 1] - p);
+    if (length == 0)
+        return;
+    if (tr_pretokenizer_rewrites(&t->pre)) {
+        encoder->scratch.length = 0;
+        tr_pretokenizer_rewrite(&t->pre, text, length, first, start, &encoder->scratch);
+        text = encoder->scratch.bytes;
+        length = (int64_t)encoder->scratch.length;
+    }
+    const char *end = text + length;
+    tr_piece pieces[SPLIT_BATCH];
+    tr_cutter cutter;
+    tr_cutter_start(&cutter, &t->pre, text, end);
+    int64_t count;
+    while ((count = tr_cutter_next(&cutter, pieces, SPLIT_BATCH)) > 0) {
+        tr_ids_reserve(out, pieces[count - 1].end - pieces[0].p);
         int32_t *ids = out->items + out->count;
-        for (int64_t i = 0; i < pieces; p = ends[i++]) {
-            int64_t length = ends[i] - p;
-            if (length > WORD_BYTES) {
-                ids += encode_piece(t, p, length, ids);
+        for (int64_t i = 0; i < count; i++) {
+            const char *p = pieces[i].p;
+            int64_t bytes = pieces[i].end - p;
+            if (bytes > WORD_BYTES) {
+                ids += encode_piece(t, p, bytes, ids);
                 continue;
             }
-            tr_word_key key = word_key(p, length, end);
+            tr_word_key key = word_key(p, bytes, end);
             const tr_word_slot *word = word_slot(&t->words, key);
             if (word->key.high) {
                 *ids++ = (int32_t)word->value;
                 continue;
             }
             if (!encoder->cached) {
-                ids += encode_piece(t, p, length, ids);
+                ids += encode_piece(t, p, bytes, ids);
                 continue;
             }
             tr_word_slot *slot = word_slot(&encoder->cache, key);
@@ -376,31 +445,11 @@ static void encode_pieces(tr_encoder *encoder, const char *p, const char *end, t
                 for (int64_t j = 0; j < n; j++)
                     ids[j] = stored[j];
             } else {
-                n = encode_piece(t, p, length, ids);
+                n = encode_piece(t, p, bytes, ids);
                 remember(encoder, slot, key, ids, n);
             }
             ids += n;
         }
         out->count = ids - out->items;
-    }
-}
-
-void tr_bpe_encode(tr_encoder *encoder, const char *text, int64_t length, bool first, tr_ids *out)
-{
-    const tr_tokenizer *t = encoder->t;
-    if (length == 0)
-        return;
-    if (first && t->prefix_space && text[0] != ' ') {
-        encoder->scratch.length = 0;
-        tr_text_add(&encoder->scratch, " ", 1);
-        tr_text_add(&encoder->scratch, text, (size_t)length);
-        text = encoder->scratch.bytes;
-        length++;
-    }
-    if (t->split) {
-        encode_pieces(encoder, text, text + length, out);
-    } else {
-        tr_ids_reserve(out, length);
-        out->count += encode_piece(t, text, length, out->items + out->count);
     }
 }

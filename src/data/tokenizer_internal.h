@@ -3,12 +3,17 @@
  * Invariants of a finished tokenizer:
  *   1. start/length/flags have vocab_size entries; an id without TOKEN_PRESENT is a hole.
  *   2. merges[r] is the merge of rank r; no pair (left, right) appears twice; `ranks` finds it.
- *   3. byte_id[b] is the token of the single byte b, or -1: the byte is `unknown`, or dropped.
- *   4. words holds exactly tokens of at most WORD_BYTES bytes whose bytes the merges bring back to
- *      that one token, so that a look-up in it is an encoding.
+ *   3. byte_id[b] is the token of the single byte b (with byte fallback: the token "<0x..>"), or -1:
+ *      the byte is `unknown`, or dropped.
+ *   4. words holds exactly tokens of at most WORD_BYTES bytes that as a piece are encoded as that one
+ *      token, so that a look-up in it is an encoding.
  *   5. added is sorted by content length, longest first.
  */
 #pragma once
+#include <jansson.h>
+
+#include "data/normalizer.h"
+#include "data/pretokenizer.h"
 #include "data/tokenizer.h"
 
 enum { TOKEN_PRESENT = 1, TOKEN_RAW = 2, TOKEN_ADDED = 4, TOKEN_SPECIAL = 8 };
@@ -69,9 +74,31 @@ typedef struct tr_word_map {
     int64_t count;
 } tr_word_map;
 
+/* A map from byte strings to tokens, byte by byte: the slot of (node, byte) has the next node as its rank and the
+ * token that ends there, or -1, as its id. Node 0 is the root. */
+typedef struct tr_trie {
+    tr_pair_map edges;
+    int32_t nodes;
+} tr_trie;
+void tr_trie_put(tr_trie *trie, const char *bytes, int64_t length, int32_t id);
+/* The token of exactly these bytes, or -1. */
+int32_t tr_trie_find(const tr_trie *trie, const char *bytes, int64_t length);
+
+/* The four parts of a tokenizer.json that surround its model. */
+enum { TR_RULE_NORMALIZER, TR_RULE_PRE_TOKENIZER, TR_RULE_POST_PROCESSOR, TR_RULE_DECODER, TR_RULES };
+extern const char *const tr_rule_names[TR_RULES]; /* tokenizer.json's */
+
+/* How a token is written. */
+typedef enum tr_render {
+    TR_RENDER_PLAIN,     /* its bytes */
+    TR_RENDER_MARKER,    /* the marker as a space; the first token of a text without it */
+    TR_RENDER_WORDPIECE, /* after a space unless it goes on with a word */
+} tr_render;
+
 typedef struct tr_added {
     char *content;
     int64_t length;
+    tr_text normal; /* what is looked for: the content, normalized where the token asks for it */
     int32_t id;
     bool special, normalized, left_strip, right_strip;
 } tr_added;
@@ -79,8 +106,12 @@ typedef struct tr_added {
 struct tr_tokenizer {
     tr_tokenizer_kind kind;
     int32_t vocab_size, end_of_text, unknown;
-    bool prefix_space; /* put a space before a text that has none */
-    bool split;        /* GPT-2's pre-tokenizer; otherwise the whole text is one piece */
+    int32_t specials[TR_SPECIAL_COUNT];
+    tr_ids before, after;      /* what a file's template puts around a text */
+    tr_normalizer *normalizer; /* NULL: texts are taken as they are */
+    tr_pretokenizer pre;
+    char *rules[TR_RULES]; /* the JSON that normalizer etc. were read from; NULL where there is none */
+    tr_render render;
     int64_t *start;
     int32_t *length;
     uint8_t *flags;
@@ -92,6 +123,15 @@ struct tr_tokenizer {
      * a group start with, or -1. */
     uint8_t added_groups, added_first[256];
     int added_only[2];
+    /* The texts of the vocabulary, where a model looks pieces up in it; wordpiece: `inner` has those that go on
+     * with a word, without their prefix. */
+    tr_trie trie, inner;
+    char *prefix;         /* wordpiece: "##" */
+    int64_t longest_word; /* wordpiece: in characters */
+    double *scores;       /* unigram */
+    double unknown_score; /* unigram: of a character that no token has */
+    bool byte_fallback, fuse_unknown, ignore_merges;
+    bool strip_first;     /* the marker before a text's first token is no space of the text */
     /* bpe */
     tr_merge *merges;
     int64_t merge_count, merge_room;
@@ -117,6 +157,12 @@ int64_t tr_split(const char *p, const char *end, const char **ends, int64_t room
  * space character that follows something else. */
 bool tr_split_safe(const char *text, int64_t length, int64_t at);
 
+/* Models that look pieces up (tokenizer_model.c): the ids of one piece into ids[0..length), which has room for them,
+ * and at least one; their number is returned. */
+int64_t tr_wordpiece_encode(const tr_tokenizer *t, const char *p, int64_t length, int32_t *ids);
+int64_t tr_unigram_encode(const tr_tokenizer *t, const char *p, int64_t length, int32_t *ids);
+void tr_model_finish(tr_tokenizer *t); /* makes trie, inner, byte_id of fallback */
+
 /* The merge engine (tokenizer_bpe.c). An encoder is one thread's workspace, made for one call. */
 typedef struct tr_encoder {
     const tr_tokenizer *t;
@@ -128,9 +174,28 @@ typedef struct tr_encoder {
 } tr_encoder;
 void tr_encoder_start(tr_encoder *encoder, const tr_tokenizer *t, int64_t text_length);
 void tr_encoder_end(tr_encoder *encoder);
-/* Text without added tokens. `first`: it starts a text, or follows an added token. */
-void tr_bpe_encode(tr_encoder *encoder, const char *text, int64_t length, bool first, tr_ids *out);
-void tr_bpe_finish(tr_tokenizer *t); /* makes ranks, byte_id, words */
+/* Normalized text without added tokens, cut into pieces whose ids the model gives. `first`: it starts a text, or
+ * follows an added token; `start`: nothing at all is before it. */
+void tr_pieces_encode(tr_encoder *encoder, const char *text, int64_t length, bool first, bool start, tr_ids *out);
+void tr_pieces_finish(tr_tokenizer *t); /* makes ranks, byte_id, words, with the help of tr_model_finish */
+
+/* Makes a tokenizer of a parsed tokenizer.json (tokenizer_read.c); every other format is brought into this form
+ * first. */
+tr_error *tr_tokenizer_build(json_t *root, const char *where, tr_tokenizer **out);
+/* tokenizer_formats.c: vocab.txt, SentencePiece's model file. `config` is the tokenizer_config.json
+ * beside it, or NULL. */
+tr_error *tr_tokenizer_from_vocab_text(const char *text, int64_t length, const json_t *config, const char *where,
+                                       tr_tokenizer **out);
+tr_error *tr_tokenizer_from_pieces(const char *bytes, int64_t length, const json_t *config, const char *where,
+                                   tr_tokenizer **out);
+
+tr_error *tr_tokenizer_train_unigram(const char *const *texts, const int64_t *lengths, int64_t count,
+                                     const tr_tokenizer_training *options, tr_tokenizer **out);
+/* Makes the pre-tokenizer GPT-2's: before the vocabulary is put. */
+void tr_tokenizer_gpt2_rules(tr_tokenizer *t, bool prefix_space);
+
+/* True when text[0, at) and text[at, length), the second as a continuation, have the ids of the whole. */
+bool tr_tokenizer_cuts(const tr_tokenizer *t, const char *text, int64_t length, int64_t at);
 
 static inline void tr_ids_reserve(tr_ids *ids, int64_t more)
 {

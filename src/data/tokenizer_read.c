@@ -1,4 +1,5 @@
-/* Reading tokenizers: Hugging Face's tokenizer.json, and vocab.json + merges.txt.
+/* Reading tokenizers: Hugging Face's tokenizer.json, and vocab.json + merges.txt. The other formats are brought into
+ * tokenizer.json's form first (tokenizer_formats.c).
  *
  * What these files can say and we cannot do is refused, never ignored: another model, normalizer,
  * pre-tokenizer, decoder, dropout and so on would give other ids. Not looked at, because they do
@@ -16,6 +17,8 @@
 /* Ids may have holes, but not more than this many beyond twice the number of tokens. */
 enum { SPARE_IDS = 65536 };
 static const int64_t FILE_BYTES = 1 << 30;
+
+const char *const tr_rule_names[TR_RULES] = {"normalizer", "pre_tokenizer", "post_processor", "decoder"};
 
 uint32_t tr_byte_char(uint8_t byte)
 {
@@ -147,7 +150,7 @@ static tr_error *read_vocab(tr_tokenizer *t, json_t *vocab, const char *where)
             break;
         }
         bool plain = true;
-        if (t->kind == TR_TOKENIZER_BPE) {
+        if (t->pre.byte_level) {
             plain = token_bytes(text, &bytes);
         } else {
             bytes.length = 0;
@@ -282,7 +285,7 @@ static void drop_repeated(tr_tokenizer *t)
 /* A vocabulary that is what tr_tokenizer_save writes for the bytes kind. */
 static bool is_bytes(const tr_tokenizer *t)
 {
-    if (t->merge_count || t->vocab_size != 257 || t->added_count != 1 || t->prefix_space ||
+    if (t->merge_count || t->vocab_size != 257 || t->added_count != 1 || t->pre.prefix_space || !t->pre.byte_level ||
         strcmp(t->added[0].content, END_OF_TEXT) != 0 || t->added[0].id != 256)
         return false;
     for (int i = 0; i < 256; i++)
@@ -303,25 +306,6 @@ static void finish_take(tr_tokenizer *t, tr_tokenizer **out)
     *out = t;
 }
 
-static tr_error *check_bpe_model(const json_t *model, const char *where)
-{
-    static const char *const blanks[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    static const char *const falses[] = {"fuse_unk", "byte_fallback", "ignore_merges"};
-    const json_t *dropout = json_object_get(model, "dropout");
-    if (!is_absent(dropout) && json_number_value(dropout) != 0)
-        return tr_error_new(TR_USER, "%s: BPE with dropout is not supported", where);
-    for (int64_t i = 0; i < TR_COUNT(blanks); i++)
-        if (!is_blank(json_object_get(model, blanks[i])))
-            return tr_error_new(TR_USER, "%s: BPE with \"%s\" is not supported", where, blanks[i]);
-    for (int64_t i = 0; i < TR_COUNT(falses); i++) {
-        bool on;
-        TR_TRY(read_flag(model, falses[i], false, where, &on));
-        if (on)
-            return tr_error_new(TR_USER, "%s: BPE with \"%s\" is not supported", where, falses[i]);
-    }
-    return NULL;
-}
-
 static tr_error *read_unknown(tr_tokenizer *t, const json_t *model, json_t *vocab,
                               const char *where)
 {
@@ -336,29 +320,49 @@ static tr_error *read_unknown(tr_tokenizer *t, const json_t *model, json_t *voca
     return NULL;
 }
 
-static tr_error *read_bpe_rules(tr_tokenizer *t, const json_t *root, const char *where)
+/* What is particular to each model: read after the pre-tokenizer and the vocabulary. */
+
+static tr_error *read_bpe(tr_tokenizer *t, const json_t *root, const json_t *model, json_t *vocab, const char *where)
 {
-    const json_t *before = json_object_get(root, "pre_tokenizer");
-    if (is_absent(before))
-        return tr_error_new(
-            TR_USER, "%s: BPE without a pre-tokenizer is not supported: only ByteLevel is", where);
-    if (strcmp(type_of(before), "ByteLevel") != 0)
+    (void)root;
+    static const char *const blanks[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    const json_t *dropout = json_object_get(model, "dropout");
+    if (!is_absent(dropout) && json_number_value(dropout) != 0)
+        return tr_error_new(TR_USER, "%s: BPE with dropout is not supported", where);
+    for (int64_t i = 0; i < TR_COUNT(blanks); i++)
+        if (!is_blank(json_object_get(model, blanks[i])))
+            return tr_error_new(TR_USER, "%s: BPE with \"%s\" is not supported", where, blanks[i]);
+    TR_TRY(read_flag(model, "fuse_unk", false, where, &t->fuse_unknown));
+    TR_TRY(read_flag(model, "byte_fallback", false, where, &t->byte_fallback));
+    TR_TRY(read_flag(model, "ignore_merges", false, where, &t->ignore_merges));
+    if (t->pre.byte_level && (t->fuse_unknown || t->byte_fallback))
+        return tr_error_new(TR_USER, "%s: a ByteLevel BPE with \"%s\" is not supported", where,
+                            t->byte_fallback ? "byte_fallback" : "fuse_unk");
+    TR_TRY(read_unknown(t, model, vocab, where));
+    return read_merges(t, vocab, json_object_get(model, "merges"), where);
+}
+
+static tr_error *read_wordpiece(tr_tokenizer *t, const json_t *root, const json_t *model, json_t *vocab,
+                                const char *where)
+{
+    (void)root;
+    const json_t *prefix = json_object_get(model, "continuing_subword_prefix");
+    const json_t *longest = json_object_get(model, "max_input_chars_per_word");
+    if ((prefix && !json_is_string(prefix)) || (longest && !json_is_integer(longest)) || json_integer_value(longest) < 0)
         return tr_error_new(TR_USER,
-                            "%s: the pre-tokenizer \"%s\" is not supported with BPE: only "
-                            "ByteLevel is (as in GPT-2)",
-                            where, type_of(before));
-    TR_TRY(read_flag(before, "add_prefix_space", true, where, &t->prefix_space));
-    TR_TRY(read_flag(before, "use_regex", true, where, &t->split));
-    const json_t *decoder = json_object_get(root, "decoder");
-    if (!is_absent(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0)
-        return tr_error_new(TR_USER,
-                            "%s: the decoder \"%s\" is not supported with BPE: only ByteLevel is",
-                            where, type_of(decoder));
+                            "%s: WordPiece needs a text \"continuing_subword_prefix\" and a whole number "
+                            "\"max_input_chars_per_word\"",
+                            where);
+    t->prefix = tr_strdup(prefix ? json_string_value(prefix) : "##");
+    t->longest_word = longest ? json_integer_value(longest) : 100;
+    TR_TRY(read_unknown(t, model, vocab, where));
+    if (t->unknown < 0)
+        return tr_error_new(TR_USER, "%s: WordPiece needs an \"unk_token\"", where);
     return NULL;
 }
 
 /* The chars kind is a WordLevel model whose pre-tokenizer takes every character apart. */
-static tr_error *read_chars_rules(const json_t *root, json_t *vocab, const char *where)
+static tr_error *read_chars(tr_tokenizer *t, const json_t *root, const json_t *model, json_t *vocab, const char *where)
 {
     const json_t *before = json_object_get(root, "pre_tokenizer");
     const char *pattern =
@@ -381,85 +385,214 @@ static tr_error *read_chars_rules(const json_t *root, json_t *vocab, const char 
         if (tr_utf8_decode(text, end, &code) != end - text && strcmp(text, END_OF_TEXT) != 0)
             return tr_error_new(TR_USER, "%s: the token \"%s\" is not one character", where, text);
     }
+    return read_unknown(t, model, vocab, where);
+}
+
+static tr_error *read_unigram(tr_tokenizer *t, const json_t *root, const json_t *model, json_t *vocab,
+                              const char *where)
+{
+    (void)root, (void)vocab;
+    const json_t *list = json_object_get(model, "vocab"), *unknown = json_object_get(model, "unk_id"), *item;
+    size_t i;
+    t->scores = tr_alloc_zero((size_t)t->vocab_size, sizeof *t->scores);
+    json_array_foreach(list, i, item)
+        t->scores[i] = json_number_value(json_array_get(item, 1));
+    if (!json_is_integer(unknown) || json_integer_value(unknown) < 0 ||
+        json_integer_value(unknown) >= (json_int_t)json_array_size(list))
+        return tr_error_new(TR_USER, "%s: Unigram needs an \"unk_id\" that is one of its %zu tokens", where,
+                            json_array_size(list));
+    t->unknown = (int32_t)json_integer_value(unknown);
+    return read_flag(model, "byte_fallback", false, where, &t->byte_fallback);
+}
+
+/* The list [[text, score], ...] as an object of ids, as other models have it; the caller drops it. */
+static tr_error *vocab_of_list(json_t *list, const char *where, json_t **out)
+{
+    size_t i;
+    json_t *item, *made = json_object();
+    json_array_foreach(list, i, item)
+    {
+        const json_t *text = json_array_get(item, 0);
+        bool good = json_is_string(text) && json_is_number(json_array_get(item, 1)) &&
+                    strlen(json_string_value(text)) == json_string_length(text);
+        if (!good || json_object_get(made, json_string_value(text))) {
+            json_decref(made);
+            return tr_error_new(TR_USER, "%s: token %zu of the vocabulary is no [text, score], or is there twice", where,
+                                i);
+        }
+        json_object_set_new(made, json_string_value(text), json_integer((json_int_t)i));
+    }
+    *out = made;
     return NULL;
 }
 
-/* True when a post-processor leaves the ids of a single text alone. */
-static bool adds_nothing(const json_t *after)
+/* The surroundings */
+
+static tr_error *read_decoder(tr_tokenizer *t, const json_t *decoder, const char *where)
 {
-    if (is_absent(after) || strcmp(type_of(after), "ByteLevel") == 0)
-        return true;
-    bool template = strcmp(type_of(after), "TemplateProcessing") == 0;
-    if (!template && strcmp(type_of(after), "Sequence") != 0)
-        return false;
-    const json_t *parts = json_object_get(after, template ? "single" : "processors"), *part;
+    const char *type = type_of(decoder);
+    bool byte_level = t->kind == TR_TOKENIZER_CHARS || (t->kind == TR_TOKENIZER_BPE && t->pre.byte_level);
+    if (byte_level) {
+        if (t->kind == TR_TOKENIZER_BPE && !is_absent(decoder) && strcmp(type, "ByteLevel") != 0)
+            return tr_error_new(TR_USER, "%s: the decoder \"%s\" is not supported with a ByteLevel BPE: only ByteLevel is",
+                                where, type);
+        return NULL;
+    }
+    if (t->kind == TR_TOKENIZER_WORDPIECE) {
+        t->render = TR_RENDER_WORDPIECE;
+        return NULL;
+    }
+    t->render = TR_RENDER_MARKER;
+    t->strip_first = t->pre.metaspace && t->pre.prepend != TR_PREPEND_NEVER;
+    const json_t *parts = json_object_get(decoder, "decoders"), *part;
     size_t i;
     json_array_foreach(parts, i, part)
-    {
-        if (template ? !json_object_get(part, "Sequence")
-                     : strcmp(type_of(part), "Sequence") == 0 || !adds_nothing(part))
-            return false;
-    }
-    return true;
-}
-
-static tr_error *check_surroundings(const json_t *root, const char *where)
-{
-    const json_t *normalizer = json_object_get(root, "normalizer");
-    if (!is_absent(normalizer) && (strcmp(type_of(normalizer), "Sequence") != 0 ||
-                                   json_array_size(json_object_get(normalizer, "normalizers")) > 0))
-        return tr_error_new(
-            TR_USER, "%s: the normalizer \"%s\" is not supported: only texts taken as they are",
-            where, type_of(normalizer));
-    const json_t *after = json_object_get(root, "post_processor");
-    if (!adds_nothing(after))
-        return tr_error_new(
-            TR_USER,
-            "%s: the post-processor \"%s\" is not supported: only such as add no tokens to a "
-            "text are",
-            where, type_of(after));
-    const json_t *added = json_object_get(root, "added_tokens");
-    if (!is_absent(added) && !json_is_array(added))
-        return tr_error_new(TR_USER, "%s: \"added_tokens\" must be a list", where);
+        t->strip_first = t->strip_first || strcmp(type_of(part), "Strip") == 0;
     return NULL;
 }
 
-static tr_error *build(json_t *root, const char *where, tr_tokenizer **out)
+static tr_error *template_error(const char *where, const char *type)
 {
-    const json_t *model = json_object_get(root, "model");
+    return tr_error_new(TR_USER,
+                        "%s: the post-processor \"%s\" is not supported: ByteLevel, TemplateProcessing, BertProcessing "
+                        "and RobertaProcessing are",
+                        where, type);
+}
+
+static tr_error *push_special(tr_tokenizer *t, tr_ids *to, json_t *vocab, const char *text, const char *where)
+{
+    int32_t id = text && json_object_get(vocab, text) ? (int32_t)json_integer_value(json_object_get(vocab, text)) : -1;
+    for (int64_t i = 0; text && i < t->added_count; i++)
+        if (strcmp(t->added[i].content, text) == 0)
+            id = t->added[i].id;
+    if (id < 0)
+        return tr_error_new(TR_USER, "%s: the post-processor's token \"%s\" is not in the vocabulary", where,
+                            text ? text : "");
+    tr_push(to->items, to->count, to->room) = id;
+    return NULL;
+}
+
+/* What goes before and after a single text. */
+static tr_error *read_template(tr_tokenizer *t, json_t *vocab, const json_t *after, int depth, const char *where)
+{
+    const char *type = type_of(after);
+    size_t i;
+    const json_t *part;
+    if (is_absent(after) || strcmp(type, "ByteLevel") == 0)
+        return NULL;
+    if (strcmp(type, "Sequence") == 0 && depth < 4) {
+        json_array_foreach(json_object_get(after, "processors"), i, part)
+            TR_TRY(read_template(t, vocab, part, depth + 1, where));
+        return NULL;
+    }
+    if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0) {
+        const char *cls = json_string_value(json_array_get(json_object_get(after, "cls"), 0));
+        const char *sep = json_string_value(json_array_get(json_object_get(after, "sep"), 0));
+        TR_TRY(push_special(t, &t->before, vocab, cls, where));
+        return push_special(t, &t->after, vocab, sep, where);
+    }
+    if (strcmp(type, "TemplateProcessing") != 0)
+        return template_error(where, type);
+    bool text_seen = false;
+    json_array_foreach(json_object_get(after, "single"), i, part)
+    {
+        const json_t *special = json_object_get(part, "SpecialToken");
+        if (json_object_get(part, "Sequence"))
+            text_seen = true;
+        else
+            TR_TRY(push_special(t, text_seen ? &t->after : &t->before, vocab,
+                                json_string_value(json_object_get(special, "id")), where));
+    }
+    return NULL;
+}
+
+/* Keeps the JSON of the parts, which is how they are saved. */
+static void keep_rules(tr_tokenizer *t, const json_t *root)
+{
+    for (int i = 0; i < TR_RULES; i++) {
+        const json_t *rule = json_object_get(root, tr_rule_names[i]);
+        t->rules[i] = is_absent(rule) ? NULL : json_dumps(rule, JSON_ENCODE_ANY);
+    }
+}
+
+typedef struct model_row {
+    const char *type;
+    tr_tokenizer_kind kind;
+    tr_error *(*read)(tr_tokenizer *, const json_t *root, const json_t *model, json_t *vocab, const char *where);
+} model_row;
+
+static const model_row models[] = {
+    {"BPE", TR_TOKENIZER_BPE, read_bpe},
+    {"WordPiece", TR_TOKENIZER_WORDPIECE, read_wordpiece},
+    {"Unigram", TR_TOKENIZER_UNIGRAM, read_unigram},
+    {"WordLevel", TR_TOKENIZER_CHARS, read_chars},
+};
+
+static const model_row *find_model(const json_t *model)
+{
     const char *type = type_of(model);
-    json_t *vocab = json_object_get(model, "vocab"), *added = json_object_get(root, "added_tokens");
-    if (!json_is_object(model))
-        return tr_error_new(TR_USER, "%s: it has no \"model\": is it a tokenizer.json?", where);
     if (!*type && json_object_get(model, "merges"))
         type = "BPE";
-    bool chars = strcmp(type, "WordLevel") == 0;
-    if (!chars && strcmp(type, "BPE") != 0)
-        return tr_error_new(
-            TR_USER, "%s: the model \"%s\" is not supported: BPE is, and WordLevel of characters",
-            where, type);
-    if (!json_is_object(vocab))
-        return tr_error_new(TR_USER, "%s: the model has no \"vocab\" of tokens and ids", where);
-    TR_TRY(check_surroundings(root, where));
+    for (int64_t i = 0; i < TR_COUNT(models); i++)
+        if (strcmp(models[i].type, type) == 0)
+            return &models[i];
+    return NULL;
+}
+
+static tr_error *build(json_t *root, const json_t *model, json_t *vocab, const model_row *row, const char *where,
+                       tr_tokenizer **out)
+{
+    json_t *added = json_object_get(root, "added_tokens");
+    if (!is_absent(added) && !json_is_array(added))
+        return tr_error_new(TR_USER, "%s: \"added_tokens\" must be a list", where);
     int32_t size;
     TR_TRY(measure(vocab, added, where, &size));
-    tr_tokenizer *t = tr_tokenizer_new(chars ? TR_TOKENIZER_CHARS : TR_TOKENIZER_BPE, size);
+    tr_tokenizer *t = tr_tokenizer_new(row->kind, size);
     tr_error *error = NULL;
-    if (chars) {
-        TR_GO(read_chars_rules(root, vocab, where));
-    } else {
-        TR_GO(check_bpe_model(model, where));
-        TR_GO(read_bpe_rules(t, root, where));
+    bool chars = row->kind == TR_TOKENIZER_CHARS;
+    TR_GO(tr_normalizer_read(json_object_get(root, "normalizer"), where, &t->normalizer));
+    if (chars && t->normalizer) {
+        error = tr_error_new(TR_USER, "%s: a WordLevel model is supported only without a normalizer", where);
+        goto done;
+    }
+    if (!chars)
+        TR_GO(tr_pretokenizer_read(json_object_get(root, "pre_tokenizer"), where, &t->pre));
+    if (t->pre.byte_level && row->kind != TR_TOKENIZER_BPE) {
+        error = tr_error_new(TR_USER, "%s: the pre-tokenizer ByteLevel is supported only with BPE", where);
+        goto done;
     }
     TR_GO(read_vocab(t, vocab, where));
-    TR_GO(read_unknown(t, model, vocab, where));
+    TR_GO(row->read(t, root, model, vocab, where));
     TR_GO(read_added(t, added, vocab, where));
-    if (!chars)
-        TR_GO(read_merges(t, vocab, json_object_get(model, "merges"), where));
+    TR_GO(read_template(t, vocab, json_object_get(root, "post_processor"), 0, where));
+    TR_GO(read_decoder(t, json_object_get(root, "decoder"), where));
+    keep_rules(t, root);
     finish_take(t, out);
     t = NULL;
 done:
     tr_tokenizer_free(t);
+    return error;
+}
+
+tr_error *tr_tokenizer_build(json_t *root, const char *where, tr_tokenizer **out)
+{
+    json_t *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab");
+    *out = NULL;
+    if (!json_is_object(model))
+        return tr_error_new(TR_USER, "%s: it has no \"model\": is it a tokenizer.json?", where);
+    const model_row *row = find_model(model);
+    if (!row)
+        return tr_error_new(
+            TR_USER, "%s: the model \"%s\" is not supported: BPE, WordPiece, Unigram and WordLevel of characters are",
+            where, type_of(model));
+    bool list = row->kind == TR_TOKENIZER_UNIGRAM;
+    if (list ? !json_is_array(vocab) : !json_is_object(vocab))
+        return tr_error_new(TR_USER, "%s: the model has no \"vocab\" of tokens and %s", where, list ? "scores" : "ids");
+    if (!list)
+        return build(root, model, vocab, row, where, out);
+    TR_TRY(vocab_of_list(vocab, where, &vocab));
+    tr_error *error = build(root, model, vocab, row, where, out);
+    json_decref(vocab);
     return error;
 }
 
@@ -469,7 +602,7 @@ tr_error *tr_tokenizer_parse(const char *json, int64_t length, const char *where
     json_t *root = NULL;
     *out = NULL;
     TR_TRY(parse(json, length, where, &root));
-    tr_error *error = build(root, where, out);
+    tr_error *error = tr_tokenizer_build(root, where, out);
     json_decref(root);
     return error;
 }
@@ -523,7 +656,9 @@ static tr_error *build_pair(json_t *vocab, const char *merges, int64_t length, j
     int32_t size;
     TR_GO(measure(vocab, added, where, &size));
     t = tr_tokenizer_new(TR_TOKENIZER_BPE, size);
-    TR_GO(read_flag(config, "add_prefix_space", false, where, &t->prefix_space));
+    bool prefix;
+    TR_GO(read_flag(config, "add_prefix_space", false, where, &prefix));
+    tr_tokenizer_gpt2_rules(t, prefix);
     TR_GO(read_vocab(t, vocab, where));
     TR_GO(read_added(t, added, vocab, where));
     TR_GO(read_merge_lines(t, vocab, merges, length, where));
@@ -557,21 +692,49 @@ static tr_error *open_map(const char *path, tr_map *out)
     return tr_error_new(TR_USER, "%s: a tokenizer's file of more than 1 GiB", path);
 }
 
-static tr_error *load_file(const char *path, tr_tokenizer **out)
-{
-    tr_map map;
-    TR_TRY(open_map(path, &map));
-    tr_error *error = tr_tokenizer_parse(map.bytes, map.size, path, out);
-    tr_map_close(&map);
-    return error;
-}
-
 static tr_error *load_json(const char *path, json_t **out)
 {
     tr_map map;
     TR_TRY(open_map(path, &map));
     tr_error *error = parse(map.bytes, map.size, path, out);
     tr_map_close(&map);
+    return error;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* The tokenizer_config.json in the same directory as `path`, or NULL. */
+static tr_error *load_config_beside(const char *path, json_t **out)
+{
+    *out = NULL;
+    const char *slash = strrchr(path, '/');
+    char *directory = slash ? tr_strndup(path, (size_t)(slash - path)) : tr_strdup(".");
+    char *config = tr_path_join(*directory ? directory : "/", "tokenizer_config.json");
+    tr_error *error = tr_path_exists(config) ? load_json(config, out) : NULL;
+    free(config);
+    free(directory);
+    return error;
+}
+
+static tr_error *load_file(const char *path, tr_tokenizer **out)
+{
+    bool vocab = ends_with(path, ".txt"), pieces = ends_with(path, ".model");
+    json_t *config = NULL;
+    tr_map map;
+    if (vocab || pieces)
+        TR_TRY(load_config_beside(path, &config));
+    tr_error *error = open_map(path, &map);
+    if (!error) {
+        error = vocab    ? tr_tokenizer_from_vocab_text(map.bytes, map.size, config, path, out)
+                : pieces ? tr_tokenizer_from_pieces(map.bytes, map.size, config, path, out)
+                         : tr_tokenizer_parse(map.bytes, map.size, path, out);
+        tr_map_close(&map);
+    }
+    json_decref(config);
     return error;
 }
 
@@ -609,20 +772,23 @@ static bool has(const char *directory, const char *name)
 
 static tr_error *load_directory(const char *directory, tr_tokenizer **out)
 {
-    if (has(directory, "tokenizer.json")) {
-        char *path = tr_path_join(directory, "tokenizer.json");
-        tr_error *error = load_file(path, out);
-        free(path);
-        return error;
-    }
+    static const char *const files[] = {"tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model",
+                                        "sentencepiece.bpe.model"};
+    for (int64_t i = 0; i < TR_COUNT(files); i++)
+        if (has(directory, files[i])) {
+            char *path = tr_path_join(directory, files[i]);
+            tr_error *error = load_file(path, out);
+            free(path);
+            return error;
+        }
     if (has(directory, "vocab.json") && has(directory, "merges.txt"))
         return load_pair(directory, "vocab.json", "merges.txt", out);
     if (has(directory, "encoder.json") && has(directory, "vocab.bpe"))
         return load_pair(directory, "encoder.json", "vocab.bpe", out);
     return tr_error_new(
         TR_USER,
-        "%s: no tokenizer in this directory: it needs tokenizer.json, or vocab.json and "
-        "merges.txt, or encoder.json and vocab.bpe",
+        "%s: no tokenizer in this directory: it needs tokenizer.json, vocab.txt, spiece.model or tokenizer.model, or "
+        "vocab.json and merges.txt, or encoder.json and vocab.bpe",
         directory);
 }
 
@@ -638,8 +804,8 @@ tr_error *tr_tokenizer_load(const char *spec, tr_tokenizer **out)
     if (!tr_path_exists(spec))
         return tr_error_new(
             TR_USER,
-            "no tokenizer '%s': give \"bytes\", a tokenizer.json, or a directory with one (or with "
-            "vocab.json and merges.txt)",
+            "no tokenizer '%s': give \"bytes\", a tokenizer.json, vocab.txt, *.model or *.gguf, or a directory with "
+            "one (or with vocab.json and merges.txt)",
             spec);
     return load_file(spec, out);
 }

@@ -21,63 +21,9 @@
 #include "base/file.h"
 #include "data/tokenizer_internal.h"
 #include "data/unicode.h"
+#include "data/word_count.h"
 
 enum { SPLIT_BATCH = 128, ALPHABET = 257 };
-
-/* A map from byte strings, which live elsewhere, to numbers. Open addressing, at most half full. */
-typedef struct string_slot {
-    const char *bytes; /* NULL: free */
-    int64_t length, value;
-    uint64_t hash;
-} string_slot;
-typedef struct string_map {
-    string_slot *slots;
-    int64_t count, room; /* room is a power of two, or 0 */
-} string_map;
-
-static uint64_t hash_bytes(const char *p, int64_t n)
-{
-    uint64_t h = 0x9E3779B97F4A7C15u ^ (uint64_t)n, word;
-    for (; n >= 8; p += 8, n -= 8) {
-        memcpy(&word, p, 8);
-        h = (h ^ word) * 0xBF58476D1CE4E5B9u;
-        h ^= h >> 29;
-    }
-    word = 0;
-    memcpy(&word, p, (size_t)n);
-    h = (h ^ word) * 0x94D049BB133111EBu;
-    return h ^ h >> 32;
-}
-
-/* The slot of the string, made with value 0 when it is new. */
-static string_slot *string_put(string_map *map, const char *bytes, int64_t length)
-{
-    if (2 * map->count >= map->room) {
-        string_map old = *map;
-        map->room = TR_MAX(2 * old.room, 1024);
-        map->slots = tr_alloc_zero((size_t)map->room, sizeof *map->slots);
-        for (int64_t i = 0; i < old.room; i++)
-            if (old.slots[i].bytes) {
-                uint64_t at = old.slots[i].hash;
-                while (map->slots[at & (uint64_t)(map->room - 1)].bytes)
-                    at++;
-                map->slots[at & (uint64_t)(map->room - 1)] = old.slots[i];
-            }
-        free(old.slots);
-    }
-    uint64_t hash = hash_bytes(bytes, length);
-    for (uint64_t at = hash;; at++) {
-        string_slot *slot = &map->slots[at & (uint64_t)(map->room - 1)];
-        if (!slot->bytes) {
-            *slot = (string_slot){bytes, length, 0, hash};
-            map->count++;
-            return slot;
-        }
-        if (slot->hash == hash && slot->length == length &&
-            memcmp(slot->bytes, bytes, (size_t)length) == 0)
-            return slot;
-    }
-}
 
 /* A word is a unique pre-token: its symbols, which shrink in place, and how often it occurs. */
 typedef struct word {
@@ -235,7 +181,7 @@ static void merge_word(trainer *r, int64_t w, int32_t left, int32_t right, int32
 
 /* The pre-tokens of the texts, counted; slot->value is the count. */
 static void count_words(const char *const *texts, const int64_t *lengths, int64_t count,
-                        string_map *map)
+                        tr_string_map *map)
 {
     for (int64_t i = 0; i < count; i++) {
         const char *p = texts[i], *end = p + lengths[i];
@@ -245,14 +191,25 @@ static void count_words(const char *const *texts, const int64_t *lengths, int64_
             int64_t pieces;
             while ((pieces = tr_split(p, document, ends, SPLIT_BATCH)) > 0)
                 for (int64_t j = 0; j < pieces; p = ends[j++])
-                    string_put(map, p, ends[j] - p)->value++;
+                    tr_string_put(map, p, ends[j] - p)->value++;
             p = stop ? stop + sizeof END_OF_TEXT - 1 : end;
         }
     }
 }
 
+/* The symbols that a word starts as, at most one a byte, into out; their number is returned. */
+typedef int64_t (*symbols_of)(const void *context, const char *bytes, int64_t length, int32_t *out);
+
+static int64_t byte_symbols(const void *context, const char *bytes, int64_t length, int32_t *out)
+{
+    const int32_t *byte_id = context;
+    for (int64_t i = 0; i < length; i++)
+        out[i] = byte_id[(uint8_t)bytes[i]];
+    return length;
+}
+
 /* The words, their symbols, and the first counts. */
-static void start(trainer *r, const string_map *map, const int32_t *byte_id)
+static void start(trainer *r, const tr_string_map *map, symbols_of symbols, const void *context)
 {
     int64_t total = 0;
     for (int64_t i = 0; i < map->room; i++)
@@ -261,12 +218,12 @@ static void start(trainer *r, const string_map *map, const int32_t *byte_id)
     r->words = tr_realloc(NULL, (size_t)map->count + 1, sizeof *r->words);
     int32_t *next = r->symbols;
     for (int64_t i = 0; i < map->room; i++) {
-        const string_slot *slot = &map->slots[i];
+        const tr_string_slot *slot = &map->slots[i];
         if (!slot->bytes)
             continue;
-        r->words[r->word_count++] = (word){next, slot->length, slot->value};
-        for (int64_t j = 0; j < slot->length; j++)
-            *next++ = byte_id[(uint8_t)slot->bytes[j]];
+        int64_t n = symbols(context, slot->bytes, slot->length, next);
+        r->words[r->word_count++] = (word){next, n, slot->value};
+        next += n;
     }
     tr_pair_map_init(&r->index, 1 << 14);
     for (int64_t w = 0; w < r->word_count; w++)
@@ -306,14 +263,14 @@ static tr_added end_of_text(int32_t id)
         .content = END_OF_TEXT, .length = sizeof END_OF_TEXT - 1, .id = id, .special = true};
 }
 
-/* Learns merges until there are `vocab_size` tokens. tokens[id] are the bytes of each. */
-static int32_t learn(trainer *r, const tr_tokenizer_training *options, tr_text *tokens,
+/* Learns merges until there are `vocab_size` tokens. tokens[id] are the bytes of each, of which there are `count`
+ * already. What a merge makes is the left token and the right one without its first `prefix` bytes. */
+static int32_t learn(trainer *r, const tr_tokenizer_training *options, tr_text *tokens, int32_t count, size_t prefix,
                      tr_tokenizer *t)
 {
-    string_map known = {0};
-    int32_t count = ALPHABET;
+    tr_string_map known = {0};
     for (int32_t id = 0; id < count; id++)
-        string_put(&known, tokens[id].bytes, (int64_t)tokens[id].length)->value = id;
+        tr_string_put(&known, tokens[id].bytes, (int64_t)tokens[id].length)->value = id;
     while (count < options->vocab_size && r->queue_count) {
         entry top = queue_pop(r);
         pair_state pair = r->pairs[top.pair];
@@ -328,9 +285,9 @@ static int32_t learn(trainer *r, const tr_tokenizer_training *options, tr_text *
         }
         tr_text text = {0};
         tr_text_add(&text, tokens[pair.left].bytes, tokens[pair.left].length);
-        tr_text_add(&text, tokens[pair.right].bytes, tokens[pair.right].length);
+        tr_text_add(&text, tokens[pair.right].bytes + prefix, tokens[pair.right].length - prefix);
         int64_t before = known.count;
-        string_slot *slot = string_put(&known, text.bytes, (int64_t)text.length);
+        tr_string_slot *slot = tr_string_put(&known, text.bytes, (int64_t)text.length);
         int32_t result = (int32_t)slot->value;
         if (known.count > before) {
             slot->value = result = count;
@@ -345,7 +302,7 @@ static int32_t learn(trainer *r, const tr_tokenizer_training *options, tr_text *
         free(top.where.items);
         queue_changed(r);
     }
-    free(known.slots);
+    tr_string_map_free(&known);
     return count;
 }
 
@@ -366,13 +323,14 @@ static tr_error *train_bpe(const char *const *texts, const int64_t *lengths, int
         byte_id[order[i]] = i + 1;
         tr_text_add(&tokens[i + 1], &(char){(char)order[i]}, 1);
     }
-    string_map map = {0};
+    tr_string_map map = {0};
     trainer r = {0};
     count_words(texts, lengths, count, &map);
-    start(&r, &map, byte_id);
+    start(&r, &map, byte_symbols, byte_id);
     tr_tokenizer *merges = tr_tokenizer_new(TR_TOKENIZER_BPE, 0);
-    int32_t size = learn(&r, options, tokens, merges);
+    int32_t size = learn(&r, options, tokens, ALPHABET, 0, merges);
     tr_tokenizer *t = tr_tokenizer_new(TR_TOKENIZER_BPE, size);
+    tr_tokenizer_gpt2_rules(t, false);
     t->merges = merges->merges;
     t->merge_count = merges->merge_count;
     t->merge_room = merges->merge_room;
@@ -386,7 +344,7 @@ static tr_error *train_bpe(const char *const *texts, const int64_t *lengths, int
     tr_tokenizer_finish(t);
     tr_tokenizer_free(merges);
     trainer_free(&r);
-    free(map.slots);
+    tr_string_map_free(&map);
     free(tokens);
     *out = t;
     return NULL;
@@ -430,6 +388,138 @@ static tr_tokenizer *train_chars(const char *const *texts, const int64_t *length
     return t;
 }
 
+/* WordPiece, as `tokenizers` learns it: merges of the most frequent pair, over characters, of which those inside of a
+ * word have the prefix "##". */
+
+#define PREFIX "##"
+static const char *const bert_specials[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+enum { BERT_SPECIALS = 5, MOST_CHARACTERS = 4000 };
+
+static int64_t character_symbols(const void *context, const char *bytes, int64_t length, int32_t *out)
+{
+    tr_string_map *known = (tr_string_map *)context;
+    int64_t n = 0;
+    for (const char *p = bytes, *end = bytes + length; p < end;) {
+        uint32_t code;
+        int step = TR_MAX(tr_utf8_decode(p, end, &code), 1);
+        char text[sizeof PREFIX + 4];
+        memcpy(text, PREFIX, sizeof PREFIX - 1);
+        memcpy(text + sizeof PREFIX - 1, p, (size_t)step);
+        bool inside = p > bytes;
+        const char *symbol = inside ? text : p;
+        const tr_string_slot *slot = tr_string_find(known, symbol, step + (inside ? (int)sizeof PREFIX - 1 : 0));
+        if (!slot) /* a character outside of the alphabet: the word ends */
+            return n;
+        out[n++] = (int32_t)slot->value;
+        p += step;
+    }
+    return n;
+}
+
+typedef struct letter {
+    uint32_t code;
+    int64_t count;
+} letter;
+
+static int by_count(const void *a, const void *b)
+{
+    const letter *x = a, *y = b;
+    if (x->count != y->count)
+        return x->count < y->count ? 1 : -1;
+    return (x->code > y->code) - (x->code < y->code);
+}
+
+static int by_code(const void *a, const void *b)
+{
+    const letter *x = a, *y = b;
+    return (x->code > y->code) - (x->code < y->code);
+}
+
+/* The most frequent characters of the words, in the order of their codes; the caller frees. */
+static letter *alphabet_of(const tr_string_map *words, int64_t most, int64_t *out_count)
+{
+    int64_t *counts = tr_alloc_zero(0x110000, sizeof *counts), n = 0;
+    for (int64_t i = 0; i < words->room; i++)
+        for (const char *p = words->slots[i].bytes, *end = p + words->slots[i].length; p && p < end;) {
+            uint32_t code;
+            int step = tr_utf8_decode(p, end, &code);
+            if (step)
+                counts[code] += words->slots[i].value;
+            p += TR_MAX(step, 1);
+        }
+    letter *letters = NULL;
+    int64_t room = 0;
+    for (uint32_t code = 1; code < 0x110000; code++)
+        if (counts[code])
+            tr_push(letters, n, room) = (letter){code, counts[code]};
+    if (n)
+        qsort(letters, (size_t)n, sizeof *letters, by_count);
+    n = TR_MIN(n, most);
+    if (n)
+        qsort(letters, (size_t)n, sizeof *letters, by_code);
+    free(counts);
+    *out_count = n;
+    return letters;
+}
+
+static tr_error *train_wordpiece(const char *const *texts, const int64_t *lengths, int64_t count,
+                                 const tr_tokenizer_training *options, tr_tokenizer **out)
+{
+    tr_tokenizer *rules = tr_tokenizer_new(TR_TOKENIZER_WORDPIECE, 0), *merges = tr_tokenizer_new(TR_TOKENIZER_BPE, 0);
+    tr_arena *arena = tr_arena_new();
+    tr_string_map words = {0}, known = {0};
+    trainer r = {0};
+    tr_error *error = NULL;
+    json_t *normalizer = json_pack("{s:s, s:b, s:b, s:n, s:b}", "type", "BertNormalizer", "clean_text", 1,
+                                   "handle_chinese_chars", 1, "strip_accents", "lowercase", 1);
+    json_t *pre = json_pack("{s:s}", "type", "BertPreTokenizer");
+    tr_text *tokens = tr_alloc_zero((size_t)options->vocab_size + 1, sizeof *tokens), lines = {0};
+    TR_GO(tr_normalizer_read(normalizer, "training", &rules->normalizer));
+    TR_GO(tr_pretokenizer_read(pre, "training", &rules->pre));
+    tr_count_words(rules, texts, lengths, count, arena, &words);
+    int64_t letters;
+    letter *alphabet = alphabet_of(&words, MOST_CHARACTERS, &letters);
+    if (BERT_SPECIALS + 2 * letters > options->vocab_size) {
+        free(alphabet);
+        error = tr_error_new(TR_USER,
+                             "a vocabulary of %d tokens: these texts have %lld characters, so it must have at least %lld",
+                             options->vocab_size, (long long)letters, (long long)(BERT_SPECIALS + 2 * letters));
+        goto done;
+    }
+    int32_t size = 0;
+    for (; size < BERT_SPECIALS; size++)
+        tr_text_add(&tokens[size], bert_specials[size], strlen(bert_specials[size]));
+    for (int inside = 0; inside < 2; inside++)
+        for (int64_t i = 0; i < letters; i++, size++) {
+            char bytes[4];
+            tr_text_add(&tokens[size], PREFIX, inside ? sizeof PREFIX - 1 : 0);
+            tr_text_add(&tokens[size], bytes, (size_t)tr_utf8_encode(alphabet[i].code, bytes));
+            tr_string_put(&known, tokens[size].bytes, (int64_t)tokens[size].length)->value = size;
+        }
+    free(alphabet);
+    start(&r, &words, character_symbols, &known);
+    size = learn(&r, options, tokens, size, sizeof PREFIX - 1, merges);
+    for (int32_t id = 0; id < size; id++) {
+        tr_text_add(&lines, tokens[id].bytes, tokens[id].length);
+        tr_text_add(&lines, "\n", 1);
+    }
+    error = tr_tokenizer_from_vocab_text(lines.bytes, (int64_t)lines.length, NULL, "the learnt vocabulary", out);
+done:
+    for (int32_t id = 0; id <= options->vocab_size; id++)
+        tr_text_free(&tokens[id]);
+    free(tokens);
+    tr_text_free(&lines);
+    trainer_free(&r);
+    tr_string_map_free(&words);
+    tr_string_map_free(&known);
+    tr_arena_free(arena);
+    tr_tokenizer_free(rules);
+    tr_tokenizer_free(merges);
+    json_decref(normalizer);
+    json_decref(pre);
+    return error;
+}
+
 tr_error *tr_tokenizer_train(const char *const *texts, const int64_t *lengths, int64_t count,
                              const tr_tokenizer_training *options, tr_tokenizer **out)
 {
@@ -437,6 +527,10 @@ tr_error *tr_tokenizer_train(const char *const *texts, const int64_t *lengths, i
     switch (options->kind) {
     case TR_TOKENIZER_BPE:
         return train_bpe(texts, lengths, count, options, out);
+    case TR_TOKENIZER_WORDPIECE:
+        return train_wordpiece(texts, lengths, count, options, out);
+    case TR_TOKENIZER_UNIGRAM:
+        return tr_tokenizer_train_unigram(texts, lengths, count, options, out);
     case TR_TOKENIZER_BYTES:
         *out = tr_tokenizer_bytes_new();
         break;

@@ -4,9 +4,12 @@
  * layout, and tokenizer_config.json tells `transformers` which class opens it. Tokens are written
  * in the order of their ids, so equal tokenizers give equal files.
  *
- *   bpe    model BPE, pre-tokenizer and decoder ByteLevel
- *   bytes  the same without merges
- *   chars  model WordLevel, pre-tokenizer Split that takes every character apart, decoder Fuse
+ *   bpe        model BPE
+ *   bytes      the same without merges, pre-tokenizer and decoder ByteLevel
+ *   chars      model WordLevel, pre-tokenizer Split that takes every character apart, decoder Fuse
+ *   wordpiece  model WordPiece, and vocab.txt
+ *   unigram    model Unigram
+ * Normalizer, pre-tokenizer, post-processor and decoder are written as they were read.
  */
 #include "base/file.h"
 #include "data/tokenizer_internal.h"
@@ -37,7 +40,7 @@ static void add_string(tr_text *out, const char *text, int64_t length)
 static void token_text(const tr_tokenizer *t, int32_t id, tr_text *out)
 {
     const char *bytes = t->pool.bytes + t->start[id];
-    if (t->kind == TR_TOKENIZER_CHARS || (t->flags[id] & TOKEN_RAW)) {
+    if (!t->pre.byte_level || (t->flags[id] & TOKEN_RAW)) {
         tr_text_add(out, bytes, (size_t)t->length[id]);
         return;
     }
@@ -125,13 +128,89 @@ static void add_added_fields(const tr_added *added, tr_text *out)
                    boolean(added->normalized), boolean(added->special));
 }
 
-static void add_byte_level(const tr_tokenizer *t, const char *key, tr_text *out)
+/* The rules as they were read; those of bytes and characters, which may never have been read, from what they say. */
+static void add_rules(const tr_tokenizer *t, tr_text *out)
 {
-    tr_text_format(
-        out,
-        "  \"%s\": {\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": true, "
-        "\"use_regex\": %s},\n",
-        key, boolean(t->prefix_space), boolean(t->split || t->kind == TR_TOKENIZER_BYTES));
+    bool chars = t->kind == TR_TOKENIZER_CHARS;
+    for (int i = 0; i < TR_RULES; i++) {
+        tr_text_format(out, "  \"%s\": ", tr_rule_names[i]);
+        bool byte_level = t->pre.byte_level && (i == TR_RULE_DECODER || (i == TR_RULE_PRE_TOKENIZER && !t->rules[i]));
+        if (byte_level)
+            tr_text_format(out,
+                           "{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": true, "
+                           "\"use_regex\": %s}",
+                           boolean(t->pre.prefix_space), boolean(t->pre.stage_count > 0));
+        else if (t->rules[i])
+            add(out, t->rules[i]);
+        else if (chars && i == TR_RULE_PRE_TOKENIZER) {
+            add(out, "{\"type\": \"Split\", \"pattern\": {\"Regex\": ");
+            add_string(out, CHARS_PATTERN, sizeof CHARS_PATTERN - 1);
+            add(out, "}, \"behavior\": \"Isolated\", \"invert\": false}");
+        } else {
+            add(out, chars && i == TR_RULE_DECODER ? "{\"type\": \"Fuse\"}" : "null");
+        }
+        add(out, ",\n");
+    }
+}
+
+static void add_token_or_null(const tr_tokenizer *t, int32_t id, tr_text *out)
+{
+    tr_text text = {0};
+    if (id < 0) {
+        add(out, "null");
+        return;
+    }
+    token_text(t, id, &text);
+    add_string(out, text.bytes, (int64_t)text.length);
+    tr_text_free(&text);
+}
+
+/* [[text, score], ...] in the order of ids. */
+static void add_scored_vocab(const tr_tokenizer *t, tr_text *out)
+{
+    add(out, "[");
+    for (int32_t id = 0; id < t->vocab_size; id++) {
+        if ((t->flags[id] & (TOKEN_PRESENT | TOKEN_ADDED)) != TOKEN_PRESENT)
+            continue;
+        add(out, id ? ",\n      [" : "\n      [");
+        add_string(out, t->pool.bytes + t->start[id], t->length[id]);
+        tr_text_format(out, ", %.17g]", t->scores[id]);
+    }
+    add(out, "\n    ]");
+}
+
+static void add_model(const tr_tokenizer *t, tr_text *out)
+{
+    switch (t->kind) {
+    case TR_TOKENIZER_UNIGRAM:
+        tr_text_format(out, "    \"type\": \"Unigram\",\n    \"unk_id\": %d,\n    \"byte_fallback\": %s,\n    \"vocab\": ",
+                       t->unknown, boolean(t->byte_fallback));
+        add_scored_vocab(t, out);
+        return;
+    case TR_TOKENIZER_WORDPIECE:
+        add(out, "    \"type\": \"WordPiece\",\n    \"continuing_subword_prefix\": ");
+        add_string(out, t->prefix, (int64_t)strlen(t->prefix));
+        tr_text_format(out, ",\n    \"max_input_chars_per_word\": %lld,\n", (long long)t->longest_word);
+        break;
+    case TR_TOKENIZER_CHARS:
+        add(out, "    \"type\": \"WordLevel\",\n");
+        break;
+    default:
+        tr_text_format(out,
+                       "    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"continuing_subword_prefix\": "
+                       "null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": %s,\n    "
+                       "\"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n",
+                       boolean(t->fuse_unknown), boolean(t->byte_fallback), boolean(t->ignore_merges));
+    }
+    add(out, "    \"unk_token\": ");
+    add_token_or_null(t, t->unknown, out);
+    add(out, ",\n    \"vocab\": ");
+    add_vocab(t, "    ", out);
+    if (t->kind == TR_TOKENIZER_BPE || t->kind == TR_TOKENIZER_BYTES) {
+        add(out, ",\n    \"merges\": [");
+        add_merges(t, true, out);
+        add(out, t->merge_count ? "\n    ]" : "]");
+    }
 }
 
 static void tokenizer_json(const tr_tokenizer *t, tr_text *out)
@@ -144,57 +223,45 @@ static void tokenizer_json(const tr_tokenizer *t, tr_text *out)
         add_added_fields(added[i], out);
     }
     free(added);
-    add(out, "\n  ],\n  \"normalizer\": null,\n");
-    bool chars = t->kind == TR_TOKENIZER_CHARS;
-    if (chars) {
-        add(out, "  \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
-        add_string(out, CHARS_PATTERN, sizeof CHARS_PATTERN - 1);
-        add(out,
-            "}, \"behavior\": \"Isolated\", \"invert\": false},\n  \"post_processor\": null,\n"
-            "  \"decoder\": {\"type\": \"Fuse\"},\n  \"model\": {\n    \"type\": \"WordLevel\",\n");
-    } else {
-        add_byte_level(t, "pre_tokenizer", out);
-        add(out, "  \"post_processor\": null,\n");
-        add_byte_level(t, "decoder", out);
-        add(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    "
-                 "\"continuing_subword_prefix\": "
-                 "null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n    "
-                 "\"byte_fallback\": false,\n    \"ignore_merges\": false,\n");
-    }
-    add(out, "    \"unk_token\": ");
-    if (t->unknown >= 0) {
-        tr_text text = {0};
-        token_text(t, t->unknown, &text);
-        add_string(out, text.bytes, (int64_t)text.length);
-        tr_text_free(&text);
-    } else {
-        add(out, "null");
-    }
-    add(out, ",\n    \"vocab\": ");
-    add_vocab(t, "    ", out);
-    if (!chars) {
-        add(out, ",\n    \"merges\": [");
-        add_merges(t, true, out);
-        add(out, t->merge_count ? "\n    ]" : "]");
-    }
+    add(out, "\n  ],\n");
+    add_rules(t, out);
+    add(out, "  \"model\": {\n");
+    add_model(t, out);
     add(out, "\n  }\n}\n");
 }
 
+static bool is_gpt2(const tr_tokenizer *t)
+{
+    return t->kind == TR_TOKENIZER_BYTES || (t->kind == TR_TOKENIZER_BPE && t->pre.byte_level && !t->normalizer &&
+                                             t->pre.stage_count == 1 && t->pre.stages[0].kind == TR_STAGE_GPT2);
+}
+
+/* The class by which `transformers` opens the directory, and the names of the special tokens. */
 static void config_json(const tr_tokenizer *t, tr_text *out)
 {
-    bool chars = t->kind == TR_TOKENIZER_CHARS;
+    static const char *const names[TR_SPECIAL_COUNT] = {"pad_token",  "unk_token", "cls_token", "sep_token",
+                                                        "mask_token", "bos_token", "eos_token"};
+    bool gpt2 = is_gpt2(t), bert = t->kind == TR_TOKENIZER_WORDPIECE;
     /* 2^53 is exact in every reader and means: no limit. */
     tr_text_format(out,
                    "{\n  \"tokenizer_class\": \"%s\",\n  \"model_max_length\": 9007199254740992,\n",
-                   chars ? "PreTrainedTokenizerFast" : "GPT2Tokenizer");
-    tr_text_format(out, "  \"add_prefix_space\": %s,\n  \"clean_up_tokenization_spaces\": false,\n",
-                   boolean(t->prefix_space));
-    if (t->end_of_text >= 0)
-        add(out, "  \"bos_token\": \"" END_OF_TEXT "\",\n  \"eos_token\": \"" END_OF_TEXT "\",\n");
-    if (chars)
-        add(out, "  \"unk_token\": \"" UNKNOWN_CHAR "\",\n");
-    else if (t->end_of_text >= 0)
-        add(out, "  \"unk_token\": \"" END_OF_TEXT "\",\n");
+                   gpt2 ? "GPT2Tokenizer" : bert ? "BertTokenizer" : "PreTrainedTokenizerFast");
+    if (t->pre.byte_level || t->kind == TR_TOKENIZER_CHARS)
+        tr_text_format(out, "  \"add_prefix_space\": %s,\n", boolean(t->pre.prefix_space));
+    if (bert && t->rules[TR_RULE_NORMALIZER])
+        tr_text_format(out, "  \"do_lower_case\": %s,\n",
+                       boolean(strstr(t->rules[TR_RULE_NORMALIZER], "\"lowercase\": true") != NULL));
+    tr_text_format(out, "  \"clean_up_tokenization_spaces\": %s,\n", boolean(bert));
+    for (int i = 0; i < TR_SPECIAL_COUNT; i++) {
+        int32_t id = t->specials[i];
+        if (gpt2 && (i == TR_SPECIAL_UNKNOWN || i == TR_SPECIAL_BOS || i == TR_SPECIAL_EOS))
+            id = t->end_of_text;
+        if (id < 0)
+            continue;
+        tr_text_format(out, "  \"%s\": ", names[i]);
+        add_token_or_null(t, id, out);
+        add(out, ",\n");
+    }
     add(out, "  \"added_tokens_decoder\": {");
     const tr_added **added = sorted_added(t);
     for (int64_t i = 0; i < t->added_count; i++) {
@@ -222,6 +289,36 @@ static tr_error *write_in(const char *directory, const char *name, const tr_text
     return error;
 }
 
+/* The files of the older layouts: vocab.json and merges.txt, or vocab.txt (a token a line, if no id is missing). */
+static tr_error *write_older(const tr_tokenizer *t, const char *directory)
+{
+    tr_text text = {0};
+    tr_error *error = NULL;
+    if (is_gpt2(t)) {
+        add_vocab(t, "", &text);
+        add(&text, "\n");
+        TR_GO(write_in(directory, "vocab.json", &text));
+        text.length = 0;
+        add(&text, "#version: 0.2\n");
+        add_merges(t, false, &text);
+        TR_GO(write_in(directory, "merges.txt", &text));
+    }
+    if (t->kind == TR_TOKENIZER_WORDPIECE) {
+        for (int32_t id = 0; id < t->vocab_size; id++) {
+            if (t->flags[id] & TOKEN_ADDED)
+                continue;
+            if (!(t->flags[id] & TOKEN_PRESENT))
+                goto done;
+            tr_text_add(&text, t->pool.bytes + t->start[id], (size_t)t->length[id]);
+            add(&text, "\n");
+        }
+        TR_GO(write_in(directory, "vocab.txt", &text));
+    }
+done:
+    tr_text_free(&text);
+    return error;
+}
+
 tr_error *tr_tokenizer_save(const tr_tokenizer *t, const char *directory)
 {
     tr_text text = {0};
@@ -232,16 +329,7 @@ tr_error *tr_tokenizer_save(const tr_tokenizer *t, const char *directory)
     text.length = 0;
     config_json(t, &text);
     TR_GO(write_in(directory, "tokenizer_config.json", &text));
-    if (t->kind == TR_TOKENIZER_CHARS)
-        goto done;
-    text.length = 0;
-    add_vocab(t, "", &text);
-    add(&text, "\n");
-    TR_GO(write_in(directory, "vocab.json", &text));
-    text.length = 0;
-    add(&text, "#version: 0.2\n");
-    add_merges(t, false, &text);
-    TR_GO(write_in(directory, "merges.txt", &text));
+    error = write_older(t, directory);
 done:
     tr_text_free(&text);
     return error;

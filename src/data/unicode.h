@@ -1,10 +1,14 @@
-/* UTF-8 and the four classes of code points that the GPT-2 pre-tokenizer tells apart.
+/* UTF-8, and what tokenizers need to know of code points: the four classes that GPT-2's pre-tokenizer tells
+ * apart (unicode.c), properties, case and normal forms (unicode_normal.c).
  *
  * Decoding is strict (no overlong forms, no surrogates, nothing above U+10FFFF) and never reads
  * past the end that it is given.
  */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "base/memory.h"
 
 typedef enum tr_unicode_class {
     TR_UNICODE_OTHER = 0,
@@ -25,3 +29,25 @@ int tr_utf8_encode(uint32_t code, char *out);
  * unfinished one (1 to 3). *out_may_go_on says that they are all there is and that more bytes could
  * still complete them. */
 int tr_utf8_broken(const char *p, const char *end, int *out_may_go_on);
+
+/* What normalizers and pre-tokenizers ask of a code point, as Hugging Face's `tokenizers` answers. */
+enum {
+    TR_UNICODE_BERT_DROP = 1,  /* BERT's clean-up removes it: control characters, U+0000, U+FFFD */
+    TR_UNICODE_PUNCT = 2,      /* punctuation to BERT's pre-tokenizer, ASCII symbols included */
+    TR_UNICODE_NONSPACING = 4, /* an accent to BERT */
+    TR_UNICODE_MARK = 8,       /* a mark of any kind */
+    TR_UNICODE_EXTEND = 16,    /* goes on with the grapheme before it */
+    TR_UNICODE_PREPEND = 32,   /* the next character belongs to its grapheme */
+    TR_UNICODE_CONTROL = 64,   /* is a grapheme of its own, whatever is around it */
+};
+int tr_unicode_flags(uint32_t code);
+bool tr_unicode_is_cjk(uint32_t code); /* the blocks that BERT puts spaces around */
+/* The lower case of a code point (1 or 2 code points, whose number is returned). */
+int tr_unicode_lower(uint32_t code, uint32_t out[2]);
+/* The general category, as a place in the list of names; names such as "Lu"; -1 when there is none. */
+int tr_unicode_category(uint32_t code);
+int tr_unicode_category_named(const char *name);
+
+/* Normal forms (Unicode Standard Annex 15). Bytes that are no valid UTF-8 stay as they are. */
+typedef enum tr_unicode_form { TR_NFD, TR_NFKD, TR_NFC, TR_NFKC } tr_unicode_form;
+void tr_unicode_normalize(tr_unicode_form form, const char *text, int64_t length, tr_text *out);

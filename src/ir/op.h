@@ -11,11 +11,13 @@
  *
  *  op                   inputs -> outputs                                       attributes
  *  add                  a[*,+], b[+] -> c[*,+]          b is repeated over a's leading dims
- *  mul                  a[+], b[+] -> c[+]
+ *  mul                  a[*,+], b[+] -> c[*,+]          as add
  *  scale                a[+] -> c[+]                                            factor
  *  cast                 a[+] -> c[+]                                            dtype
  *  activate             x[+] -> y[+]                                            fn
  *  activate_grad        dy[+], x[+] -> dx[+]                                    fn
+ *  gated                a[+], b[+] -> c[+]              fn(a) b                     fn
+ *  gated_grad           dy[+], a[+], b[+] -> da[+], db[+]                       fn
  *  dropout              x[+] -> y[+]       kept elements are divided by 1-p     p, stream
  *  fill                 -> c[1] f32                                             value
  *  clear                a[+] -> a'[+]      zeros, in a's buffer
@@ -30,6 +32,14 @@
  *  layer_norm           x[*,d], w[d], b[d] -> y[*,d], mean[*], rstd[*]          eps
  *  add_layer_norm       x[*,d], r[*,d], w, b -> s = x + r, y[*,d], mean, rstd   eps
  *  layer_norm_grad      dy, x[*,d], w[d], mean[*], rstd[*], acc?[*,d] -> dx[*,d], dw[d], db[d]
+ *  rms_norm             x[*,d], w[d] -> y[*,d], rstd[*]                         eps
+ *  add_rms_norm         x[*,d], r[*,d], w[d] -> s = x + r, y[*,d], rstd[*]      eps
+ *  rms_norm_grad        dy, x[*,d], w[d], rstd[*], acc?[*,d] -> dx[*,d], dw[d]
+ *  rope_rates           -> rates[dims/2] f32     dims, base, scaling, factor, original, low, high
+ *                       base^(-2i / dims), scaled for contexts longer than `original` (tr_rope_scaling)
+ *  rope                 x[b,t,h,e], positions[b,t] i32, rates[r] f32 -> y[b,t,h,e]    interleaved, inverse, factor
+ *                       pairs (x_i, x_i+r), interleaved (x_2i, x_2i+1), are turned by position x rate_i, back when
+ *                       inverse, and multiplied by factor; elements from 2 r on are as they were
  *  embedding            table[v,d], ids[*] i32 -> y[*,d]
  *  embedding_grad       ids[*] i32, dy[*,d], acc?[v,d] -> dtable[v,d] f32       rows (v)
  *  attention            q[b,t,h,e], k[b,s,g,e], v[b,s,g,e] -> o[b,t,h,e], lse[b,h,t] f32
@@ -100,10 +110,12 @@
 #include <stdint.h>
 
 #define TR_OPS(X)            \
-    X(add) X(mul) X(scale) X(cast) X(activate) X(activate_grad) X(dropout) X(fill) X(clear) \
+    X(add) X(mul) X(scale) X(cast) X(activate) X(activate_grad) X(gated) X(gated_grad)      \
+    X(dropout) X(fill) X(clear)                                                             \
     X(sum_leading) X(expand) X(reshape)                                                     \
     X(linear) X(linear_dx) X(linear_dw)                                                     \
     X(layer_norm) X(add_layer_norm) X(layer_norm_grad)                                      \
+    X(rms_norm) X(add_rms_norm) X(rms_norm_grad) X(rope_rates) X(rope)                      \
     X(embedding) X(embedding_grad)                                                          \
     X(attention) X(attention_grad) X(attention_cached)                                      \
     X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
@@ -138,6 +150,8 @@ enum { TR_SUM_LEADING_KEPT };
 enum { TR_LINEAR_TRANSPOSED, TR_LINEAR_FN };
 enum { TR_LINEAR_DW_TRANSPOSED, TR_LINEAR_DW_DTYPE, TR_LINEAR_DW_SPLIT };
 enum { TR_NORM_EPS };
+enum { TR_RATES_DIMS, TR_RATES_BASE, TR_RATES_SCALING, TR_RATES_FACTOR, TR_RATES_ORIGINAL, TR_RATES_LOW, TR_RATES_HIGH };
+enum { TR_ROPE_INTERLEAVED, TR_ROPE_INVERSE, TR_ROPE_FACTOR };
 enum { TR_EMBEDDING_GRAD_ROWS };
 enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM };
 /* attention_part: after those of attention. */

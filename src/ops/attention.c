@@ -149,21 +149,26 @@ const tr_op_row tr_row_attention_cached = {
     .attrs = ATTENTION_ATTRS, .infer = infer_attention_cached, .no_gradient = "inference only",
     .sharding_of = rule_attention_cached, .cost = cost_attention};
 
-tr_value tr_attention(tr_graph *g, tr_value qkv, bool causal, int64_t window, double p)
+tr_value tr_attend(tr_graph *g, tr_value q, tr_value k, tr_value v, const tr_attend_options *o)
 {
-    if (g->error || !qkv)
+    if (g->error || !q)
         return 0;
-    if (!(p >= 0 && p < 1) || window < 0) {
+    if (!(o->p >= 0 && o->p < 1) || o->window < 0) {
         tr_graph_fail(g, tr_error_new(TR_USER, "op attention: window %lld and dropout %g; a window is 0 (none) or more, "
-                                               "dropout in [0, 1)", (long long)window, p));
+                                               "dropout in [0, 1)", (long long)o->window, o->p));
         return 0;
     }
-    const tr_shape *s = tr_shape_at(g, qkv);
-    double scale = 1.0 / sqrt((double)s->dims[TR_MAX(s->rank, 1) - 1]);
+    const tr_shape *s = tr_shape_at(g, q);
+    double scale = o->scale != 0 ? o->scale : 1.0 / sqrt((double)s->dims[TR_MAX(s->rank, 1) - 1]);
     const tr_attr attrs[TR_MAX_ATTRS] = {
-        [TR_ATTENTION_CAUSAL] = {.i = causal}, [TR_ATTENTION_WINDOW] = {.i = window},
-        [TR_ATTENTION_SCALE] = {.f = scale},   [TR_ATTENTION_P] = {.f = p},
-        [TR_ATTENTION_STREAM] = {.i = p > 0 ? g->streams++ : 0}};
-    const tr_value in[] = {qkv, 0, 0};
+        [TR_ATTENTION_CAUSAL] = {.i = o->causal}, [TR_ATTENTION_WINDOW] = {.i = o->window},
+        [TR_ATTENTION_SCALE] = {.f = scale},      [TR_ATTENTION_P] = {.f = o->p},
+        [TR_ATTENTION_STREAM] = {.i = o->p > 0 ? g->streams++ : 0}};
+    const tr_value in[] = {q, k, v};
     return tr_out(g, tr_graph_node(g, TR_OP_attention, in, 3, attrs), 0);
+}
+
+tr_value tr_attention(tr_graph *g, tr_value qkv, bool causal, int64_t window, double p)
+{
+    return tr_attend(g, qkv, 0, 0, &(tr_attend_options){.causal = causal, .window = window, .p = p});
 }

@@ -26,18 +26,23 @@ TR_INFER(infer_add)
     return infer_same(g, in, n_in, attrs, out, n_out);
 }
 
-static void grad_add(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
+/* The gradient of the second input, which is repeated over the leading dims of d. */
+static tr_value sum_repeats(tr_graph *g, tr_node n, tr_value d)
 {
     const tr_shape a = *tr_shape_at(g, tr_in(g, n, 0)), b = *tr_shape_at(g, tr_in(g, n, 1));
-    d_in[0] = d_out[0];
-    d_in[1] = d_out[0];
     if (a.rank == b.rank)
-        return;
-    tr_value sum = emit(g, TR_OP_sum_leading, d_out[0], 0,
+        return d;
+    tr_value sum = emit(g, TR_OP_sum_leading, d, 0,
                         (tr_attr[TR_MAX_ATTRS]){[TR_SUM_LEADING_KEPT] = {.i = b.rank}});
-    d_in[1] = b.dtype == TR_F32 || !sum ? sum
-                            : emit(g, TR_OP_cast, sum, 0,
-                                   (tr_attr[TR_MAX_ATTRS]){[TR_CAST_DTYPE] = {.i = b.dtype}});
+    return b.dtype == TR_F32 || !sum ? sum
+                                     : emit(g, TR_OP_cast, sum, 0,
+                                            (tr_attr[TR_MAX_ATTRS]){[TR_CAST_DTYPE] = {.i = b.dtype}});
+}
+
+static void grad_add(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
+{
+    d_in[0] = d_out[0];
+    d_in[1] = sum_repeats(g, n, d_out[0]);
 }
 
 const tr_op_row tr_row_add = {
@@ -51,22 +56,23 @@ tr_value tr_add(tr_graph *g, tr_value a, tr_value b)
 
 /* mul ------------------------------------------------------------------------------------------- */
 
-TR_INFER(infer_mul)
+TR_INFER(infer_one_shape)
 {
-    const tr_shape *a = shape_in(g, in, 0), *b = shape_in(g, in, 1);
-    TR_TRY(tr_dims_match(g, "both inputs must have one shape", a, a->rank - b->rank, b, b->rank - a->rank,
-                         a->rank));
+    const tr_shape *a = shape_in(g, in, 0);
+    for (int k = 1; k < n_in; k++)
+        TR_TRY(tr_dims_match(g, "all inputs must have one shape", a, a->rank - shape_in(g, in, k)->rank,
+                             shape_in(g, in, k), shape_in(g, in, k)->rank - a->rank, a->rank));
     return infer_same(g, in, n_in, attrs, out, n_out);
 }
 
 static void grad_mul(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
 {
     d_in[0] = tr_mul(g, d_out[0], tr_in(g, n, 1));
-    d_in[1] = tr_mul(g, d_out[0], tr_in(g, n, 0));
+    d_in[1] = sum_repeats(g, n, tr_mul(g, d_out[0], tr_in(g, n, 0)));
 }
 
 const tr_op_row tr_row_mul = {.min_in = 2, .max_in = 2, .flags = TR_OP_ELEMENTWISE | TR_OP_IN_PLACE,
-                              .infer = infer_mul, .gradient = grad_mul, .sharding = "+,+->+"};
+                              .infer = infer_add, .gradient = grad_mul, .sharding = "*+,+->*+"};
 
 tr_value tr_mul(tr_graph *g, tr_value a, tr_value b)
 {
@@ -131,7 +137,7 @@ const tr_op_row tr_row_activate = {
 
 const tr_op_row tr_row_activate_grad = {
     .min_in = 2, .max_in = 2, .flags = TR_OP_ELEMENTWISE | TR_OP_IN_PLACE, .attrs = {{"fn", TR_ATTR_FN}},
-    .infer = infer_mul, .no_gradient = "second derivatives are not needed for training",
+    .infer = infer_one_shape, .no_gradient = "second derivatives are not needed for training",
     .sharding = "+,+->+", .cost = cost_activate};
 
 #define ACTIVATION(function, fn)                                                              \
@@ -146,6 +152,43 @@ ACTIVATION(tr_relu, TR_FN_relu)
 ACTIVATION(tr_silu, TR_FN_silu)
 ACTIVATION(tr_tanh, TR_FN_tanh)
 ACTIVATION(tr_sigmoid, TR_FN_sigmoid)
+
+/* gated ----------------------------------------------------------------------------------------- */
+
+static void grad_gated(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
+{
+    const tr_value in[] = {d_out[0], tr_in(g, n, 0), tr_in(g, n, 1)};
+    tr_node back = tr_graph_node(g, TR_OP_gated_grad, in, 3, g->nodes[n].attrs);
+    d_in[0] = tr_out(g, back, 0);
+    d_in[1] = tr_out(g, back, 1);
+}
+
+const tr_op_row tr_row_gated = {
+    .min_in = 2, .max_in = 2, .flags = TR_OP_ELEMENTWISE | TR_OP_CHEAP | TR_OP_IN_PLACE, .attrs = {{"fn", TR_ATTR_FN}},
+    .infer = infer_one_shape, .gradient = grad_gated, .sharding = "+,+->+", .cost = cost_activate};
+
+TR_INFER(infer_gated_grad)
+{
+    TR_TRY(infer_one_shape(g, in, n_in, attrs, out, n_out));
+    out[1] = out[0];
+    *n_out = 2;
+    return NULL;
+}
+
+const tr_op_row tr_row_gated_grad = {
+    .min_in = 3, .max_in = 3, .flags = TR_OP_ELEMENTWISE | TR_OP_IN_PLACE, .attrs = {{"fn", TR_ATTR_FN}},
+    .infer = infer_gated_grad, .no_gradient = "second derivatives are not needed for training",
+    .sharding = "+,+,+->+,+", .cost = cost_activate};
+
+#define GATED(function, fn)                                                                   \
+    tr_value function(tr_graph *g, tr_value gate, tr_value x)                                 \
+    {                                                                                         \
+        return emit(g, TR_OP_gated, gate, x,                                                  \
+                    (tr_attr[TR_MAX_ATTRS]){[TR_ACTIVATE_FN] = {.i = (fn)}});                   \
+    }
+GATED(tr_swiglu, TR_FN_silu)
+GATED(tr_geglu, TR_FN_gelu_erf)
+GATED(tr_geglu_tanh, TR_FN_gelu_tanh)
 
 /* dropout --------------------------------------------------------------------------------------- */
 

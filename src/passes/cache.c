@@ -1,5 +1,5 @@
 /* Pass cache: makes a forward graph one for generation. Each attention reads and fills a cache of keys
- * and values, which is state, so a token is computed once. The model function knows nothing of it.
+ * and values, which is state, so a token is computed once; attention that is not causal stays as it is. The model function knows nothing of it.
  */
 #include "ir/table.h"
 #include "passes/passes.h"
@@ -14,7 +14,7 @@ tr_error *tr_pass_cache(tr_graph *g, int64_t context)
     int layer = 0;
     for (tr_node n = 1; n < n_nodes && !g->error; n++) {
         const tr_node_info node = g->nodes[n];
-        if (node.op != TR_OP_attention) {
+        if (node.op != TR_OP_attention || !node.attrs[TR_ATTENTION_CAUSAL].i) {
             order[count++] = n;
             continue;
         }

@@ -2,7 +2,7 @@
  * applies only where the values between have no other reader, so that nothing is computed twice.
  *
  *   add into acc      add(a, f(..)) with f that accumulates       -> f(.., acc = a), in a's buffer
- *   residual norm     s = add(x, r); layer_norm(s)                -> add_layer_norm(x, r)
+ *   residual norm     s = add(x, r); layer_norm(s)                -> add_layer_norm(x, r); so with rms_norm
  *   loss              cross_entropy + its gradient for dloss = 1  -> cross_entropy_train
  *   activation        activate(linear(..)) whose input is not read again -> linear with fn
  */
@@ -137,7 +137,8 @@ static bool fuse_accumulate(fusion *f, tr_node n)
 static bool fuse_residual_norm(fusion *f, tr_node norm)
 {
     tr_graph *g = f->g;
-    if (g->nodes[norm].op != TR_OP_layer_norm)
+    bool rms = g->nodes[norm].op == TR_OP_rms_norm;
+    if (!rms && g->nodes[norm].op != TR_OP_layer_norm)
         return false;
     tr_value s = tr_in(g, norm, 0);
     tr_node add = g->values[s].node;
@@ -155,8 +156,8 @@ static bool fuse_residual_norm(fusion *f, tr_node norm)
     const tr_value in[] = {x, r, tr_in(g, norm, 1), tr_in(g, norm, 2)};
     const tr_value out[] = {s, tr_out(g, norm, 0), tr_out(g, norm, 1), tr_out(g, norm, 2)};
     drop(f, add);
-    rewrite(f, norm, TR_OP_add_layer_norm, in, 4);
-    set_outputs(g, norm, out, 4);
+    rewrite(f, norm, rms ? TR_OP_add_rms_norm : TR_OP_add_layer_norm, in, rms ? 3 : 4);
+    set_outputs(g, norm, out, rms ? 3 : 4);
     return true;
 }
 

@@ -96,19 +96,25 @@ TR_INLINE void binary_run(const tr_call *call, int64_t at_a, int64_t at_b, int64
 }
 
 /* b is repeated over a. */
-TR_INLINE void add_range(const tr_call *call, int64_t first, int64_t last, bool a_bf16, bool b_bf16)
+TR_INLINE void repeat_range(const tr_call *call, int64_t first, int64_t last, binary_kind kind, bool a_bf16,
+                            bool b_bf16)
 {
     int64_t repeat = tr_tensor_elems(&call->in[1]);
     for (int64_t i = first; i < last;) {
         int64_t at_b = i % repeat, n = repeat - at_b < last - i ? repeat - at_b : last - i;
-        binary_run(call, i, at_b, n, ADD, TR_FN_none, a_bf16, b_bf16);
+        binary_run(call, i, at_b, n, kind, TR_FN_none, a_bf16, b_bf16);
         i += n;
     }
 }
 
+TR_INLINE void add_range(const tr_call *call, int64_t first, int64_t last, bool a_bf16, bool b_bf16)
+{
+    repeat_range(call, first, last, ADD, a_bf16, b_bf16);
+}
+
 TR_INLINE void mul_range(const tr_call *call, int64_t first, int64_t last, bool a_bf16, bool b_bf16)
 {
-    binary_run(call, first, first, last - first, MUL, TR_FN_none, a_bf16, b_bf16);
+    repeat_range(call, first, last, MUL, a_bf16, b_bf16);
 }
 
 /* name_00 .. name_11: the dtypes of two tensors, 1 is bf16. */
@@ -391,6 +397,10 @@ static void run_expand(const tr_call *call)
     in_ranges(call, tr_tensor_elems(&call->out[0]), expand_for(&call->in[0], &call->out[0]));
 }
 
+/* In gated.c. */
+#define run_gated TR_PASTE(tr_gated, TR_ISA, run)
+void run_gated(const tr_call *call);
+
 #define ROW(op, accepts)                                       \
     {                                                          \
         TR_OP_##op, TR_ISA_NAME, accepts, NULL, run_##op, NULL \
@@ -400,5 +410,8 @@ const tr_kernel TR_KERNELS(elementwise)[] = {
     ROW(scale, accepts_one_dtype),    ROW(cast, accepts_expand),
     ROW(activate, accepts_one_dtype), ROW(activate_grad, accepts_one_dtype),
     ROW(dropout, accepts_one_dtype),  ROW(clear, NULL),
-    ROW(expand, accepts_expand),      {.run = NULL},
+    ROW(expand, accepts_expand),
+    {TR_OP_gated, TR_ISA_NAME, accepts_one_dtype, NULL, run_gated, NULL},
+    {TR_OP_gated_grad, TR_ISA_NAME, accepts_one_dtype, NULL, run_gated, NULL},
+    {.run = NULL},
 };

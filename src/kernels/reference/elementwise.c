@@ -44,9 +44,9 @@ static void run_add(const tr_call *call)
 
 static void run_mul(const tr_call *call)
 {
-    int64_t n = tr_tensor_elems(&call->in[0]);
+    int64_t n = tr_tensor_elems(&call->in[0]), repeat = tr_tensor_elems(&call->in[1]);
     for (int64_t i = 0; i < n; i++)
-        put(&call->out[0], i, get(&call->in[0], i) * get(&call->in[1], i));
+        put(&call->out[0], i, get(&call->in[0], i) * get(&call->in[1], i % repeat));
 }
 
 static void run_scale(const tr_call *call)
@@ -129,6 +129,23 @@ static void run_activate_grad(const tr_call *call)
     tr_fn fn = (tr_fn)call->attrs[TR_ACTIVATE_FN].i;
     for (int64_t i = 0; i < n; i++)
         put(&call->out[0], i, get(&call->in[0], i) * slope(get(&call->in[1], i), fn));
+}
+
+static void run_gated(const tr_call *call)
+{
+    tr_fn fn = (tr_fn)call->attrs[TR_ACTIVATE_FN].i;
+    for (int64_t i = 0, n = tr_tensor_elems(&call->in[0]); i < n; i++)
+        put(&call->out[0], i, activate(get(&call->in[0], i), fn) * get(&call->in[1], i));
+}
+
+static void run_gated_grad(const tr_call *call)
+{
+    tr_fn fn = (tr_fn)call->attrs[TR_ACTIVATE_FN].i;
+    for (int64_t i = 0, n = tr_tensor_elems(&call->in[0]); i < n; i++) {
+        double dy = get(&call->in[0], i), a = get(&call->in[1], i), b = get(&call->in[2], i);
+        put(&call->out[0], i, dy * b * slope(a, fn));
+        put(&call->out[1], i, dy * activate(a, fn));
+    }
 }
 
 /* dropout -------------------------------------------------------------------------------
@@ -247,6 +264,8 @@ const tr_kernel tr_reference_elementwise[] = {
     ROW(cast, accepts_floats),
     ROW(activate, accepts_floats),
     ROW(activate_grad, accepts_floats),
+    ROW(gated, accepts_floats),
+    ROW(gated_grad, accepts_floats),
     ROW(dropout, accepts_floats),
     ROW(fill, accepts_floats),
     ROW(clear, NULL),

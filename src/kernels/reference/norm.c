@@ -1,10 +1,11 @@
-/* layer_norm, add_layer_norm and layer_norm_grad in plain loops and double precision: what the fast
+/* layer_norm, add_layer_norm, layer_norm_grad and the same of rms_norm in plain loops and double precision: what the fast
  * kernels are compared with.
  *
  * With h = (x - mean) rstd and g = dy w, over a row of d elements:
  *     y = h w + b,   dx = rstd (g - mean(g) - h mean(g h)),   dw = sum of dy h,   db = sum of dy
  * Variance is the mean of squared differences from the mean. add_layer_norm normalises the sum as
- * it is stored, so that the gradient, which reads the stored sum, is of the same function. */
+ * it is stored, so that the gradient, which reads the stored sum, is of the same function.
+ * RMS: mean is 0, mean(g) is left out and there is no b. */
 #include <math.h>
 
 #include "kernels/kernel.h"
@@ -99,7 +100,61 @@ static void run_layer_norm_grad(const tr_call *call)
     }
 }
 
+static void rms(const tr_tensor *x, const tr_tensor *w, const tr_tensor *y, const tr_tensor *rstd, double eps)
+{
+    int64_t d = x->dims[x->rank - 1], rows = d ? tr_tensor_elems(x) / d : 0;
+    for (int64_t r = 0; r < rows; r++) {
+        double square = 0;
+        for (int64_t i = r * d; i < (r + 1) * d; i++)
+            square += get(x, i) * get(x, i) / (double)d;
+        double scale = 1 / sqrt(square + eps);
+        for (int64_t c = 0; c < d; c++)
+            put(y, r * d + c, get(x, r * d + c) * scale * get(w, c));
+        put(rstd, r, scale);
+    }
+}
+
+static void run_rms_norm(const tr_call *call)
+{
+    rms(&call->in[0], &call->in[1], &call->out[0], &call->out[1], call->attrs[TR_NORM_EPS].f);
+}
+
+static void run_add_rms_norm(const tr_call *call)
+{
+    int64_t n = tr_tensor_elems(&call->in[0]);
+    for (int64_t i = 0; i < n; i++)
+        put(&call->out[0], i, get(&call->in[0], i) + get(&call->in[1], i));
+    rms(&call->out[0], &call->in[2], &call->out[1], &call->out[2], call->attrs[TR_NORM_EPS].f);
+}
+
+static void run_rms_norm_grad(const tr_call *call)
+{
+    const tr_tensor *dy = &call->in[0], *x = &call->in[1], *w = &call->in[2];
+    int64_t d = x->dims[x->rank - 1], rows = d ? tr_tensor_elems(x) / d : 0;
+    double *dw = call->scratch;
+    for (int64_t c = 0; c < d; c++)
+        dw[c] = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        double rstd = get(&call->in[3], r), mean_gh = 0;
+        for (int64_t c = 0; c < d; c++) {
+            double h = get(x, r * d + c) * rstd, dy_c = get(dy, r * d + c);
+            mean_gh += dy_c * get(w, c) * h / (double)d;
+            dw[c] += dy_c * h;
+        }
+        for (int64_t c = 0; c < d; c++) {
+            double h = get(x, r * d + c) * rstd, g = get(dy, r * d + c) * get(w, c);
+            double acc = tr_has(call, 4) ? get(&call->in[4], r * d + c) : 0;
+            put(&call->out[0], r * d + c, acc + rstd * (g - h * mean_gh));
+        }
+    }
+    for (int64_t c = 0; c < d; c++)
+        put(&call->out[1], c, dw[c]);
+}
+
 const tr_kernel tr_reference_norm[] = {
+    {TR_OP_rms_norm, "reference", accepts, NULL, run_rms_norm, NULL},
+    {TR_OP_add_rms_norm, "reference", accepts, NULL, run_add_rms_norm, NULL},
+    {TR_OP_rms_norm_grad, "reference", accepts, prepare_layer_norm_grad, run_rms_norm_grad, NULL},
     {TR_OP_layer_norm, "reference", accepts, NULL, run_layer_norm, NULL},
     {TR_OP_add_layer_norm, "reference", accepts, NULL, run_add_layer_norm, NULL},
     {TR_OP_layer_norm_grad, "reference", accepts, prepare_layer_norm_grad, run_layer_norm_grad,
