@@ -11,7 +11,7 @@
 #include "ir/sharding_rule.h"
 #include "op_cases.h"
 
-enum { MOST_IN = 8, SAMPLED = 40 };
+enum { MOST_IN = 9, SAMPLED = 40 };
 
 typedef struct sample {
     const op_case *c;
@@ -467,9 +467,8 @@ static kernel_case case_of(const sample *s)
     for (int k = 0; k < s->n_out; k++) {
         const tr_shape *shape = tr_shape_at(s->g, tr_out(s->g, s->node, k));
         c.out[k] = kc_shape(shape->dtype, shape->rank, shape->dims);
-        if (row->flags & TR_OP_UPDATES && row->updates[k] < s->n_in && row->updates[k] >= 0 &&
-            s->data[row->updates[k]].rank >= 0)
-            c.over[k] = row->updates[k] + 1;
+        if (row->flags & TR_OP_UPDATES)
+            c.over[k] = tr_op_updated(row, s->in, s->n_in, k) + 1;
     }
     if (row->flags & TR_OP_IN_PLACE)
         c.over[0] = 1;

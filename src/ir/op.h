@@ -91,6 +91,36 @@
  *                       split so that it costs 4 bytes in all, see tr_split_f32 in kernels/kernel.h
  *  sgd                  w, g, m, scale[1], lr[1], low? -> w', m', low'          momentum, decay
  *                       g = scale g + decay w; m = momentum m + g; w -= lr m
+ *  lion                 w, g, m, scale[1], lr[1], low? -> w', m', low'          beta1, beta2, decay
+ *                       Chen et al. 2023: g *= scale; w -= lr (sign(b1 m + (1-b1) g) + decay w); m = b2 m + (1-b2) g
+ *
+ * Optimizers that look at a whole tensor, in two steps, with sums between them that the sharding pass makes whole:
+ *  lars_sums            w, g, scale[1], low? -> sums[2] f32     sums of squares of w and of scale g
+ *  lars                 w, g, m, scale[1], lr[1], sums?[2], low? -> w', m', low'    momentum, decay, trust
+ *                       You, Gitman & Ginsburg 2017: g *= scale; r = trust |w| / (|g| + decay |w|), 1 without sums or
+ *                       where either norm is 0; m = momentum m + lr r (g + decay w); w -= m
+ *  lamb_moments         w, g, m, v, scale[1], step[1] i32, low? -> m', v', sums[2]  beta1, beta2, eps, decay
+ *                       m and v as adamw; sums of squares of w and of u, u = adamw's step / lr + decay w
+ *  lamb                 w, m, v, sums[2], scale[1], lr[1], step[1] i32, low? -> w', low'    as lamb_moments
+ *                       You et al. 2020: w -= lr (|w| / |u|) u; the ratio is 1 where either norm is 0
+ *  adafactor_rows       g[*,+], r[*], c[+], scale[1] -> rows[*], columns[+]      first, batch, eps
+ *                       sums of (scale g)^2 + eps along + and along *; r and c give the shapes. Of the ops with
+ *                       first and batch: g and w may be a flat part of the tensor that begins at its element `first`;
+ *                       `batch` leading dims of r and c are those of a stack of matrices
+ *  adafactor_mean       a[+], sum[+], scale[1], step[1] i32 -> a'[+]            power, count
+ *                       b = 1 - step^-power; a = b a + (1-b) sum / count
+ *  adafactor_square     v, g, scale[1], step[1] i32 -> v'                       power, eps
+ *                       the same without factors: v = b v + (1-b) ((scale g)^2 + eps)
+ *  adafactor_sums       w, g, r, scale[1], c?, low? -> sums[3] or [3,batch]     first, batch, count
+ *                       of w^2; of (scale g)^2 / (r c); of r, divided by count (the elements of a whole matrix), once
+ *                       for each element: the mean of r when all parts are summed. Without c, r is v[*,+] and the
+ *                       third sum is 0
+ *  adafactor            w, g, r, sums, scale[1], lr[1], c?, m?, low? -> w', m', low'
+ *                       first, batch, count, relative, least, limit, decay, beta1    Shazeer & Stern 2018:
+ *                       u = scale g / sqrt(r c / mean r), or / sqrt(v); u /= max(1, rms(u) / limit); limit 0: none;
+ *                       a = lr, when relative lr max(least, rms(w)); with m: m = b1 m + (1-b1) a u, else m = a u;
+ *                       w -= a decay w + m
+ *  beside               a[+], b[+].. -> c[+]    side by side along one dim          dim
  *  slice                a[+] -> c[+]        first .. first + count of one dim    dim, first, count
  *  deal                 a[+] -> c[+]        a dim in the order in which parts have it when it is dealt zig-zag
  *                       (ir/part.h), part after part; back: from that order           dim, parts, unit, back
@@ -121,9 +151,12 @@
     X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
     X(cross_entropy_part) X(cross_entropy_rebase) X(cross_entropy_join)                     \
     X(cross_entropy_part_grad)                                                              \
-    X(attention_part) X(attention_part_grad)                                                 \
-    X(global_norm) X(clip) X(adamw) X(sgd)                                                  \
-    X(concat) X(slice) X(deal) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)   \
+    X(attention_part) X(attention_part_grad)                                                \
+    X(global_norm) X(clip) X(adamw) X(sgd) X(lion)                                          \
+    X(lars_sums) X(lars) X(lamb_moments) X(lamb)                                            \
+    X(adafactor_rows) X(adafactor_mean) X(adafactor_square) X(adafactor_sums) X(adafactor)  \
+    X(beside) X(slice) X(deal) X(shift)                                                     \
+    X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)                             \
     X(ring_shift)
 
 typedef enum tr_op {
@@ -161,8 +194,15 @@ enum { TR_JOIN_VOCAB };
 enum { TR_CLIP_MAX_NORM };
 enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
 enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
+enum { TR_LION_BETA1, TR_LION_BETA2, TR_LION_DECAY };
+enum { TR_LARS_MOMENTUM, TR_LARS_DECAY, TR_LARS_TRUST };
+enum { TR_FACTOR_FIRST, TR_FACTOR_BATCH, TR_FACTOR_COUNT }; /* of adafactor_sums and adafactor; rows has the first two */
+enum { TR_FACTOR_ROWS_EPS = 2 };
+enum { TR_FACTOR_RELATIVE = 3, TR_FACTOR_LEAST, TR_FACTOR_LIMIT, TR_FACTOR_DECAY, TR_FACTOR_BETA1 };
+enum { TR_FACTOR_POWER, TR_FACTOR_MEAN_COUNT }; /* of adafactor_mean */
+enum { TR_FACTOR_SQUARE_EPS = 1 };              /* of adafactor_square, beside power */
 
-enum { TR_CONCAT_DIM };
+enum { TR_BESIDE_DIM };
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
 enum { TR_DEAL_DIM, TR_DEAL_PARTS, TR_DEAL_UNIT, TR_DEAL_BACK };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };
