@@ -28,8 +28,8 @@ static tr_value attention(tr_graph *g, tr_value x, tr_value rates, const tr_size
     long long B = s->batch, T = s->seq, D = s->embed, H = s->heads, E = s->head_dim;
     tr_value at = tr_input(g, "positions", "batch=%lld seq=%lld", B, T);
     tr_value wq = tr_param(g, fan_in(D), "attention.query.weight", "heads=%lld head_dim=%lld embed=%lld", H, E, D);
-    tr_value wk = tr_param(g, fan_in(D), "attention.key.weight", "one=1 head_dim=%lld embed=%lld", E, D);
-    tr_value wv = tr_param(g, fan_in(D), "attention.value.weight", "one=1 head_dim=%lld embed=%lld", E, D);
+    tr_value wk = tr_param(g, fan_in(D), "attention.key.weight", "qkv=1 head_dim=%lld embed=%lld", E, D);
+    tr_value wv = tr_param(g, fan_in(D), "attention.value.weight", "qkv=1 head_dim=%lld embed=%lld", E, D);
     tr_value q = tr_rope(g, tr_linear_transposed(g, x, wq, 0), at, rates, true, 1); /* [B, T, H, E] */
     tr_value k = tr_rope(g, tr_linear_transposed(g, x, wk, 0), at, rates, true, 1); /* [B, T, 1, E] */
     tr_value v = tr_linear_transposed(g, x, wv, 0);
