@@ -124,6 +124,12 @@ tr_value tr_rope_rates(tr_graph *graph, int64_t dims, double base, const tr_rope
 /* [b, t, h, e]: x with its first `dims` elements of each head turned by its position (i32 [b, t]): the pairs are
  * (x_i, x_i + dims / 2) as in LLaMA, or, interleaved, (x_2i, x_2i + 1) as in GPT-J and PaLM. factor: 1, or YaRN's. */
 tr_value tr_rope(tr_graph *graph, tr_value x, tr_value positions, tr_value rates, bool interleaved, double factor);
+/* [*, dims]: the sinusoids of positions [*] (Vaswani et al. 2017): sin(p / 10000^(2i / dims)) and the cosine in turn. */
+tr_value tr_sinusoids(tr_graph *graph, tr_value positions, int64_t dims);
+/* i32 [2 most + 1]: T5's bucket of each distance from query to key, query - key = -most .. most: half of the buckets for
+ * the distances 0, 1, ... each, the others for ranges that grow up to `longest`; not causal: half of all for each
+ * direction. tr_embedding of a table [buckets, heads] with them is a bias by distance (tr_attend_options.relative). */
+tr_value tr_relative_buckets(tr_graph *graph, int64_t most, int64_t buckets, int64_t longest, bool causal);
 /* The same shape of elements, seen with other dims: "batch=%d seq=%d embed=%d". */
 tr_value tr_reshape(tr_graph *graph, tr_value x, const char *dims, ...)
     __attribute__((format(printf, 3, 4)));
@@ -185,6 +191,10 @@ typedef struct tr_sizes {
     tr_rope_kind rope_kind;
     int64_t rope_context; /* that the model was trained with before it was stretched */
     double rope_factor, rope_low, rope_high, rope_attention;
+    int64_t decoder_layers;           /* of the second tower */
+    int64_t buckets, bucket_distance; /* of relative positions (T5) */
+    bool gated;                       /* the MLP's activation is gated */
+    double smoothing;                 /* of the labels */
 } tr_sizes;
 
 typedef void (*tr_model)(tr_graph *graph, const tr_sizes *sizes, void *user);
