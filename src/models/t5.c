@@ -9,6 +9,7 @@
 
 #include "models/family.h"
 #include "models/huggingface.h"
+#include "models/t5.h"
 
 static const double EPS = 1e-6;
 enum { BUCKETS = 32, BUCKET_DISTANCE = 128 };
@@ -57,30 +58,38 @@ static tr_value attend(tower *w, tr_value x, const char *prefix, bool across)
     return tr_dropout(w->g, tr_linear_transposed(w->g, y, table, 0), s->dropout);
 }
 
-static tr_value mlp_weight(tower *w, const char *prefix, const char *which)
+static tr_value mlp_weight(tr_graph *g, const tr_sizes *s, const char *prefix, const char *which)
 {
     char name[96];
-    snprintf(name, sizeof name, "%s.%s.weight", prefix, which);
-    return tr_param(w->g, tr_normal(1 / sqrt((double)w->s->embed)), name, "mlp=%lld embed=%lld", (long long)w->s->mlp,
-                    (long long)w->s->embed);
+    snprintf(name, sizeof name, "%s%s.weight", prefix, which);
+    return tr_param(g, tr_normal(1 / sqrt((double)s->embed)), name, "mlp=%lld embed=%lld", (long long)s->mlp,
+                    (long long)s->embed);
 }
 
-static tr_value mlp(tower *w, tr_value x, const char *prefix)
+tr_value tr_t5_dense(tr_graph *g, const tr_sizes *s, tr_value x, const char *prefix, int layer, bool decoder)
 {
-    tr_graph *g = w->g;
-    const tr_sizes *s = w->s;
+    (void)layer, (void)decoder;
     tr_value y;
     if (s->gated) {
-        tr_value gate = tr_linear_transposed(g, x, mlp_weight(w, prefix, "wi_0"), 0);
-        y = tr_geglu_tanh(g, gate, tr_linear_transposed(g, x, mlp_weight(w, prefix, "wi_1"), 0));
+        tr_value gate = tr_linear_transposed(g, x, mlp_weight(g, s, prefix, "DenseReluDense.wi_0"), 0);
+        y = tr_geglu_tanh(g, gate, tr_linear_transposed(g, x, mlp_weight(g, s, prefix, "DenseReluDense.wi_1"), 0));
     } else {
-        y = tr_relu(g, tr_linear_transposed(g, x, mlp_weight(w, prefix, "wi"), 0));
+        y = tr_relu(g, tr_linear_transposed(g, x, mlp_weight(g, s, prefix, "DenseReluDense.wi"), 0));
     }
     char name[96];
-    snprintf(name, sizeof name, "%s.wo.weight", prefix);
+    snprintf(name, sizeof name, "%sDenseReluDense.wo.weight", prefix);
     tr_value out = tr_param(g, tr_normal(1 / sqrt((double)s->mlp)), name, "embed=%lld mlp=%lld", (long long)s->embed,
                             (long long)s->mlp);
-    return tr_dropout(g, tr_linear_transposed(g, tr_dropout(g, y, s->dropout), out, 0), s->dropout);
+    return tr_linear_transposed(g, tr_dropout(g, y, s->dropout), out, 0);
+}
+
+/* x and what the feed-forward layer makes of it. */
+static tr_value feed(tower *w, tr_value x, tr_t5_feed forward, int i, const char *prefix)
+{
+    char name[96];
+    snprintf(name, sizeof name, "%slayer_norm.weight", prefix);
+    tr_value y = forward(w->g, w->s, norm(w, x, name), prefix, i, w->causal);
+    return tr_add(w->g, x, tr_dropout(w->g, y, w->s->dropout));
 }
 
 static tower make(tr_graph *g, const tr_sizes *s, const char *name, int64_t rows, bool causal)
@@ -94,9 +103,8 @@ static tower make(tr_graph *g, const tr_sizes *s, const char *name, int64_t rows
     return w;
 }
 
-void tr_t5(tr_graph *g, const tr_sizes *s, void *unused)
+void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward)
 {
-    (void)unused;
     long long B = s->batch, S = s->seq, T = s->decoder_seq, D = s->embed, V = s->vocab;
     tr_value words = tr_param(g, tr_normal(s->untied ? 1 / sqrt((double)D) : 1), "shared.weight", "vocab=%lld embed=%lld", V, D);
     tower encoder = make(g, s, "encoder", S, false), decoder = make(g, s, "decoder", T, true);
@@ -106,7 +114,7 @@ void tr_t5(tr_graph *g, const tr_sizes *s, void *unused)
     for (int i = 0; i < s->layers; i++) {
         tr_layer_begin(g, i, "encoder.block.%d.", i);
         x = tr_add(g, x, attend(&encoder, norm(&encoder, x, "layer.0.layer_norm.weight"), "layer.0.SelfAttention", false));
-        x = tr_add(g, x, mlp(&encoder, norm(&encoder, x, "layer.1.layer_norm.weight"), "layer.1.DenseReluDense"));
+        x = feed(&encoder, x, forward, i, "layer.1.");
         tr_layer_end(g);
     }
     decoder.memory = tr_dropout(g, norm(&encoder, x, "encoder.final_layer_norm.weight"), s->dropout);
@@ -118,7 +126,7 @@ void tr_t5(tr_graph *g, const tr_sizes *s, void *unused)
         tr_layer_begin(g, (int)s->layers + i, "decoder.block.%d.", i);
         x = tr_add(g, x, attend(&decoder, norm(&decoder, x, "layer.0.layer_norm.weight"), "layer.0.SelfAttention", false));
         x = tr_add(g, x, attend(&decoder, norm(&decoder, x, "layer.1.layer_norm.weight"), "layer.1.EncDecAttention", true));
-        x = tr_add(g, x, mlp(&decoder, norm(&decoder, x, "layer.2.layer_norm.weight"), "layer.2.DenseReluDense"));
+        x = feed(&decoder, x, forward, i, "layer.2.");
         tr_layer_end(g);
     }
     x = tr_dropout(g, norm(&decoder, x, "decoder.final_layer_norm.weight"), s->dropout);
@@ -128,6 +136,12 @@ void tr_t5(tr_graph *g, const tr_sizes *s, void *unused)
     else
         x = tr_scale(g, x, 1 / sqrt((double)D));
     tr_head_add(g, (tr_head){.hidden = x, .table = table, .z_loss = s->z_loss, .smoothing = s->smoothing});
+}
+
+static void model(tr_graph *g, const tr_sizes *s, void *unused)
+{
+    (void)unused;
+    tr_t5_with(g, s, tr_t5_dense);
 }
 
 /* config.json: the keys of T5Config. */
@@ -215,7 +229,7 @@ const tr_family tr_family_t5 = {
     .name = "t5",
     .model_type = "t5",
     .architecture = "T5ForConditionalGeneration",
-    .model = tr_t5,
+    .model = model,
     .objective = "span",
     .keys = "layers decoder_layers embed heads head_dim mlp context vocab dropout norm_eps untied gated buckets "
             "bucket_distance smoothing z_loss",
