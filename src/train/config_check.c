@@ -8,8 +8,9 @@
 
 #include "base/cpu.h"
 #include "base/file.h"
+#include "data/gguf.h"
 #include "data/objective.h"
-#include "models/huggingface.h"
+#include "data/pretrained.h"
 #include "train/config_schema.h"
 
 /* Nothing decided the key yet. */
@@ -331,8 +332,9 @@ static tr_error *take_size(tr_config *c, int64_t k, tr_config *from)
     tr_config_value(from, key, &there);
     if (tr_config_given(c, key->name) && strcmp(here.bytes, there.bytes) != 0)
         error = tr_config_error(c, key->name,
-                                "%s is %s here but %s in %s/config.json; leave it out, the checkpoint decides", key->name,
-                                here.bytes, there.bytes, c->model.from);
+                                "%s is %s here but %s in %s%s; leave it out, the checkpoint decides", key->name,
+                                here.bytes, there.bytes, c->model.from,
+                                tr_path_is_gguf(c->model.from) ? "" : "/config.json");
     tr_text_free(&here);
     tr_text_free(&there);
     return error;
@@ -365,20 +367,21 @@ static tr_error *take_sizes(tr_config *c, const tr_family *family, const tr_size
 tr_error *tr_config_read_from(tr_config *c)
 {
     const char *from = c->model.from;
-    if (!tr_path_is_directory(from))
+    bool gguf = tr_path_is_gguf(from) && tr_path_exists(from);
+    if (!gguf && !tr_path_is_directory(from))
         return tr_config_error(
             c, "model.from",
-            "model.from must be a directory with a Hugging Face checkpoint, and '%s' is %s", from,
-            tr_path_exists(from) ? "none" : "not there");
+            "model.from must be a directory with a Hugging Face checkpoint or a .gguf file, and '%s' is %s", from,
+            tr_path_exists(from) ? "neither" : "not there");
     char *path = tr_path_join(from, "config.json");
-    bool found = tr_path_exists(path);
+    bool found = gguf || tr_path_exists(path);
     free(path);
     if (!found)
         return tr_config_error(c, "model.from", "'%s' has no config.json, so it is no checkpoint",
                                from);
     tr_sizes sizes;
     const tr_family *family;
-    tr_error *error = tr_hf_config_read(from, &family, &sizes);
+    tr_error *error = tr_pretrained_read(from, &family, &sizes);
     if (error) {
         tr_error *placed = tr_config_error(c, "model.from", "%s", tr_error_text(error));
         tr_error_free(error);
