@@ -240,6 +240,7 @@ typedef struct tr_sizes {
     int64_t decoder_layers;           /* of the second tower */
     int64_t buckets, bucket_distance; /* of relative positions (T5) */
     bool gated;                       /* the MLP's activation is gated */
+    bool unscaled;                    /* a tied output is not scaled by 1 / sqrt(embed), where T5's is */
     double smoothing;                 /* of the labels */
 } tr_sizes;
 

@@ -106,7 +106,7 @@ static tower make(tr_graph *g, const tr_sizes *s, const char *name, int64_t rows
 void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward)
 {
     long long B = s->batch, S = s->seq, T = s->decoder_seq, D = s->embed, V = s->vocab;
-    tr_value words = tr_param(g, tr_normal(s->untied ? 1 / sqrt((double)D) : 1), "shared.weight", "vocab=%lld embed=%lld", V, D);
+    tr_value words = tr_param(g, tr_normal(s->untied || s->unscaled ? 1 / sqrt((double)D) : 1), "shared.weight", "vocab=%lld embed=%lld", V, D);
     tower encoder = make(g, s, "encoder", S, false), decoder = make(g, s, "decoder", T, true);
     encoder.mask = tr_input(g, "mask", "batch=%lld seq=%lld", B, S);
     tr_value x = tr_embedding(g, words, tr_input(g, "ids", "batch=%lld seq=%lld", B, S));
@@ -133,7 +133,7 @@ void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward)
     tr_value table = words;
     if (s->untied)
         table = tr_param(g, tr_normal(1 / sqrt((double)D)), "lm_head.weight", "vocab=%lld embed=%lld", V, D);
-    else
+    else if (!s->unscaled)
         x = tr_scale(g, x, 1 / sqrt((double)D));
     tr_head_add(g, (tr_head){.hidden = x, .table = table, .z_loss = s->z_loss, .smoothing = s->smoothing});
 }
@@ -175,10 +175,11 @@ static tr_error *read(const json_t *c, const char *where, tr_sizes *s)
     if (!s->gated && strcmp(activation, "relu") != 0)
         return tr_error_new(TR_USER, "%s: feed_forward_proj \"%s\" is not supported: \"relu\" and \"gated-gelu\" are", where,
                             activation);
-    bool scaled = tied;
+    bool scaled = tied; /* newer files tie v1.1's output and say so here */
     TR_TRY(tr_json_bool(c, where, "scale_decoder_outputs", TR_OPTIONAL, &scaled));
-    if (scaled != tied)
-        return tr_error_new(TR_USER, "%s: scale_decoder_outputs differs from tie_word_embeddings, which is not supported", where);
+    s->unscaled = tied && !scaled;
+    if (!tied && scaled)
+        return tr_error_new(TR_USER, "%s: scale_decoder_outputs without tie_word_embeddings is not supported", where);
     return NULL;
 }
 
@@ -190,7 +191,7 @@ static void write(json_t *c, const tr_sizes *s)
                             "relative_attention_num_buckets", s->buckets, "relative_attention_max_distance",
                             s->bucket_distance, "dropout_rate", s->dropout, "layer_norm_epsilon", s->norm_eps,
                             "feed_forward_proj", s->gated ? "gated-gelu" : "relu", "tie_word_embeddings", !s->untied,
-                            "scale_decoder_outputs", !s->untied, "is_encoder_decoder", 1, "decoder_start_token_id", 0));
+                            "scale_decoder_outputs", !s->untied && !s->unscaled, "is_encoder_decoder", 1, "decoder_start_token_id", 0));
 }
 
 static void complete(tr_sizes *s)
@@ -231,12 +232,12 @@ const tr_family tr_family_t5 = {
     .architecture = "T5ForConditionalGeneration",
     .model = model,
     .objective = "span",
-    .keys = "layers decoder_layers embed heads head_dim mlp context vocab dropout norm_eps untied gated buckets "
+    .keys = "layers decoder_layers embed heads head_dim mlp context vocab dropout norm_eps untied unscaled gated buckets "
             "bucket_distance smoothing z_loss",
     .read = read,
     .write = write,
     .complete = complete,
     .presets = presets,
     .same = same,
-    .generates = true,
+    .two_towers = true,
 };

@@ -7,7 +7,7 @@ TR_INFER(infer_sinusoids)
     (void)n_in;
     const tr_shape *at = shape_in(g, in, 0);
     int64_t dims = attrs[TR_SINUSOIDS_DIMS].i;
-    char a[TR_SHAPE_TEXT];
+    char a[256];
     if (at->dtype != TR_I32 || at->rank >= TR_MAX_RANK || dims < 2 || dims % 2)
         return tr_error_new(TR_USER, "takes i32 positions and an even number of dims, not %s[%s] and %lld",
                             tr_dtype_name(at->dtype), tr_dims_text(g, at, a, sizeof a), (long long)dims);

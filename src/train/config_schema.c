@@ -139,6 +139,8 @@ const tr_config_key tr_config_keys[] = {
          .help = "distance from which on all share the last bucket"),
     SIZE_BOOL(gated, .fallback = "false", .fixed = true, .also = " is_gated_act ",
               .help = "the MLP's activation is gated (T5 v1.1)"),
+    SIZE_BOOL(unscaled, .fallback = "false", .fixed = true, .also = " scale_decoder_outputs ",
+              .help = "hidden states go to a tied output as they are, not divided by the root of model.embed as in T5"),
     SIZE_REAL(smoothing, 0, 1, .below = true, .automatic = "as the family has it", .also = " label_smoothing ",
               .help = "share of a label's probability that is spread over all choices"),
     BOOL(model.banded, .fallback = "false", .fixed = true,

@@ -10,7 +10,7 @@ static void run_sinusoids(const tr_call *call)
     const int32_t *positions = call->in[0].data;
     const tr_tensor *y = &call->out[0];
     int64_t d = y->dims[y->rank - 1], rows = tr_tensor_elems(&call->in[0]);
-#pragma omp parallel for num_threads(call->threads) schedule(static)
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < d / 2; i++) {
         double rate = exp((double)(2 * i) * -log(10000.0) / (double)d);
         for (int64_t r = 0; r < rows; r++) {
