@@ -135,10 +135,6 @@ tr_value tr_rope_rates(tr_graph *graph, int64_t dims, double base, const tr_rope
 tr_value tr_rope(tr_graph *graph, tr_value x, tr_value positions, tr_value rates, bool interleaved, double factor);
 /* [*, dims]: the sinusoids of positions [*] (Vaswani et al. 2017): sin(p / 10000^(2i / dims)) and the cosine in turn. */
 tr_value tr_sinusoids(tr_graph *graph, tr_value positions, int64_t dims);
-/* i32 [2 most + 1]: T5's bucket of each distance from query to key, query - key = -most .. most: half of the buckets for
- * the distances 0, 1, ... each, the others for ranges that grow up to `longest`; not causal: half of all for each
- * direction. tr_embedding of a table [buckets, heads] with them is a bias by distance (tr_attend_options.relative). */
-tr_value tr_relative_buckets(tr_graph *graph, int64_t most, int64_t buckets, int64_t longest, bool causal);
 /* x with its dims in another order: dim d of the result is dim order[d]. Where only dims of 1 move it is a view. */
 tr_value tr_transpose(tr_graph *graph, tr_value x, const int *order);
 /* Along one dim (negative: counted from the innermost): rolled, so that element i comes to i + shift; `count` elements
@@ -174,6 +170,9 @@ tr_value tr_dispatch(tr_graph *graph, tr_value x, const tr_routing *routing);
 tr_value tr_expert_linear(tr_graph *graph, tr_value x, tr_value w, bool transposed, const tr_routing *routing);
 /* [batch, seq, d]: the weighted sum of what a token's experts made. */
 tr_value tr_collect(tr_graph *graph, tr_value y, const tr_routing *routing);
+/* i32 [2 most + 1]: T5's bucket (Raffel et al. 2020) of each distance i - j between query i and key j, from -most on, among
+ * `buckets`; both directions share them, or keys that come later have the first. For tr_embedding and then `relative`. */
+tr_value tr_relative_buckets(tr_graph *graph, int64_t buckets, int64_t most, bool both);
 /* x in f32 (to_f32), or in the dtype of activations. */
 tr_value tr_cast(tr_graph *graph, tr_value x, bool to_f32);
 /* The same shape of elements, seen with other dims: "batch=%d seq=%d embed=%d". */
@@ -234,6 +233,10 @@ typedef struct tr_sizes {
     int64_t kv_heads, head_dim; /* heads of keys and values; width of a head */
     bool untied;                /* the output has a table of its own */
     double norm_eps, rope_theta, z_loss;
+    int64_t experts, expert_choices, expert_every; /* of a layer; of a token; every so many layers have them */
+    bool expert_random;                            /* tr_route_options.random */
+    double expert_capacity, expert_dropout;        /* capacity_factor; dropout inside of an expert */
+    double balance_loss, router_z_loss;            /* weights of the experts' losses, summed over the layers */
     tr_rope_kind rope_kind;
     int64_t rope_context; /* that the model was trained with before it was stretched */
     double rope_factor, rope_low, rope_high, rope_attention;

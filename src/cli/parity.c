@@ -11,6 +11,7 @@
 
 typedef struct parity_options {
     int64_t ranks, steps;
+    const char *mesh; /* NULL: all */
     bool json;
 } parity_options;
 
@@ -59,6 +60,7 @@ tr_error *cmd_parity(int argc, char **argv)
          .most = 64},
         {"steps", 0, "N", "optimizer steps on each (10)", .integer = &with.steps, .least = 1,
          .most = TR_PARITY_MOST_STEPS},
+        {"mesh", 0, "MESH", "this one alone, e.g. \"data=2 tensor=2\", with every ZeRO and schedule", .text = &with.mesh},
         {"json", 0, NULL, "print one JSON object a mesh", .flag = &with.json},
     };
     const tr_usage usage = {
@@ -82,7 +84,7 @@ tr_error *cmd_parity(int argc, char **argv)
     if (!with.json)
         printf("%-42s %-11s %4s  %10s  %9s  %14s  %10s  %10s\n", "mesh", "schedule", "zero", "last loss", "max diff",
                "bytes a step", "planned MB", "peak MB");
-    TR_TRY(tr_parity_run(operands.items[0], operands.items + 1, operands.count - 1, with.ranks, with.steps, NULL,
-                         print_result, &with, &within));
+    TR_TRY(tr_parity_run(operands.items[0], operands.items + 1, operands.count - 1, with.ranks, with.steps,
+                         with.mesh, NULL, print_result, &with, &within));
     return within ? NULL : tr_error_new(TR_RUN, "the loss differs between meshes by more than its bound; see the table");
 }

@@ -240,8 +240,8 @@ static tr_node append_node(tr_graph *g, tr_op op, const tr_value *in, int n_in, 
     node.n_out = (uint32_t)n_out;
     for (int i = 0; i < n_out; i++) {
         tr_value v = add_value(g, TR_TEMP, NULL, shapes[i], id);
-        if ((row->flags & TR_OP_UPDATES) && row->updates[i] >= 0 && in[row->updates[i]])
-            g->values[v].home = in[row->updates[i]];
+        if (row->flags & TR_OP_UPDATES && tr_op_updated(row, in, n_in, i) >= 0)
+            g->values[v].home = in[tr_op_updated(row, in, n_in, i)];
         if (row->flags & TR_OP_VIEW)
             g->values[v].home = in[0];
         if ((row->flags & TR_OP_ACCUMULATES) && i == 0 && n_in == row->max_in && in[n_in - 1])

@@ -42,8 +42,7 @@
  *                       pairs (x_i, x_i+r), interleaved (x_2i, x_2i+1), are turned by position x rate_i, back when
  *                       inverse, and multiplied by factor; elements from 2 r on are as they were
  *  sinusoids            positions[*] i32 -> y[*,d]                 dims: sines and cosines in turn
- *  relative_buckets     -> ids[2 most + 1] i32    most, buckets, longest, causal: T5's bucket of each distance
- *                       query - key, from -most on
+ *  buckets              -> ids[2 most + 1] i32    T5's bucket of each distance, from -most on    buckets, most, both
  *  embedding            table[v,d], ids[*] i32 -> y[*,d]
  *  embedding_grad       ids[*] i32, dy[*,d], acc?[v,d] -> dtable[v,d] f32       rows (v)
  *  permute              x -> y             dim d of y is dim (order >> 4 d) & 15 of x      order
@@ -129,6 +128,35 @@
  *                       split so that it costs 4 bytes in all, see tr_split_f32 in kernels/kernel.h
  *  sgd                  w, g, m, scale[1], lr[1], low? -> w', m', low'          momentum, decay
  *                       g = scale g + decay w; m = momentum m + g; w -= lr m
+ *  lion                 w, g, m, scale[1], lr[1], low? -> w', m', low'          beta1, beta2, decay
+ *                       Chen et al. 2023: g *= scale; w -= lr (sign(b1 m + (1-b1) g) + decay w); m = b2 m + (1-b2) g
+ *
+ * Optimizers that look at a whole tensor, in two steps, with sums between them that the sharding pass makes whole:
+ *  lars_sums            w, g, scale[1], low? -> sums[2] f32     sums of squares of w and of scale g
+ *  lars                 w, g, m, scale[1], lr[1], sums?[2], low? -> w', m', low'    momentum, decay, trust
+ *                       You, Gitman & Ginsburg 2017: g *= scale; r = trust |w| / (|g| + decay |w|), 1 without sums or
+ *                       where either norm is 0; m = momentum m + lr r (g + decay w); w -= m
+ *  lamb_moments         w, g, m, v, scale[1], step[1] i32, low? -> m', v', sums[2]  beta1, beta2, eps, decay
+ *                       m and v as adamw; sums of squares of w and of u, u = adamw's step / lr + decay w
+ *  lamb                 w, m, v, sums[2], scale[1], lr[1], step[1] i32, low? -> w', low'    as lamb_moments
+ *                       You et al. 2020: w -= lr (|w| / |u|) u; the ratio is 1 where either norm is 0
+ *  adafactor_rows       g[*,+], r[*], c[+], scale[1] -> rows[*], columns[+]      first, batch, eps
+ *                       sums of (scale g)^2 + eps along + and along *; r and c give the shapes. Of the ops with
+ *                       first and batch: g and w may be a flat part of the tensor that begins at its element `first`;
+ *                       `batch` leading dims of r and c are those of a stack of matrices
+ *  adafactor_mean       a[+], sum[+], scale[1], step[1] i32 -> a'[+]            power, count
+ *                       b = 1 - step^-power; a = b a + (1-b) sum / count
+ *  adafactor_square     v, g, scale[1], step[1] i32 -> v'                       power, eps
+ *                       the same without factors: v = b v + (1-b) ((scale g)^2 + eps)
+ *  adafactor_sums       w, g, r, scale[1], c?, low? -> sums[3] or [3,batch]     first, batch, count
+ *                       of w^2; of (scale g)^2 / (r c); of r, divided by count (the elements of a whole matrix), once
+ *                       for each element: the mean of r when all parts are summed. Without c, r is v[*,+] and the
+ *                       third sum is 0
+ *  adafactor            w, g, r, sums, scale[1], lr[1], c?, m?, low? -> w', m', low'
+ *                       first, batch, count, relative, least, limit, decay, beta1    Shazeer & Stern 2018:
+ *                       u = scale g / sqrt(r c / mean r), or / sqrt(v); u /= max(1, rms(u) / limit); limit 0: none;
+ *                       a = lr, when relative lr max(least, rms(w)); with m: m = b1 m + (1-b1) a u, else m = a u;
+ *                       w -= a decay w + m
  *  deal                 a[+] -> c[+]        a dim in the order in which parts have it when it is dealt zig-zag
  *                       (ir/part.h), part after part; back: from that order           dim, parts, unit, back
  *  shift                ids[*] i32 -> ids'[*]  id - first, or -1 outside of [0, count)   first, count
@@ -153,16 +181,18 @@
     X(sum_leading) X(expand) X(reshape)                                                     \
     X(linear) X(linear_dx) X(linear_dw)                                                     \
     X(layer_norm) X(add_layer_norm) X(layer_norm_grad)                                      \
-    X(rms_norm) X(add_rms_norm) X(rms_norm_grad) X(rope_rates) X(rope) X(sinusoids) X(relative_buckets)                      \
-    X(embedding) X(embedding_grad)                                                          \
+    X(rms_norm) X(add_rms_norm) X(rms_norm_grad) X(rope_rates) X(rope) X(sinusoids)                      \
+    X(buckets) X(embedding) X(embedding_grad)                                                          \
     X(attention) X(attention_grad) X(attention_cached)                                      \
     X(route) X(route_grad) X(route_loss) X(route_loss_grad)                                 \
     X(dispatch) X(collect) X(collect_grad) X(expert_linear) X(expert_linear_dw)             \
     X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
     X(cross_entropy_part) X(cross_entropy_rebase) X(cross_entropy_join)                     \
     X(cross_entropy_part_grad)                                                              \
-    X(attention_part) X(attention_part_grad)                                                 \
-    X(global_norm) X(clip) X(adamw) X(sgd)                                                  \
+    X(attention_part) X(attention_part_grad)                                                \
+    X(global_norm) X(clip) X(adamw) X(sgd) X(lion)                                          \
+    X(lars_sums) X(lars) X(lamb_moments) X(lamb)                                            \
+    X(adafactor_rows) X(adafactor_mean) X(adafactor_square) X(adafactor_sums) X(adafactor)  \
     X(deal) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)   \
     X(ring_shift)
 
@@ -193,7 +223,7 @@ enum { TR_NORM_EPS };
 enum { TR_RATES_DIMS, TR_RATES_BASE, TR_RATES_SCALING, TR_RATES_FACTOR, TR_RATES_ORIGINAL, TR_RATES_LOW, TR_RATES_HIGH };
 enum { TR_ROPE_INTERLEAVED, TR_ROPE_INVERSE, TR_ROPE_FACTOR };
 enum { TR_SINUSOIDS_DIMS };
-enum { TR_BUCKETS_MOST, TR_BUCKETS_COUNT, TR_BUCKETS_LONGEST, TR_BUCKETS_CAUSAL };
+enum { TR_BUCKETS_COUNT, TR_BUCKETS_MOST, TR_BUCKETS_BOTH };
 enum { TR_EMBEDDING_GRAD_ROWS };
 enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM,
        TR_ATTENTION_ROW };
@@ -209,6 +239,13 @@ enum { TR_LOSS_SMOOTHING, TR_LOSS_Z, TR_LOSS_VOCAB };
 enum { TR_CLIP_MAX_NORM };
 enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
 enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
+enum { TR_LION_BETA1, TR_LION_BETA2, TR_LION_DECAY };
+enum { TR_LARS_MOMENTUM, TR_LARS_DECAY, TR_LARS_TRUST };
+enum { TR_FACTOR_FIRST, TR_FACTOR_BATCH, TR_FACTOR_COUNT }; /* of adafactor_sums and adafactor; rows has the first two */
+enum { TR_FACTOR_ROWS_EPS = 2 };
+enum { TR_FACTOR_RELATIVE = 3, TR_FACTOR_LEAST, TR_FACTOR_LIMIT, TR_FACTOR_DECAY, TR_FACTOR_BETA1 };
+enum { TR_FACTOR_POWER, TR_FACTOR_MEAN_COUNT }; /* of adafactor_mean */
+enum { TR_FACTOR_SQUARE_EPS = 1 };              /* of adafactor_square, beside power */
 
 enum { TR_PERMUTE_ORDER };
 enum { TR_ROLL_DIM, TR_ROLL_SHIFT };

@@ -30,14 +30,15 @@ enum {
     TR_OP_VIEW = 32,
     TR_OP_WEIGHT = 256, /* a gradient of a parameter, which no other gradient waits for */
     TR_OP_COLLECTIVE = 128, /* runs over the ranks of a mesh axis; has no kernel */
-    TR_OP_UPDATES = 64,    /* writes over inputs: output k lives in input updates[k] */
+    TR_OP_UPDATES = 64,    /* writes over inputs: output k lives in the k-th of those in updates that are there */
+    TR_OP_OPTIMIZER = 512, /* reads a parameter or its gradient: the sharding pass puts it where the gradient goes */
 };
 
 typedef struct tr_op_row {
     int min_in, max_in; /* max_in -1: any number; absent optional inputs count */
     unsigned flags;
     tr_attr_row attrs[TR_MAX_ATTRS];
-    int updates[TR_MAX_OUTPUTS]; /* TR_OP_UPDATES: the input whose buffer output k takes, -1 none */
+    int updates[TR_MAX_OUTPUTS]; /* TR_OP_UPDATES: the inputs whose buffers the outputs take, in order, -1 none */
     /* Fills out[0..] and *n_out (at most TR_MAX_OUTPUTS). The inputs are valid ids or 0. */
     tr_error *(*infer)(const tr_graph *graph, const tr_value *in, int n_in, const tr_attr *attrs,
                        tr_shape *out, int *n_out);
@@ -53,6 +54,8 @@ typedef struct tr_op_row {
 extern const tr_op_row *const tr_op_table[TR_OP_COUNT];
 const char *tr_op_name(tr_op op);
 bool tr_op_parse(const char *name, tr_op *out);
+/* TR_OP_UPDATES: which input output k takes the buffer of, -1 none. */
+int tr_op_updated(const tr_op_row *row, const tr_value *in, int n_in, int k);
 const char *tr_fn_name(tr_fn fn);
 /* Flops and bytes of a node; bytes by its operands unless the op says otherwise. */
 tr_cost tr_node_cost(const tr_graph *graph, tr_node node);

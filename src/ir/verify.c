@@ -105,8 +105,10 @@ static tr_error *verify_home(const tr_graph *g, tr_node n, int k)
     const tr_node_info *node = &g->nodes[n];
     const tr_op_row *row = tr_op_table[node->op];
     tr_value v = tr_out(g, n, k), over = 0;
-    if (row->flags & TR_OP_UPDATES)
-        over = row->updates[k] >= 0 ? tr_in(g, n, row->updates[k]) : 0;
+    if (row->flags & TR_OP_UPDATES) {
+        int updated = tr_op_updated(row, g->links + node->first_in, (int)node->n_in, k);
+        over = updated >= 0 ? tr_in(g, n, updated) : 0;
+    }
     if (row->flags & TR_OP_ACCUMULATES && k == 0)
         over = tr_in(g, n, row->max_in - 1);
     if (over && tr_value_root(g, v) != tr_value_root(g, over))

@@ -2,9 +2,11 @@
 #define _GNU_SOURCE
 #include "launch/supervise.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -13,7 +15,9 @@
 #include "base/file.h"
 #include "base/memory.h"
 
-enum { CANNOT_START = 127, PAUSE_SECONDS = 1 };
+enum { CANNOT_START = 127, PAUSE_SECONDS = 1, MOST_ANCESTORS = 16 };
+/* How long a launcher may outlive its ranks; and to end when it is told to. */
+enum { ALONE_SECONDS = 15, END_SECONDS = 3 };
 
 /* Words ------------------------------------------------------------------------------------------ */
 
@@ -80,8 +84,10 @@ static bool has_checkpoint(const char *out, int64_t *out_step)
 
 typedef struct command {
     pid_t process;
-    int status; /* of waitpid */
-    int told;   /* the signal that has told us to stop, or 0 */
+    int status;   /* of waitpid */
+    int told;     /* the signal that has told us to stop, or 0 */
+    bool worked;  /* processes of this program have run under it */
+    int alone;    /* seconds since the last of them has ended */
 } command;
 
 static sigset_t watched(void)
@@ -118,14 +124,74 @@ static void pass_on(command *c, const siginfo_t *signal)
         kill(c->process, signal->si_signo);
 }
 
+/* The process that has started this one; 0: not known. */
+static pid_t parent_of(pid_t process)
+{
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)process);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0;
+    size_t length = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[length] = 0;
+    const char *after_name = strrchr(text, ')');
+    int parent = 0;
+    return after_name && sscanf(after_name + 1, " %*c %d", &parent) == 1 ? parent : 0;
+}
+
+static bool is_under(pid_t process, pid_t ancestor)
+{
+    for (int i = 0; i < MOST_ANCESTORS && process > 1; i++, process = parent_of(process))
+        if (process == ancestor)
+            return true;
+    return false;
+}
+
+/* Whether a process of this program runs under the command on this host. */
+static bool ranks_run(const command *c)
+{
+    char own[4096], path[64], other[4096];
+    ssize_t own_length = readlink("/proc/self/exe", own, sizeof own);
+    DIR *processes = opendir("/proc");
+    bool found = false;
+    for (const struct dirent *entry; processes && !found && (entry = readdir(processes));) {
+        int process = atoi(entry->d_name);
+        if (process <= 0)
+            continue;
+        snprintf(path, sizeof path, "/proc/%d/exe", process);
+        ssize_t length = readlink(path, other, sizeof other);
+        found = length > 0 && length == own_length && memcmp(own, other, (size_t)length) == 0 && is_under(process, c->process);
+    }
+    if (processes)
+        closedir(processes);
+    return found;
+}
+
+/* A launcher that cannot reach a host goes on trying after its ranks have given up: it is ended. */
+static void end_if_alone(command *c)
+{
+    bool runs = ranks_run(c);
+    c->worked |= runs;
+    c->alone = c->worked && !runs ? c->alone + 1 : 0;
+    if (c->alone == ALONE_SECONDS)
+        kill(c->process, SIGTERM);
+    if (c->alone == ALONE_SECONDS + END_SECONDS)
+        kill(c->process, SIGKILL);
+}
+
 static void wait_for(command *c)
 {
     sigset_t set = watched();
+    c->worked = false;
+    c->alone = 0;
     while (waitpid(c->process, &c->status, WNOHANG) == 0) {
         siginfo_t signal;
-        int number = sigwaitinfo(&set, &signal);
+        int number = sigtimedwait(&set, &signal, &(struct timespec){.tv_sec = 1});
         if (number == SIGINT || number == SIGTERM)
             pass_on(c, &signal);
+        else if (number < 0)
+            end_if_alone(c);
     }
     c->process = 0;
 }
@@ -139,14 +205,22 @@ static void pause_before_restart(command *c)
         pass_on(c, &signal);
 }
 
+/* -1: it did not end by itself. */
+static int code_of(const command *c)
+{
+    return WIFEXITED(c->status) && c->alone < ALONE_SECONDS ? WEXITSTATUS(c->status) : -1;
+}
+
 static bool worth_a_restart(const command *c)
 {
-    int code = WIFEXITED(c->status) ? WEXITSTATUS(c->status) : -1;
+    int code = code_of(c);
     return !c->told && code != 0 && code != TR_USER && code != CANNOT_START && code != 128 + SIGINT && code != 128 + SIGTERM;
 }
 
 static char *how_it_ended(const command *c)
 {
+    if (c->alone >= ALONE_SECONDS)
+        return tr_format("has ended, but its launcher not within %d s", ALONE_SECONDS);
     if (WIFSIGNALED(c->status))
         return tr_format("was killed by signal %d (%s)", WTERMSIG(c->status), strsignal(WTERMSIG(c->status)));
     return tr_format("failed with exit status %d", WEXITSTATUS(c->status));
@@ -155,7 +229,7 @@ static char *how_it_ended(const command *c)
 static tr_error *result(const tr_supervision *how, const command *c, int64_t restarted)
 {
     int64_t step;
-    int code = WIFEXITED(c->status) ? WEXITSTATUS(c->status) : -1;
+    int code = code_of(c);
     if (code == 0)
         return NULL;
     if (c->told)

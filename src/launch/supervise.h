@@ -6,7 +6,8 @@
  * What counts as a failure: an exit status of 1 (TR_RUN), any status that is not one of ours (a launcher's), or
  * death by a signal. What does not: 0; 2 (TR_USER: it would be wrong again); 128 + SIGINT or SIGTERM; and anything
  * after this process itself was told to stop. SIGINT and SIGTERM that were sent to this process alone are passed on.
- * The command ends when this process dies.
+ * The command ends when this process dies. A launcher whose ranks on this host have all ended is given 15 s to end
+ * too: mpirun of Open MPI waits for a host that it can no longer reach.
  */
 #pragma once
 #include <stdint.h>

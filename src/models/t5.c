@@ -99,7 +99,7 @@ static tower make(tr_graph *g, const tr_sizes *s, const char *name, int64_t rows
     tower w = {.g = g, .s = s, .rows = rows, .causal = causal};
     w.bias = tr_param(g, tr_normal(1 / sqrt((double)s->embed)), bias, "buckets=%lld heads=%lld", (long long)s->buckets,
                       (long long)s->heads);
-    w.buckets = tr_relative_buckets(g, s->bucket_distance, s->buckets, s->bucket_distance, causal);
+    w.buckets = tr_relative_buckets(g, s->buckets, s->bucket_distance, !causal);
     return w;
 }
 

@@ -15,23 +15,24 @@ static tr_error *check_dim(int64_t dim, int64_t rank)
                                                         (long long)rank);
 }
 
-/* Rules are made of one letter a dim; good until the next call. */
-static char *dim_letters(char *at, int rank, int whole)
+/* Rules are made of one letter a dim; dim `whole` is `letter`, and must be whole. */
+static char *dim_letters(char *at, int rank, int whole, char letter)
 {
     for (int d = 0; d < rank; d++)
-        at += sprintf(at, d == whole ? "[%c]" : "%c", 'a' + d);
+        at += d == whole ? sprintf(at, "[%c]", letter) : sprintf(at, "%c", 'a' + d);
     return at;
 }
 
+/* Good until the next call, as all rules that depend on the node. */
 static const char *rule_one_dim_whole(const tr_graph *g, tr_node n)
 {
     static _Thread_local char text[256];
     char *at = text;
     const tr_node_info *node = &g->nodes[n];
     for (uint32_t k = 0; k < node->n_in; k++, at += sprintf(at, k < node->n_in ? "," : ""))
-        at = dim_letters(at, tr_shape_at(g, tr_in(g, n, (int)k))->rank, (int)node->attrs[0].i);
+        at = dim_letters(at, tr_shape_at(g, tr_in(g, n, (int)k))->rank, (int)node->attrs[0].i, (char)('i' + k));
     at += sprintf(at, "->");
-    dim_letters(at, tr_shape_at(g, tr_out(g, n, 0))->rank, (int)node->attrs[0].i);
+    dim_letters(at, tr_shape_at(g, tr_out(g, n, 0))->rank, (int)node->attrs[0].i, 'z');
     return text;
 }
 
@@ -79,7 +80,7 @@ static const char *rule_permute(const tr_graph *g, tr_node n)
 {
     static _Thread_local char text[2 * TR_MAX_RANK + 4];
     int rank = tr_shape_at(g, tr_out(g, n, 0))->rank;
-    char *at = dim_letters(text, rank, -1);
+    char *at = dim_letters(text, rank, -1, 0);
     at += sprintf(at, "->");
     for (int d = 0; d < rank; d++)
         *at++ = (char)('a' + source_dim(g->nodes[n].attrs, d));
@@ -108,7 +109,7 @@ tr_value tr_transpose(tr_graph *g, tr_value x, const int *order)
     }
     const tr_attr attrs[TR_MAX_ATTRS] = {[TR_PERMUTE_ORDER] = {.i = packed}};
     if (in_order) {
-        tr_shape out[4];
+        tr_shape out[TR_MAX_OUTPUTS];
         int n_out;
         if (!infer_permute(g, &x, 1, attrs, out, &n_out))
             return tr_graph_view(g, x, out[0]);

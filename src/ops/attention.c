@@ -197,7 +197,7 @@ TR_INFER(infer_attention_cached)
 {
     TR_TRY(check_qkv(g, in, TR_MIN(n_in, 3), 0));
     TR_TRY(check_relative(g, in, n_in, 0, 6, attrs));
-    if (!in[3] || !in[4] || !in[5])
+    if (!has(in, n_in, 3) || !has(in, n_in, 4) || !has(in, n_in, 5))
         return tr_error_new(TR_USER, "takes query, key, value, both caches and the start");
     out[0] = query_shape(shape_in(g, in, 0));
     out[1] = *shape_in(g, in, 3);
@@ -210,7 +210,7 @@ TR_INFER(infer_attention_cached)
 
 /* Outputs 1 and 2 live in the caches; output 0 has a buffer of its own (updates -1). */
 const tr_op_row tr_row_attention_cached = {
-    .min_in = 6, .max_in = 7, .flags = TR_OP_UPDATES, .updates = {-1, 3, 4},
+    .min_in = 1, .max_in = 7, .flags = TR_OP_UPDATES, .updates = {-1, 3, 4},
     .attrs = ATTENTION_ATTRS, .infer = infer_attention_cached, .no_gradient = "inference only",
     .sharding_of = rule_attention_cached, .cost = cost_attention};
 

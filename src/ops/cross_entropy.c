@@ -89,12 +89,14 @@ TR_INFER(infer_cross_entropy_grad)
 {
     TR_TRY(check_attrs(attrs));
     TR_TRY(check(g, in, n_in, 3));
+    if (!has(in, n_in, 4))
+        return tr_error_new(TR_USER, "takes the gradient of the loss");
     gradient_shapes(g, in, n_in, 3, 2, out, n_out);
     return NULL;
 }
 
 const tr_op_row tr_row_cross_entropy_grad = {
-    .min_in = 5, .max_in = 6, .flags = TR_OP_ACCUMULATES, .attrs = LOSS_ATTRS, .infer = infer_cross_entropy_grad,
+    .min_in = 3, .max_in = 6, .flags = TR_OP_ACCUMULATES, .attrs = LOSS_ATTRS, .infer = infer_cross_entropy_grad,
     .no_gradient = "second derivatives are not needed for training",
     .sharding = "*[d],(v)[d],*,(v),,(v)[d]->(v)[d],*[d],(v)",
     .cost = cost_cross_entropy};
@@ -181,6 +183,8 @@ TR_INFER(infer_cross_entropy_part_grad)
     const tr_shape *t = shape_in(g, in, 2);
     TR_TRY(check_attrs(attrs));
     TR_TRY(check(g, in, n_in, 4));
+    if (!has(in, n_in, 5))
+        return tr_error_new(TR_USER, "takes the gradient of the loss");
     if (attrs[TR_LOSS_VOCAB].i < 1)
         return tr_error_new(TR_USER, "a vocabulary of %lld words", (long long)attrs[TR_LOSS_VOCAB].i);
     TR_TRY(tr_dims_match(g, "statistics and targets must have the same tokens", shape_in(g, in, 3), 0, t, 0, t->rank));
@@ -189,5 +193,5 @@ TR_INFER(infer_cross_entropy_part_grad)
 }
 
 const tr_op_row tr_row_cross_entropy_part_grad = {
-    .min_in = 6, .max_in = 7, .flags = TR_OP_ACCUMULATES, .attrs = LOSS_ATTRS, .infer = infer_cross_entropy_part_grad,
+    .min_in = 4, .max_in = 7, .flags = TR_OP_ACCUMULATES, .attrs = LOSS_ATTRS, .infer = infer_cross_entropy_part_grad,
     .no_gradient = made_by, .sharding = "*[d],[v][d],*,*,[v],,[v][d]->[v][d],*[d],[v]", .cost = cost_cross_entropy};

@@ -165,9 +165,11 @@ TR_INFER(infer_dispatch)
 
 static void grad_dispatch(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
 {
-    TR_CHECK(!tr_in(g, n, 2), "a weighted dispatch is a gradient");
-    const tr_value in[] = {d_out[0], tr_in(g, n, 1), 0};
+    const tr_value in[] = {d_out[0], tr_in(g, n, 1), tr_in(g, n, 2)};
     d_in[0] = emit(g, TR_OP_collect, in, 3, NULL);
+    const tr_value weights[] = {tr_in(g, n, 0), d_out[0], tr_in(g, n, 1)};
+    if (in[2])
+        d_in[2] = emit(g, TR_OP_collect_grad, weights, 3, NULL);
 }
 
 static void cost_move(const tr_graph *g, tr_node n, tr_cost *cost)

@@ -1,4 +1,4 @@
-/* The update: clipping by the global norm, AdamW, SGD. All of it is part of the graph, so that sharding,
+/* The update, element by element: clipping by the global norm, AdamW, SGD, Lion. All of it is part of the graph, so that sharding,
  * offload and the memory plan see the optimizer's state as they see everything else. */
 #include "ops/rule.h"
 
@@ -14,8 +14,7 @@ const tr_op_row tr_row_clip = {.min_in = 2, .max_in = 2, .attrs = {{"max_norm", 
                                .infer = infer_clip, .no_gradient = "part of the update",
                                .sharding = ",->,"};
 
-/* Weight, gradient and moments of one shape; a bf16 weight needs its low half, an f32 one has none. */
-static tr_error *check_update(const tr_graph *g, const tr_value *in, int n_in, int moments, int low)
+tr_error *tr_check_update(const tr_graph *g, const tr_value *in, int n_in, int moments, int low)
 {
     const tr_shape *w = shape_in(g, in, 0);
     for (int k = 1; k < 2 + moments; k++)
@@ -29,7 +28,7 @@ static tr_error *check_update(const tr_graph *g, const tr_value *in, int n_in, i
 TR_INFER(infer_adamw)
 {
     (void)attrs;
-    TR_TRY(check_update(g, in, n_in, 2, 7));
+    TR_TRY(tr_check_update(g, in, n_in, 2, 7));
     out[0] = *shape_in(g, in, 0);
     out[1] = *shape_in(g, in, 2);
     out[2] = *shape_in(g, in, 3);
@@ -45,7 +44,7 @@ static void cost_adamw(const tr_graph *g, tr_node n, tr_cost *cost)
 }
 
 const tr_op_row tr_row_adamw = {
-    .min_in = 7, .max_in = 8, .flags = TR_OP_UPDATES, .updates = {0, 2, 3, 7},
+    .min_in = 7, .max_in = 8, .flags = TR_OP_UPDATES | TR_OP_OPTIMIZER, .updates = {0, 2, 3, 7},
     .attrs = {{"beta1", TR_ATTR_FLOAT}, {"beta2", TR_ATTR_FLOAT}, {"eps", TR_ATTR_FLOAT}, {"decay", TR_ATTR_FLOAT}},
     .infer = infer_adamw, .no_gradient = "part of the update", .sharding = "+,+,+,+,,,,+->+,+,+,+",
     .cost = cost_adamw};
@@ -53,7 +52,7 @@ const tr_op_row tr_row_adamw = {
 TR_INFER(infer_sgd)
 {
     (void)attrs;
-    TR_TRY(check_update(g, in, n_in, 1, 5));
+    TR_TRY(tr_check_update(g, in, n_in, 1, 5));
     out[0] = *shape_in(g, in, 0);
     out[1] = *shape_in(g, in, 2);
     *n_out = 2;
@@ -63,6 +62,12 @@ TR_INFER(infer_sgd)
 }
 
 const tr_op_row tr_row_sgd = {
-    .min_in = 5, .max_in = 6, .flags = TR_OP_UPDATES, .updates = {0, 2, 5},
+    .min_in = 5, .max_in = 6, .flags = TR_OP_UPDATES | TR_OP_OPTIMIZER, .updates = {0, 2, 5},
     .attrs = {{"momentum", TR_ATTR_FLOAT}, {"decay", TR_ATTR_FLOAT}}, .infer = infer_sgd,
+    .no_gradient = "part of the update", .sharding = "+,+,+,,,+->+,+,+"};
+
+/* Of sgd's shape. */
+const tr_op_row tr_row_lion = {
+    .min_in = 5, .max_in = 6, .flags = TR_OP_UPDATES | TR_OP_OPTIMIZER, .updates = {0, 2, 5},
+    .attrs = {{"beta1", TR_ATTR_FLOAT}, {"beta2", TR_ATTR_FLOAT}, {"decay", TR_ATTR_FLOAT}}, .infer = infer_sgd,
     .no_gradient = "part of the update", .sharding = "+,+,+,,,+->+,+,+"};

@@ -30,6 +30,8 @@ static inline bool has(const tr_value *in, int n_in, int k)
 
 /* NULL when the inputs that are there are f32 or bf16. */
 tr_error *tr_floats_only(const tr_graph *g, const tr_value *in, int n_in);
+/* Weight (input 0), gradient and moments of one size; a bf16 weight needs its low half, an f32 one has none. */
+tr_error *tr_check_update(const tr_graph *g, const tr_value *in, int n_in, int moments, int low);
 /* "what: [embed=768] does not go with [mlp=3072]" */
 tr_error *tr_dims_differ(const tr_graph *g, const char *what, const tr_shape *a, const tr_shape *b);
 /* NULL when dims [first_a, first_a + count) of a equal those of b from first_b. */

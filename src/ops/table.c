@@ -38,6 +38,15 @@ bool tr_op_parse(const char *name, tr_op *out)
     return false;
 }
 
+int tr_op_updated(const tr_op_row *row, const tr_value *in, int n_in, int k)
+{
+    for (int i = 0; i < TR_COUNT(row->updates); i++)
+        if (row->updates[i] < 0 || (row->updates[i] < n_in && in[row->updates[i]]))
+            if (k-- == 0)
+                return row->updates[i];
+    return -1;
+}
+
 const char *tr_fn_name(tr_fn fn)
 {
     return fn_names[fn];

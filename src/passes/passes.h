@@ -22,10 +22,22 @@
  * in *out_count) is the caller's. A node on the way whose op has no gradient is an error. */
 tr_error *tr_pass_autodiff(tr_graph *graph, tr_value loss, tr_value **out_grads, uint32_t *out_count);
 
-typedef enum tr_optimizer_kind { TR_ADAMW, TR_SGD } tr_optimizer_kind;
+typedef enum tr_optimizer_kind {
+    TR_ADAMW,
+    TR_SGD,
+    TR_LION,
+    TR_LARS,
+    TR_LAMB,
+    TR_ADAFACTOR,
+    TR_OPTIMIZER_COUNT
+} tr_optimizer_kind;
+/* What an optimizer does not read is ignored. */
 typedef struct tr_update {
     tr_optimizer_kind optimizer;
     double beta1, beta2, eps, weight_decay, momentum, clip;
+    double trust;               /* LARS */
+    double power, least, limit; /* Adafactor, as in ir/op.h */
+    bool factored, relative;
     int64_t micro_batches;
     bool pipeline;
 } tr_update;

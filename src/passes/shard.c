@@ -490,32 +490,85 @@ static tr_error *emit_global_norm(sharder *s, tr_node n)
     return error ? error : tr_graph_error_take(s->to);
 }
 
-/* adamw and sgd: w, g, and state of the same sharding. Under ZeRO the flat shard is updated, and below
- * level 3 the parameter is gathered from the shards afterwards, into its own buffer. */
+static bool is_optimizer(tr_op op)
+{
+    return tr_op_table[op]->flags & TR_OP_OPTIMIZER;
+}
+
+static bool same_labels(const tr_rule *rule, int a, int b)
+{
+    bool same = rule->rank[a] == rule->rank[b];
+    for (int d = 0; same && d < rule->rank[a]; d++)
+        same = rule->dims[a][d].label && rule->dims[a][d].label == rule->dims[b][d].label;
+    return same;
+}
+
+/* Where operand k is when operand w is at `at`: what has the same labels is cut alike, also flat; what lacks them is
+ * whole when it is read, and a partial sum when it is made. */
+static place place_beside(const sharder *s, const tr_rule *rule, int k, int w, const place *at)
+{
+    place p = place_whole();
+    int8_t otherwise = k < rule->n_in ? WHOLE : PARTIAL;
+    for (int a = 0; a < s->how->n_axes; a++) {
+        if (at->at[a] < 0)
+            continue;
+        int d = tr_rule_find(rule, k, rule->dims[w][at->at[a]].label);
+        p.at[a] = d >= 0 ? (int8_t)d : otherwise;
+        p.unit[a] = d >= 0 ? at->unit[a] : 1;
+    }
+    if (at->flat && same_labels(rule, k, w))
+        p.flat = true;
+    else if (at->flat)
+        p.at[s->how->zero_axis] = otherwise;
+    return p;
+}
+
+/* Of Adafactor's ops: where this rank's flat part of the parameter begins. */
+static void set_first(const sharder *s, tr_op op, tr_value w, const place *at, tr_attr *attrs)
+{
+    const tr_axis *axis = &s->how->axes[s->how->zero_axis];
+    int64_t count;
+    if (at->flat && (op == TR_OP_adafactor_rows || op == TR_OP_adafactor_sums || op == TR_OP_adafactor))
+        tr_part(block_elems(s, w, at), axis->size, axis->index, 1, &attrs[TR_FACTOR_FIRST].i, &count);
+}
+
+/* A node of the optimizer stands where its parameter's gradient is wanted. Under ZeRO the flat shard is updated, and
+ * below level 3 the parameter is gathered from the shards afterwards, into its own buffer. */
 static tr_error *emit_update(sharder *s, tr_node n)
 {
     const tr_node_info *node = &s->from->nodes[n];
-    tr_value w = tr_in(s->from, n, 0), in[8] = {0};
+    tr_value w = 0, in[TR_MAX_OPERANDS] = {0};
+    int w_in = 0;
+    tr_rule rule;
+    tr_attr attrs[TR_MAX_ATTRS];
+    TR_TRY(tr_rule_fit(s->from, n, &rule));
+    for (int k = 0; k < rule.n_in && !w; k++) {
+        tr_value v = tr_in(s->from, n, k);
+        w = s->from->values[v].role == TR_PARAM ? v : s->parameter_of[v];
+        w_in = k;
+    }
     place at = gradient_target(s, w);
     bool cut_now = at.flat && !s->places[w].flat;
-    for (uint32_t k = 0; k < node->n_in; k++) {
-        tr_value v = tr_in(s->from, n, (int)k);
-        if (!v)
-            continue;
-        bool state = s->from->values[v].role == TR_STATE;
-        if (state)
-            TR_TRY(emit_leaf(s, v, &at));
-        place scalar = place_whole();
-        bool sharded = state || k == 0 || k == 1;
-        if (k == 0 && !cut_now)
-            in[k] = s->places[w].v;
-        else
-            TR_TRY(shard_move(s, v, sharded ? &at : &scalar, &in[k]));
+    for (int k = 0; k < rule.n_in; k++) {
+        tr_value v = tr_in(s->from, n, k);
+        place want = place_beside(s, &rule, k, w_in, &at);
+        if (v && s->from->values[v].role == TR_STATE && !s->places[v].v)
+            TR_TRY(emit_leaf(s, v, &want));
+        if (v)
+            TR_TRY(shard_move(s, v, &want, &in[k]));
     }
-    tr_node made = tr_graph_node(s->to, node->op, in, (int)node->n_in, node->attrs);
+    memcpy(attrs, node->attrs, sizeof attrs);
+    set_first(s, node->op, w, &at, attrs);
+    tr_node made = tr_graph_node(s->to, node->op, in, rule.n_in, attrs);
     if (!made)
         return tr_graph_error_take(s->to);
-    if (cut_now) {
+    for (int k = 0; k < rule.n_out; k++) {
+        tr_value v = tr_out(s->from, n, k);
+        s->places[v] = place_beside(s, &rule, rule.n_in + k, w_in, &at);
+        s->places[v].v = tr_out(s->to, made, k);
+    }
+    tr_value updated = tr_out(s->from, n, 0);
+    if (cut_now && s->from->values[updated].home == w) {
         tr_value whole = shard_gather_flat(s, tr_out(s->to, made, 0), block_elems(s, w, &s->places[w]));
         if (!whole)
             return tr_graph_error_take(s->to);
@@ -540,9 +593,6 @@ static tr_error *emit(sharder *s, tr_node n)
         return emit_reshape(s, n);
     case TR_OP_global_norm:
         return emit_global_norm(s, n);
-    case TR_OP_adamw:
-    case TR_OP_sgd:
-        return emit_update(s, n);
     case TR_OP_add: {
         tr_node before = g->values[tr_in(g, n, 0)].node;
         if (before && g->nodes[before].op == TR_OP_clear)
@@ -550,7 +600,7 @@ static tr_error *emit(sharder *s, tr_node n)
         return emit_generic(s, n);
     }
     default:
-        return emit_generic(s, n);
+        return is_optimizer(node->op) ? emit_update(s, n) : emit_generic(s, n);
     }
 }
 
@@ -599,8 +649,9 @@ static void find_gradients(sharder *s)
 {
     for (tr_node n = 1; n < s->from->n_nodes; n++) {
         tr_op op = s->from->nodes[n].op;
-        if (op == TR_OP_adamw || op == TR_OP_sgd)
-            s->parameter_of[tr_in(s->from, n, 1)] = tr_in(s->from, n, 0);
+        tr_value w = tr_in(s->from, n, 0), grad = tr_in(s->from, n, 1);
+        if (is_optimizer(op) && s->from->values[w].role == TR_PARAM && !is_optimizer(s->from->nodes[s->from->values[grad].node].op))
+            s->parameter_of[grad] = w;
         s->accumulates |= op == TR_OP_clear;
     }
     memcpy(s->leads_to, s->parameter_of, s->from->n_values * sizeof *s->leads_to);

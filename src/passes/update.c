@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 #include "ir/table.h"
-#include "passes/passes.h"
+#include "passes/optimizers.h"
 
 enum { MOST_ADDENDS = 16 }; /* stages that use one parameter */
 
@@ -107,29 +107,6 @@ static tr_value accumulate_gradient(tr_graph *g, tr_value w, tr_value grad)
     return sum;
 }
 
-static void emit_optimizer(tr_graph *g, tr_value w, tr_value grad, tr_value scale, tr_value lr,
-                           tr_value step, const tr_update *how)
-{
-    double decay = g->values[w].decay ? how->weight_decay : 0;
-    bool split = tr_shape_at(g, w)->dtype == TR_BF16;
-    tr_value low = split ? state_like(g, "low.", w, TR_U16, TR_INIT_ZEROS) : 0;
-    tr_value m = state_like(g, how->optimizer == TR_ADAMW ? "adam.m." : "sgd.m.", w, TR_F32, TR_INIT_ZEROS);
-    if (how->optimizer == TR_ADAMW) {
-        tr_value v = state_like(g, "adam.v.", w, TR_F32, TR_INIT_ZEROS);
-        const tr_value in[] = {w, grad, m, v, scale, lr, step, low};
-        tr_graph_node(g, TR_OP_adamw, in, 8,
-                      (tr_attr[TR_MAX_ATTRS]){[TR_ADAMW_BETA1] = {.f = how->beta1},
-                                              [TR_ADAMW_BETA2] = {.f = how->beta2},
-                                              [TR_ADAMW_EPS] = {.f = how->eps},
-                                              [TR_ADAMW_DECAY] = {.f = decay}});
-    } else {
-        const tr_value in[] = {w, grad, m, scale, lr, low};
-        tr_graph_node(g, TR_OP_sgd, in, 6,
-                      (tr_attr[TR_MAX_ATTRS]){[TR_SGD_MOMENTUM] = {.f = how->momentum},
-                                              [TR_SGD_DECAY] = {.f = decay}});
-    }
-}
-
 tr_error *tr_pass_update(tr_graph *g, tr_value loss, tr_value count, const tr_value *grads_in,
                          uint32_t n_grads, const tr_update *how)
 {
@@ -163,7 +140,7 @@ tr_error *tr_pass_update(tr_graph *g, tr_value loss, tr_value count, const tr_va
                                  (tr_attr[TR_MAX_ATTRS]){[TR_CLIP_MAX_NORM] = {.f = how->clip}});
     for (tr_value w = 1; w < n_grads && !g->error; w++)
         if (grads[w])
-            emit_optimizer(g, w, grads[w], tr_out(g, clip, 0), lr, step, how);
+            tr_emit_optimizer(g, w, grads[w], tr_out(g, clip, 0), lr, step, how);
     if (!g->error) {
         tr_graph_output(g, "loss", loss);
         tr_graph_output(g, "count", count);

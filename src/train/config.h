@@ -27,7 +27,13 @@ typedef enum tr_schedule_kind {
     TR_SCHEDULE_CONSTANT,
     TR_SCHEDULE_LINEAR,
     TR_SCHEDULE_COSINE,
-    TR_SCHEDULE_WSD
+    TR_SCHEDULE_WSD,
+    TR_SCHEDULE_RESTARTS,
+    TR_SCHEDULE_POLYNOMIAL,
+    TR_SCHEDULE_INVERSE_SQRT,
+    TR_SCHEDULE_ONE_CYCLE,
+    TR_SCHEDULE_MULTI_STEP,
+    TR_SCHEDULE_COUNT
 } tr_schedule_kind;
 
 typedef enum tr_sequence_kind {
@@ -79,12 +85,18 @@ typedef struct tr_config {
     struct {
         tr_optimizer_kind name;
         double lr, beta1, beta2, eps, weight_decay, momentum;
+        double trust;                                  /* lars */
+        double least_scale, update_limit, decay_power; /* adafactor */
+        bool factored, relative;
     } optimizer;
     struct {
         tr_schedule_kind name;
         int64_t warmup; /* steps */
         double final_lr;
         int64_t decay; /* steps at the end of wsd */
+        int64_t cycle, hold;
+        double cycle_growth, power, start_lr, factor;
+        const char *milestones; /* for tr_schedule_milestones */
     } schedule;
     struct {
         int64_t data, tensor, pipeline, sequence, expert; /* sizes; their product is the number of ranks */

@@ -4,6 +4,7 @@
  * Every refusal says the place of the key that was given, and values that would do.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cpu.h"
@@ -12,6 +13,7 @@
 #include "data/objective.h"
 #include "data/pretrained.h"
 #include "train/config_schema.h"
+#include "train/schedule.h"
 
 /* Nothing decided the key yet. */
 static bool is_open(const tr_config *config, const char *key)
@@ -21,10 +23,20 @@ static bool is_open(const tr_config *config, const char *key)
     return config->own->origin[k] == FROM_DEFAULT;
 }
 
+/* What each optimizer's paper has, or what has become usual; those that do not read a key have AdamW's. */
+typedef struct optimizer_defaults {
+    double beta1, beta2, eps;
+} optimizer_defaults;
+static const optimizer_defaults defaults_of[TR_OPTIMIZER_COUNT] = {
+    [TR_ADAMW] = {0.9, 0.95, 1e-8}, [TR_SGD] = {0.9, 0.95, 1e-8},  [TR_LION] = {0.9, 0.99, 1e-8},
+    [TR_LARS] = {0.9, 0.95, 1e-8},  [TR_LAMB] = {0.9, 0.999, 1e-6}, [TR_ADAFACTOR] = {0, 0.95, 1e-30},
+};
+
 void tr_config_resolve(tr_config *c)
 {
     int64_t steps = c->train.steps;
-    bool wsd = c->schedule.name == TR_SCHEDULE_WSD, has_val = c->data.val.count > 0;
+    bool wsd = c->schedule.name == TR_SCHEDULE_WSD, one_cycle = c->schedule.name == TR_SCHEDULE_ONE_CYCLE,
+         has_val = c->data.val.count > 0;
     const tr_family *family = c->model.family == TR_FAMILY_CUSTOM ? NULL : tr_families[c->model.family];
     if (is_open(c, "model.context"))
         c->model.sizes.context = is_open(c, "train.seq") ? 256 : c->train.seq;
@@ -44,6 +56,13 @@ void tr_config_resolve(tr_config *c)
         c->pipeline.schedule = c->pipeline.chunks > 1 ? "interleaved" : "1f1b";
     if (is_open(c, "pipeline.chunks"))
         c->pipeline.chunks = strcmp(c->pipeline.schedule, "interleaved") == 0 ? 2 : 1;
+    const optimizer_defaults *usual = &defaults_of[c->optimizer.name];
+    if (is_open(c, "optimizer.beta1"))
+        c->optimizer.beta1 = usual->beta1;
+    if (is_open(c, "optimizer.beta2"))
+        c->optimizer.beta2 = usual->beta2;
+    if (is_open(c, "optimizer.eps"))
+        c->optimizer.eps = usual->eps;
     if (is_open(c, "train.micro_batch"))
         c->train.micro_batch = c->train.batch;
     if (is_open(c, "data.tokenizer"))
@@ -55,12 +74,24 @@ void tr_config_resolve(tr_config *c)
     /* Warmup and decay make room for each other when only one of them was given. */
     if (is_open(c, "schedule.warmup")) {
         int64_t room = is_open(c, "schedule.decay") || !wsd ? steps : steps - c->schedule.decay;
-        c->schedule.warmup = TR_MAX(0, TR_MIN(TR_MIN(100, steps / 10), room));
+        int64_t usual = one_cycle ? steps * 3 / 10 : TR_MIN(100, steps / 10);
+        c->schedule.warmup = TR_MAX(0, TR_MIN(usual, room));
     }
     if (is_open(c, "schedule.decay"))
         c->schedule.decay = TR_MAX(0, TR_MIN(steps / 5, steps - c->schedule.warmup));
+    if (is_open(c, "schedule.start_lr"))
+        c->schedule.start_lr = c->optimizer.lr / 25;
     if (is_open(c, "schedule.final_lr"))
-        c->schedule.final_lr = wsd ? 0 : c->optimizer.lr / 10;
+        c->schedule.final_lr = wsd || c->schedule.name == TR_SCHEDULE_INVERSE_SQRT ? 0
+                               : one_cycle                                        ? c->schedule.start_lr / 1e4
+                                                                                  : c->optimizer.lr / 10;
+    if (is_open(c, "schedule.cycle"))
+        c->schedule.cycle = TR_MAX(1, (steps - c->schedule.warmup) / 4);
+    if (is_open(c, "schedule.milestones")) {
+        char text[64];
+        snprintf(text, sizeof text, "%lld, %lld", (long long)TR_MAX(1, steps / 2), (long long)TR_MAX(2, steps - steps / 4));
+        c->schedule.milestones = tr_arena_strdup(c->own->arena, text);
+    }
 }
 
 /* The first of two keys that the user gave last: an override before the file, the file before a
@@ -198,7 +229,8 @@ static tr_error *check_grid(const tr_config *c)
     const struct {
         const char *what;
         int64_t ways, pieces;
-    } rows[] = {{"the sequences of a microbatch", c->mesh.data * g.row * (cube ? g.column : g.depth), c->train.micro_batch},
+    } rows[] = {{"the sequences of a microbatch", c->mesh.data * c->mesh.expert * g.row * (cube ? g.column : g.depth),
+                 c->train.micro_batch},
                 {"the heads", cube ? g.depth * g.row : g.column, c->model.sizes.heads},
                 {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.sizes.mlp},
                 {"the embedding's width", cube ? g.column : g.row, c->model.sizes.embed},
@@ -228,6 +260,7 @@ static tr_error *check_mesh(const tr_config *c)
         const char *key, *what;
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
+                {"mesh.expert", "sequences of a data rank's microbatch", c->mesh.expert, c->train.micro_batch / c->mesh.data},
                 {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
                 {"mesh.sequence", "heads", c->mesh.sequence, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
@@ -282,11 +315,33 @@ static tr_error *check_schedule(const tr_config *c)
             "schedule.warmup %lld and schedule.decay %lld do not fit into train.steps %lld; "
             "decay can be 0 to %lld",
             warmup, decay, steps, steps - warmup);
+    if (c->schedule.start_lr > c->optimizer.lr)
+        return tr_config_error(c, blamed(c, "schedule.start_lr", "optimizer.lr"),
+                               "schedule.start_lr %g is above optimizer.lr %g; it can be 0 to %g",
+                               c->schedule.start_lr, c->optimizer.lr, c->optimizer.lr);
+    int64_t *milestones, count;
+    tr_error *error = tr_schedule_milestones(c->schedule.milestones, &milestones, &count);
+    free(milestones);
+    if (error) {
+        tr_error *placed = tr_config_error(c, "schedule.milestones", "schedule.milestones: %s", tr_error_text(error));
+        tr_error_free(error);
+        return placed;
+    }
     if (c->schedule.name != TR_SCHEDULE_CONSTANT && c->schedule.final_lr > c->optimizer.lr)
         return tr_config_error(c, blamed(c, "schedule.final_lr", "optimizer.lr"),
                                "schedule.final_lr %g is above optimizer.lr %g; it can be 0 to %g",
                                c->schedule.final_lr, c->optimizer.lr, c->optimizer.lr);
     return NULL;
+}
+
+/* Is the word in "a|b|c". */
+static bool is_one_of(const char *word, const char *list)
+{
+    size_t length = strlen(word);
+    for (; *list; list += strcspn(list, "|"), list += *list == '|')
+        if (strcspn(list, "|") == length && strncmp(list, word, length) == 0)
+            return true;
+    return false;
 }
 
 /* An override that does nothing is a mistake; in a file it may wait for an override. */
@@ -301,11 +356,12 @@ static tr_error *check_effects(const tr_config *c)
         snprintf(name, sizeof name, "%.*s", (int)length, key->only_if);
         tr_text value = {0};
         tr_config_value(c, &tr_config_keys[tr_config_key_find(name)], &value);
-        bool holds = strcmp(value.bytes, key->only_if + length + 1) == 0;
+        const char *first = key->only_if + length + 1;
         tr_error *error =
-            holds ? NULL
-                  : tr_config_error(c, key->name, "%s has no effect, since %s is %s; add %s",
-                                    key->name, name, value.bytes, key->only_if);
+            is_one_of(value.bytes, first)
+                ? NULL
+                : tr_config_error(c, key->name, "%s has no effect, since %s is %s; add %s=%.*s",
+                                  key->name, name, value.bytes, name, (int)strcspn(first, "|"), first);
         tr_text_free(&value);
         if (error)
             return error;

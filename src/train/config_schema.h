@@ -30,7 +30,7 @@ typedef struct tr_config_key {
     bool above, below;        /* ... unless these say that the limit itself is out */
     const tr_choice *choices; /* ends with a NULL name */
     bool fixed;               /* a resume cannot change it */
-    const char *only_if;      /* "schedule.name=wsd": has no effect otherwise */
+    const char *only_if;      /* "schedule.name=wsd", or "a.b=c|d": has no effect otherwise */
     const char *also;         /* what others call it, between spaces: " learning_rate " */
     const char *help;
 } tr_config_key;

@@ -16,12 +16,14 @@ typedef struct parity {
     char *const *overrides;
     int n_overrides;
     int64_t steps, batch;
+    int64_t experts; /* of a layer; 1: there are none */
     tr_model model;
     char directory[64];
     double *base; /* losses of one rank */
     void (*each)(void *context, const tr_parity *result);
     void *context;
-    bool all_within;
+    const char *only; /* the mesh to run beside one rank; NULL: all */
+    bool all_within, found;
 } parity;
 
 /* The child's side ------------------------------------------------------------------------------- */
@@ -226,6 +228,10 @@ static tr_error *run_case(parity *p, const tr_parity_case *of)
 {
     tr_error *error = NULL;
     tr_config *config = NULL;
+    bool wanted = !p->only || strcmp(p->only, of->mesh) == 0;
+    p->found |= wanted;
+    if (!wanted && of->ranks > 1)
+        return NULL;
     tr_parity result = {.of = *of, .losses = tr_alloc_zero((size_t)p->steps, sizeof(double))};
     words own = overrides_of(p, of);
     error = tr_config_load(p->path, own.items, (int)own.count, &config);
@@ -254,7 +260,7 @@ static tr_error *run_case(parity *p, const tr_parity_case *of)
 /* All meshes -------------------------------------------------------------------------------------- */
 
 typedef struct sizes {
-    int64_t pipeline, data, tensor, sequence;
+    int64_t pipeline, data, tensor, sequence, expert;
 } sizes;
 
 /* Axes that are 1 are left out of the name. */
@@ -263,8 +269,9 @@ static tr_parity_case case_of(const sizes *m, const char *kind)
     const struct {
         const char *name;
         int64_t size;
-    } axes[] = {{"pipeline", m->pipeline}, {"data", m->data}, {"tensor", m->tensor}, {"sequence", m->sequence}};
-    tr_parity_case c = {.ranks = m->pipeline * m->data * m->tensor * m->sequence};
+    } axes[] = {{"pipeline", m->pipeline}, {"data", m->data}, {"expert", m->expert}, {"tensor", m->tensor},
+                {"sequence", m->sequence}};
+    tr_parity_case c = {.ranks = m->pipeline * m->data * m->expert * m->tensor * m->sequence};
     size_t used = 0;
     for (int a = 0; a < TR_COUNT(axes); a++)
         if (axes[a].size > 1)
@@ -277,25 +284,25 @@ static tr_parity_case case_of(const sizes *m, const char *kind)
     return c;
 }
 
-/* A pipeline wants several microbatches: as many as eight, of sequences for every data rank. */
-static int64_t micro_batch_for(const parity *p, int64_t data)
+/* A pipeline wants several microbatches: as many as eight, of a sequence for each of `cuts` parts of the batch. */
+static int64_t micro_batch_for(const parity *p, int64_t cuts)
 {
     enum { MOST = 8 };
-    for (int64_t rows = data; rows < p->batch; rows++)
+    for (int64_t rows = cuts; rows < p->batch; rows++)
         if (p->batch % rows == 0 && p->batch / rows <= MOST)
             return rows;
     return p->batch;
 }
 
-/* Every level of ZeRO, and every schedule. */
-static tr_error *run_ways(parity *p, const sizes *m, const char *kind)
+/* Every level of ZeRO, and every schedule; `cuts` parts of the batch on each data rank. */
+static tr_error *run_ways(parity *p, const sizes *m, const char *kind, int64_t cuts)
 {
     static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero_bubble"};
     tr_parity_case c = case_of(m, kind);
     for (c.zero = 0; c.zero <= (m->data > 1 ? 3 : 0); c.zero++) {
         if (m->pipeline == 1)
             TR_TRY(run_case(p, &c));
-        c.micro_batch = m->pipeline > 1 ? micro_batch_for(p, m->data) : 0;
+        c.micro_batch = m->pipeline > 1 ? micro_batch_for(p, m->data * m->expert * cuts) : 0;
         for (int s = 0; s < TR_COUNT(schedules) && m->pipeline > 1; s++) {
             c.schedule = schedules[s];
             TR_TRY(run_case(p, &c));
@@ -311,45 +318,51 @@ static tr_error *run_kinds(parity *p, const sizes *m)
                                         [TR_TENSOR_3D] = "tensor_kind=3d"};
     tr_tensor_grid grid;
     if (m->sequence > 1)
-        return run_ways(p, m, "sequence_kind=ulysses");
-    TR_TRY(run_ways(p, m, NULL));
+        return run_ways(p, m, "sequence_kind=ulysses", 1);
+    TR_TRY(run_ways(p, m, NULL, 1));
     if (m->tensor > 1)
-        TR_TRY(run_ways(p, m, "sequence_kind=megatron"));
+        TR_TRY(run_ways(p, m, "sequence_kind=megatron", 1));
     for (int kind = TR_TENSOR_2D; kind <= TR_TENSOR_3D && m->tensor > 1; kind++)
         if (tr_tensor_grid_of((tr_tensor_kind)kind, m->tensor, &grid))
-            TR_TRY(run_ways(p, m, grids[kind]));
+            TR_TRY(run_ways(p, m, grids[kind], grid.depth * grid.row));
     return NULL;
 }
 
 static tr_error *run_all(parity *p, int64_t ranks)
 {
-    sizes m = {1, 1, 1, 1};
+    sizes m = {1, 1, 1, 1, 1};
     tr_parity_case one = case_of(&m, NULL);
     TR_TRY(run_case(p, &one));
     for (m.pipeline = 1; m.pipeline <= ranks && ranks > 1; m.pipeline++)
         for (m.tensor = 1; m.tensor * m.pipeline <= ranks; m.tensor++)
             for (m.sequence = 1; m.sequence * m.tensor * m.pipeline <= ranks; m.sequence++)
-                if (ranks % (m.pipeline * m.tensor * m.sequence) == 0) {
-                    m.data = ranks / (m.pipeline * m.tensor * m.sequence);
-                    TR_TRY(run_kinds(p, &m));
-                }
+                for (m.expert = 1; m.expert * m.sequence * m.tensor * m.pipeline <= ranks; m.expert++)
+                    if (ranks % (m.pipeline * m.tensor * m.sequence * m.expert) == 0 && m.expert <= p->experts) {
+                        m.data = ranks / (m.pipeline * m.tensor * m.sequence * m.expert);
+                        TR_TRY(run_kinds(p, &m));
+                    }
     return NULL;
 }
 
 tr_error *tr_parity_run(const char *config_path, char *const *overrides, int n_overrides, int64_t ranks, int64_t steps,
-                        tr_model model, void (*each)(void *context, const tr_parity *result), void *context,
+                        const char *only, tr_model model, void (*each)(void *context, const tr_parity *result), void *context,
                         bool *out_all_within)
 {
     parity p = {.path = config_path, .overrides = overrides, .n_overrides = n_overrides, .steps = steps, .model = model,
-                .directory = "/tmp/trireme-parity-XXXXXX", .each = each, .context = context, .all_within = true};
+                .directory = "/tmp/trireme-parity-XXXXXX", .each = each, .context = context, .only = only, .all_within = true};
     if (!mkdtemp(p.directory))
         return tr_error_new(TR_RUN, "no temporary directory can be made in /tmp");
     tr_config *config = NULL;
     tr_error *error = tr_config_load(config_path, overrides, n_overrides, &config);
     if (!error) {
         p.batch = config->train.batch;
+        p.experts = TR_MAX(config->model.sizes.experts, 1);
         error = run_all(&p, ranks);
     }
+    if (!error && !p.found)
+        error = tr_error_new(TR_USER, "--mesh: no mesh of %lld ranks is \"%s\"; they are named as in the table that parity "
+                                      "prints without it, e.g. \"data=%lld\"",
+                             (long long)ranks, only, (long long)ranks);
     tr_config_free(config);
     tr_error_free(tr_path_remove(p.directory));
     free(p.base);

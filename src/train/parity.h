@@ -26,9 +26,9 @@ typedef struct tr_parity {
                             of oneDNN, the program's own pages) */
 } tr_parity;
 
-/* Runs `steps` steps of the config on one rank, then on every mesh of `ranks` ranks; `each` gets every result as it
+/* Runs `steps` steps of the config on one rank, then on every mesh of `ranks` ranks (or on the mesh `only`); `each` gets every result as it
  * comes (the first is one rank). Writes nothing but a temporary directory. *out_all_within: every mesh that was not
  * refused stayed within its bound. model NULL: that of the config's family. Forks: call it before anything in this process has used OpenMP. */
 tr_error *tr_parity_run(const char *config_path, char *const *overrides, int n_overrides, int64_t ranks, int64_t steps,
-                        tr_model model, void (*each)(void *context, const tr_parity *result), void *context,
+                        const char *only, tr_model model, void (*each)(void *context, const tr_parity *result), void *context,
                         bool *out_all_within);

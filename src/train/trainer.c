@@ -138,7 +138,10 @@ static tr_compile compile_options(const tr_config *c, const tr_target *target)
                         .update = {.optimizer = c->optimizer.name, .beta1 = c->optimizer.beta1,
                                    .beta2 = c->optimizer.beta2, .eps = c->optimizer.eps,
                                    .weight_decay = c->optimizer.weight_decay,
-                                   .momentum = c->optimizer.momentum, .clip = c->train.clip,
+                                   .momentum = c->optimizer.momentum, .trust = c->optimizer.trust,
+                                   .power = c->optimizer.decay_power, .least = c->optimizer.least_scale,
+                                   .limit = c->optimizer.update_limit, .factored = c->optimizer.factored,
+                                   .relative = c->optimizer.relative, .clip = c->train.clip,
                                    .micro_batches = c->train.batch / c->train.micro_batch}};
 }
 

@@ -1,5 +1,4 @@
-/* sinusoids with threads over the dims: each rate is made once. relative_buckets is a few hundred numbers once a step,
- * which the reference does. */
+/* sinusoids with threads over the dims: each rate is made once. */
 #include <math.h>
 
 #include "kernels/fast/simd.h"

@@ -1,33 +1,7 @@
-/* Reference kernels: clip, adamw, sgd. An element at a time, in double, as ir/op.h writes them. */
+/* Reference kernels: clip, adamw, sgd, lion. An element at a time, in double, as ir/op.h writes them. */
 #include <math.h>
 
-#include "kernels/kernel.h"
-
-static double get(const tr_tensor *t, int64_t i)
-{
-    return t->dtype == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)t->data)[i])
-                               : ((const float *)t->data)[i];
-}
-
-static float *floats(const tr_tensor *t)
-{
-    return t->data;
-}
-
-/* The f32 weight, whole or from its halves. */
-static double get_weight(const tr_tensor *w, const tr_tensor *low, int64_t i)
-{
-    return low ? tr_join_f32(((const uint16_t *)w->data)[i], ((const uint16_t *)low->data)[i])
-               : floats(w)[i];
-}
-
-static void put_weight(const tr_tensor *w, const tr_tensor *low, int64_t i, double value)
-{
-    if (low)
-        tr_split_f32((float)value, (uint16_t *)w->data + i, (uint16_t *)low->data + i);
-    else
-        floats(w)[i] = (float)value;
-}
+#include "kernels/reference/optimizer.h"
 
 static void clip(const tr_call *call)
 {
@@ -41,7 +15,7 @@ static void clip(const tr_call *call)
 
 static void adamw(const tr_call *call)
 {
-    const tr_tensor *w = &call->in[0], *low = tr_has(call, 7) ? &call->in[7] : NULL;
+    const tr_tensor *w = &call->in[0], *low = low_in(call, 7);
     float *m = floats(&call->in[2]), *v = floats(&call->in[3]);
     double scale = floats(&call->in[4])[0], lr = floats(&call->in[5])[0];
     double step = ((const int32_t *)call->in[6].data)[0];
@@ -50,7 +24,7 @@ static void adamw(const tr_call *call)
     if (!(scale >= 0))
         return;
     for (int64_t i = 0; i < tr_tensor_elems(w); i++) {
-        double g = get(&call->in[1], i) * scale;
+        double g = element(&call->in[1], i) * scale;
         double new_m = b1 * m[i] + (1 - b1) * g, new_v = b2 * v[i] + (1 - b2) * g * g;
         double value = get_weight(w, low, i);
         value -= lr * decay * value;
@@ -63,7 +37,7 @@ static void adamw(const tr_call *call)
 
 static void sgd(const tr_call *call)
 {
-    const tr_tensor *w = &call->in[0], *low = tr_has(call, 5) ? &call->in[5] : NULL;
+    const tr_tensor *w = &call->in[0], *low = low_in(call, 5);
     float *m = floats(&call->in[2]);
     double scale = floats(&call->in[3])[0], lr = floats(&call->in[4])[0];
     double momentum = call->attrs[TR_SGD_MOMENTUM].f, decay = call->attrs[TR_SGD_DECAY].f;
@@ -71,10 +45,26 @@ static void sgd(const tr_call *call)
         return;
     for (int64_t i = 0; i < tr_tensor_elems(w); i++) {
         double value = get_weight(w, low, i);
-        double g = get(&call->in[1], i) * scale + decay * value;
+        double g = element(&call->in[1], i) * scale + decay * value;
         double new_m = momentum * m[i] + g;
         m[i] = (float)new_m;
         put_weight(w, low, i, value - lr * new_m);
+    }
+}
+
+static void lion(const tr_call *call)
+{
+    const tr_tensor *w = &call->in[0], *low = low_in(call, 5);
+    float *m = floats(&call->in[2]);
+    double scale = floats(&call->in[3])[0], lr = floats(&call->in[4])[0], b1 = call->attrs[TR_LION_BETA1].f,
+           b2 = call->attrs[TR_LION_BETA2].f, decay = call->attrs[TR_LION_DECAY].f;
+    if (!(scale >= 0))
+        return;
+    for (int64_t i = 0; i < tr_tensor_elems(w); i++) {
+        double g = element(&call->in[1], i) * scale, value = get_weight(w, low, i), mixed = b1 * m[i] + (1 - b1) * g;
+        double sign = mixed > 0 ? 1 : mixed < 0 ? -1 : 0;
+        put_weight(w, low, i, value - lr * (sign + decay * value));
+        m[i] = (float)(b2 * m[i] + (1 - b2) * g);
     }
 }
 
@@ -82,5 +72,6 @@ const tr_kernel tr_reference_optimizer[] = {
     {.op = TR_OP_clip, .name = "reference", .run = clip},
     {.op = TR_OP_adamw, .name = "reference", .run = adamw},
     {.op = TR_OP_sgd, .name = "reference", .run = sgd},
+    {.op = TR_OP_lion, .name = "reference", .run = lion},
     {0},
 };
