@@ -124,7 +124,7 @@ static tr_error *check_keys(const tr_config *c, const tr_family *family)
         const tr_config_key *key = &tr_config_keys[k];
         const char *size = tr_config_key_size(key);
         if (size && c->own->origin[k] >= FROM_FILE && !tr_family_has(family, size))
-            return tr_config_error(c, key->name, "the family %s has no %s; it has: %s", family->name, key->name, family->keys);
+            return tr_config_error(c, key->name, "the family %s has no %s; it has: %s", family->name, size, family->keys);
     }
     return NULL;
 }
