@@ -227,15 +227,13 @@ static void set_specials(const tr_gguf *g, tr_tokenizer *t)
         tr_push(t->before.items, t->before.count, t->before.room) = t->specials[TR_SPECIAL_BOS];
 }
 
-tr_error *tr_tokenizer_from_gguf(const char *path, tr_tokenizer **out)
+tr_error *tr_tokenizer_from_gguf_file(const tr_gguf *g, const char *path, tr_tokenizer **out)
 {
-    tr_gguf *g = NULL;
     tr_gguf_text model = {"", 0};
     vocab v;
-    tr_error *error = NULL;
+    tr_error *error;
     *out = NULL;
-    TR_GO(tr_gguf_open(path, &g));
-    TR_GO(open_vocab(g, path, &v));
+    TR_TRY(open_vocab(g, path, &v));
     tr_gguf_string(g, KEY("model"), &model);
     if (named(" gpt2 ", model))
         error = build_bpe(g, &v, out);
@@ -248,7 +246,15 @@ tr_error *tr_tokenizer_from_gguf(const char *path, tr_tokenizer **out)
                              (int)TR_MIN(model.length, 100), model.bytes);
     if (!error)
         set_specials(g, *out);
-done:
+    return error;
+}
+
+tr_error *tr_tokenizer_from_gguf(const char *path, tr_tokenizer **out)
+{
+    tr_gguf *g;
+    *out = NULL;
+    TR_TRY(tr_gguf_open(path, &g));
+    tr_error *error = tr_tokenizer_from_gguf_file(g, path, out);
     tr_gguf_close(g);
     return error;
 }

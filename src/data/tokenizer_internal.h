@@ -200,8 +200,10 @@ typedef struct tr_piece_model {
 } tr_piece_model;
 void tr_piece_model_end(tr_piece_model *model);
 tr_error *tr_tokenizer_build_pieces(const tr_piece_model *model, const json_t *config, const char *where, tr_tokenizer **out);
-/* tokenizer_gguf.c */
+/* tokenizer_gguf.c; `where` stands for the file's name. */
+struct tr_gguf;
 tr_error *tr_tokenizer_from_gguf(const char *path, tr_tokenizer **out);
+tr_error *tr_tokenizer_from_gguf_file(const struct tr_gguf *file, const char *where, tr_tokenizer **out);
 /* tokenizer_formats.c: vocab.txt, SentencePiece's model file. `config` is the tokenizer_config.json
  * beside it, or NULL. */
 tr_error *tr_tokenizer_from_vocab_text(const char *text, int64_t length, const json_t *config, const char *where,

@@ -66,9 +66,10 @@ static tr_value mlp_weight(tr_graph *g, const tr_sizes *s, const char *prefix, c
                     (long long)s->embed);
 }
 
-tr_value tr_t5_dense(tr_graph *g, const tr_sizes *s, tr_value x, const char *prefix, int layer, bool decoder)
+tr_value tr_t5_dense(tr_graph *g, const tr_sizes *s, tr_value x, const char *prefix, int layer, bool decoder,
+                    void *unused)
 {
-    (void)layer, (void)decoder;
+    (void)layer, (void)decoder, (void)unused;
     tr_value y;
     if (s->gated) {
         tr_value gate = tr_linear_transposed(g, x, mlp_weight(g, s, prefix, "DenseReluDense.wi_0"), 0);
@@ -84,11 +85,11 @@ tr_value tr_t5_dense(tr_graph *g, const tr_sizes *s, tr_value x, const char *pre
 }
 
 /* x and what the feed-forward layer makes of it. */
-static tr_value feed(tower *w, tr_value x, tr_t5_feed forward, int i, const char *prefix)
+static tr_value feed(tower *w, tr_value x, tr_t5_feed forward, void *user, int i, const char *prefix)
 {
     char name[96];
     snprintf(name, sizeof name, "%slayer_norm.weight", prefix);
-    tr_value y = forward(w->g, w->s, norm(w, x, name), prefix, i, w->causal);
+    tr_value y = forward(w->g, w->s, norm(w, x, name), prefix, i, w->causal, user);
     return tr_add(w->g, x, tr_dropout(w->g, y, w->s->dropout));
 }
 
@@ -103,7 +104,7 @@ static tower make(tr_graph *g, const tr_sizes *s, const char *name, int64_t rows
     return w;
 }
 
-void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward)
+void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward, void *user)
 {
     long long B = s->batch, S = s->seq, T = s->decoder_seq, D = s->embed, V = s->vocab;
     tr_value words = tr_param(g, tr_normal(s->untied || s->unscaled ? 1 / sqrt((double)D) : 1), "shared.weight", "vocab=%lld embed=%lld", V, D);
@@ -114,7 +115,7 @@ void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward)
     for (int i = 0; i < s->layers; i++) {
         tr_layer_begin(g, i, "encoder.block.%d.", i);
         x = tr_add(g, x, attend(&encoder, norm(&encoder, x, "layer.0.layer_norm.weight"), "layer.0.SelfAttention", false));
-        x = feed(&encoder, x, forward, i, "layer.1.");
+        x = feed(&encoder, x, forward, user, i, "layer.1.");
         tr_layer_end(g);
     }
     decoder.memory = tr_dropout(g, norm(&encoder, x, "encoder.final_layer_norm.weight"), s->dropout);
@@ -126,7 +127,7 @@ void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward)
         tr_layer_begin(g, (int)s->layers + i, "decoder.block.%d.", i);
         x = tr_add(g, x, attend(&decoder, norm(&decoder, x, "layer.0.layer_norm.weight"), "layer.0.SelfAttention", false));
         x = tr_add(g, x, attend(&decoder, norm(&decoder, x, "layer.1.layer_norm.weight"), "layer.1.EncDecAttention", true));
-        x = feed(&decoder, x, forward, i, "layer.2.");
+        x = feed(&decoder, x, forward, user, i, "layer.2.");
         tr_layer_end(g);
     }
     x = tr_dropout(g, norm(&decoder, x, "decoder.final_layer_norm.weight"), s->dropout);
@@ -141,12 +142,12 @@ void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward)
 static void model(tr_graph *g, const tr_sizes *s, void *unused)
 {
     (void)unused;
-    tr_t5_with(g, s, tr_t5_dense);
+    tr_t5_with(g, s, tr_t5_dense, NULL);
 }
 
 /* config.json: the keys of T5Config. */
 
-static tr_error *read(const json_t *c, const char *where, tr_sizes *s)
+tr_error *tr_t5_read(const json_t *c, const char *where, tr_sizes *s)
 {
     const char *activation = "relu";
     bool tied = true;
@@ -183,7 +184,7 @@ static tr_error *read(const json_t *c, const char *where, tr_sizes *s)
     return NULL;
 }
 
-static void write(json_t *c, const tr_sizes *s)
+void tr_t5_write(json_t *c, const tr_sizes *s)
 {
     tr_hf_pack(c, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:b, s:b, s:b, s:i}", "vocab_size",
                             s->vocab, "n_positions", s->context, "d_model", s->embed, "d_kv", s->head_dim, "d_ff", s->mlp,
@@ -194,7 +195,7 @@ static void write(json_t *c, const tr_sizes *s)
                             "scale_decoder_outputs", !s->untied && !s->unscaled, "is_encoder_decoder", 1, "decoder_start_token_id", 0));
 }
 
-static void complete(tr_sizes *s)
+void tr_t5_complete(tr_sizes *s)
 {
     s->norm_eps = s->norm_eps > 0 ? s->norm_eps : EPS;
     s->decoder_layers = s->decoder_layers ? s->decoder_layers : s->layers;
@@ -234,9 +235,9 @@ const tr_family tr_family_t5 = {
     .objective = "span",
     .keys = "layers decoder_layers embed heads head_dim mlp context vocab dropout norm_eps untied unscaled gated buckets "
             "bucket_distance smoothing z_loss",
-    .read = read,
-    .write = write,
-    .complete = complete,
+    .read = tr_t5_read,
+    .write = tr_t5_write,
+    .complete = tr_t5_complete,
     .presets = presets,
     .same = same,
     .two_towers = true,

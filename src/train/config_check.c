@@ -292,6 +292,11 @@ static tr_error *check_mesh(const tr_config *c)
                                "there can be at most as many stages as layers",
                                (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
                                (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.sizes.layers);
+    if (c->train.sample_every && c->model.family != TR_FAMILY_CUSTOM && !tr_families[c->model.family]->generates)
+        return tr_config_error(
+            c, blamed(c, "train.sample_every", "model.family"),
+            "models of the family %s do not continue texts, so there are no samples while training; set train.sample_every=0",
+            tr_families[c->model.family]->name);
     if (c->mesh.pipeline > 1 && c->train.sample_every)
         return tr_config_error(
             c, blamed(c, "train.sample_every", "mesh.pipeline"),
