@@ -43,6 +43,7 @@ class Case:
     model: Any
     inputs: dict  # of lists, as inputs.json has them
     run: Callable  # (model, inputs) -> logits, loss
+    answers: Any = None  # a function of the model to what answers.json gets: beam searches
     config: Any = None  # a dict for config.json, of models that transformers does not have
     save: Any = None  # {our name: (parameter's name, from torch to stored)}; None: save_pretrained
 
@@ -160,6 +161,23 @@ def run_two_towers(model, inputs):
     return logits, mean_loss(logits, inputs["targets"])
 
 
+def beam_searches(model):
+    """What generate answers to random sources; the end token is one that these random models like to say."""
+    found = []
+    for source in random_ids(6, 8, 61, seed=5):
+        for beams, penalty in ((1, 1.0), (3, 1.0), (4, 0.6), (4, 2.0)):
+            given = torch.tensor([source])
+            free = model.generate(input_ids=given, num_beams=1, do_sample=False, max_new_tokens=12, eos_token_id=60,
+                                  decoder_start_token_id=0, pad_token_id=0, use_cache=False)
+            end = free[0][4].item()
+            told = model.generate(input_ids=given, num_beams=beams, do_sample=False, max_new_tokens=12, length_penalty=penalty, eos_token_id=end,
+                                  decoder_start_token_id=0, pad_token_id=0, use_cache=False)[0].tolist()[1:]
+            if end in told:
+                told = told[:told.index(end)]
+            found.append({"source": source, "beams": beams, "length_penalty": penalty, "end": end, "max_tokens": 12, "tokens": told})
+    return found
+
+
 def make_t5(**changes):
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -169,7 +187,7 @@ def make_t5(**changes):
     )
     settings.update(changes)
     model = shuffle(T5ForConditionalGeneration(T5Config(**settings)))
-    return Case(model, two_towers(settings["vocab_size"]), run_two_towers)
+    return Case(model, two_towers(settings["vocab_size"]), run_two_towers, beam_searches)
 
 
 @golden
@@ -268,7 +286,7 @@ def transformer():
         return logits, loss
 
     same = {n: (n, lambda t: t) for n, _ in model.named_parameters()}
-    return Case(model, inputs, run, config, same)
+    return Case(model, inputs, run, None, config, same)
 
 
 # ---- Files ------------------------------------------------------------------------------------------
@@ -316,6 +334,9 @@ def write(name, folder):
     numpy.save(os.path.join(folder, "logits.npy"), logits.float().numpy())
     with open(os.path.join(folder, "loss.json"), "w") as file:
         json.dump({"loss": loss.item()}, file)
+    if case.answers is not None:
+        with open(os.path.join(folder, "answers.json"), "w") as file:
+            json.dump(case.answers(case.model), file)
     save_file(stored(case, grads), os.path.join(folder, "grads.safetensors"))
     for file in os.listdir(folder):
         os.chmod(os.path.join(folder, file), 0o644)

@@ -31,9 +31,9 @@ typedef struct lengths {
 
 static lengths lengths_of(int64_t raw)
 {
-    int64_t lost = (int64_t)round((double)raw * DENSITY);
+    int64_t lost = (int64_t)rint((double)raw * DENSITY);
     lost = TR_MIN(TR_MAX(lost, 1), TR_MAX(raw - 1, 0));
-    int64_t spans = TR_MAX((int64_t)round((double)lost / MEAN_SPAN), lost > 0);
+    int64_t spans = TR_MAX((int64_t)rint((double)lost / MEAN_SPAN), lost > 0);
     spans = TR_MIN(spans, raw - lost);
     return (lengths){lost, spans, raw - lost + spans + 1, lost + spans + 1};
 }

@@ -269,18 +269,22 @@ static tr_error *sample(search *s)
     return error;
 }
 
-tr_error *tr_answerer_run(tr_answerer *a, const tr_tokenizer *tokenizer, const char *text, int64_t length,
-                          const tr_answering *how, tr_answer *out)
+tr_error *tr_answerer_ids(tr_answerer *a, const tr_ids *source, int32_t start, int32_t end, const tr_answering *how,
+                          tr_answer *out)
 {
-    tr_ids source = {0};
-    int32_t pad = tr_tokenizer_special(tokenizer, TR_SPECIAL_PAD), end = tr_tokenizer_end_of_text(tokenizer);
-    search s = {.a = a, .how = how, .source = &source, .end = end, .start = pad >= 0 ? pad : end, .beams = 1};
-    tr_error *error = NULL;
+    search s = {.a = a, .how = how, .source = source, .end = end, .start = start, .beams = 1};
     *out = (tr_answer){0};
-    if (how->beams < 1 || how->beams > MOST_BEAMS)
-        return tr_error_new(TR_USER, "%lld beams: from 1 to %d will do", (long long)how->beams, MOST_BEAMS);
-    if (end < 0)
-        return tr_error_new(TR_USER, "the tokenizer has no end token");
+    if (how->beams < 1 || how->beams > MOST_BEAMS || how->max_tokens < 1)
+        return tr_error_new(TR_USER, "%lld beams and %lld tokens: from 1 to %d beams and at least 1 token will do",
+                            (long long)how->beams, (long long)how->max_tokens, MOST_BEAMS);
+    if (source->count > a->sizes.context)
+        return tr_error_new(TR_USER, "the text has %lld tokens with its end and the model's context is %lld",
+                            (long long)source->count, (long long)a->sizes.context);
+    for (int64_t i = 0; i < source->count; i++)
+        if (source->items[i] >= a->sizes.vocab)
+            return tr_error_new(TR_USER, "token %d is not in the model's vocabulary of %lld; is this the tokenizer that the model "
+                                         "was trained with?",
+                                source->items[i], (long long)a->sizes.vocab);
     for (int b = 0; b < how->beams; b++) {
         s.now[b].tokens = tr_alloc_zero((size_t)how->max_tokens + 1, sizeof(int32_t));
         s.next[b].tokens = tr_alloc_zero((size_t)how->max_tokens + 1, sizeof(int32_t));
@@ -288,29 +292,32 @@ tr_error *tr_answerer_run(tr_answerer *a, const tr_tokenizer *tokenizer, const c
         s.done_length[b] = -1;
     }
     s.scores = tr_alloc((size_t)(how->beams * a->sizes.vocab) * sizeof *s.scores);
-    tr_tokenizer_encode(tokenizer, text, length, true, &source);
-    tr_push(source.items, source.count, source.room) = end;
-    if (source.count > a->sizes.context)
-        TR_GO(tr_error_new(TR_USER, "the text has %lld tokens with its end and the model's context is %lld",
-                           (long long)source.count, (long long)a->sizes.context));
-    for (int64_t i = 0; i < source.count; i++)
-        if (source.items[i] >= a->sizes.vocab)
-            TR_GO(tr_error_new(TR_USER, "token %d is not in the model's vocabulary of %lld; is this the tokenizer that the model "
-                                        "was trained with?",
-                               source.items[i], (long long)a->sizes.vocab));
-    TR_GO(how->beams == 1 ? sample(&s) : beam_search(&s));
-    out->source_tokens = source.count;
+    tr_error *error = how->beams == 1 ? sample(&s) : beam_search(&s);
+    out->source_tokens = source->count;
     out->score = s.done[0].sum;
     out->finish = s.ended[0] ? "stop" : "length";
-    for (int64_t i = 0; i < s.done_length[0]; i++)
+    for (int64_t i = 0; i < s.done_length[0] && !error; i++)
         tr_push(out->tokens.items, out->tokens.count, out->tokens.room) = s.done[0].tokens[i];
-done:
     for (int b = 0; b < how->beams; b++) {
         free(s.now[b].tokens);
         free(s.next[b].tokens);
         free(s.done[b].tokens);
     }
     free(s.scores);
+    return error;
+}
+
+tr_error *tr_answerer_run(tr_answerer *a, const tr_tokenizer *tokenizer, const char *text, int64_t length,
+                          const tr_answering *how, tr_answer *out)
+{
+    tr_ids source = {0};
+    int32_t pad = tr_tokenizer_special(tokenizer, TR_SPECIAL_PAD), end = tr_tokenizer_end_of_text(tokenizer);
+    *out = (tr_answer){0};
+    if (end < 0)
+        return tr_error_new(TR_USER, "the tokenizer has no end token");
+    tr_tokenizer_encode(tokenizer, text, length, true, &source);
+    tr_push(source.items, source.count, source.room) = end;
+    tr_error *error = tr_answerer_ids(a, &source, pad >= 0 ? pad : end, end, how, out);
     tr_ids_free(&source);
     return error;
 }

@@ -26,5 +26,8 @@ typedef struct tr_answer {
 /* A Hugging Face directory or a run's, of a family with two towers. */
 tr_error *tr_answerer_open(const char *directory, const tr_target *target, tr_dtype compute, tr_answerer **out);
 void tr_answerer_free(tr_answerer *answerer); /* NULL is fine */
+tr_error *tr_answerer_ids(tr_answerer *answerer, const tr_ids *source, int32_t start, int32_t end, const tr_answering *how,
+                          tr_answer *out);
+/* The same of a text. */
 tr_error *tr_answerer_run(tr_answerer *answerer, const tr_tokenizer *tokenizer, const char *text, int64_t length,
                           const tr_answering *how, tr_answer *out);
