@@ -1,4 +1,4 @@
-/* Answers of encoder-decoders against Hugging Face's generate (tests/golden/t5*/answers.json, written by
+/* Answers of encoder-decoders against Hugging Face's generate (answers.json in tests/golden/t5 and t5_v1_1, written by
  * tools/golden_models.py): greedy and beam search, token for token. */
 #include "base/cpu.h"
 #include "base/file.h"
