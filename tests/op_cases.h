@@ -126,6 +126,8 @@ static const op_case op_cases[] = {
     {OP(rope), .in = "T 2x3x2x10, i 2x3 <99, C 3", .attrs = "interleaved=1 factor=1.2"},
     {OP(rope), .in = "T 2x3x2x66, i 2x3 <99, C 33", .attrs = "inverse=1 factor=1"},
     {OP(rope), .in = "T 1x3x2x70, i 1x3 <9999, C 33", .attrs = "interleaved=1 inverse=1 factor=1"},
+    {OP(sinusoids), .in = "i 2x5 <999", .attrs = "dims=8"},
+    {OP(sinusoids), .in = "i 7 <99", .attrs = "dims=34"},
     {OP(buckets), .in = "", .attrs = "buckets=32 most=128 both=1"},
     {OP(buckets), .in = "", .attrs = "buckets=8 most=20"},
     {OP(embedding), .in = "T 11x6, i 2x5 <11"},

@@ -16,7 +16,8 @@
 static const char *const cases[] = {
     "llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn",
     "palm",
-    "gshard",
+    "t5", "t5_v1_1", "transformer",
+    "gshard", "mixtral", "switch",
 };
 
 typedef struct golden {

@@ -243,7 +243,7 @@ tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *use
     /* The rows of the hidden states that are wanted are a look-up in them. */
     const char *names[] = {"batch"};
     tr_value last = tr_graph_leaf(g, TR_INPUT, "last", tr_shape_of(g, TR_I32, 1, names, &how->batch), (tr_init){0});
-    tr_value rows = tr_reshape(g, hidden, "rows=%lld embed=%lld", (long long)(how->batch * how->seq),
+    tr_value rows = tr_reshape(g, hidden, "rows=%lld embed=%lld", (long long)(g->error ? 1 : how->batch * tr_size(g, hidden, 1)),
                                (long long)tr_size(g, hidden, -1));
     tr_graph_output(g, "logits", tr_loss_logits(g, tr_embedding(g, rows, last)));
     return finish_take(g, how, context, out);

@@ -261,6 +261,7 @@ static tr_error *check_mesh(const tr_config *c)
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
                 {"mesh.expert", "sequences of a data rank's microbatch", c->mesh.expert, c->train.micro_batch / c->mesh.data},
+                {"mesh.expert", "experts", c->mesh.expert, c->model.sizes.experts ? c->model.sizes.experts : c->mesh.expert},
                 {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
                 {"mesh.sequence", "heads", c->mesh.sequence, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
@@ -270,6 +271,11 @@ static tr_error *check_mesh(const tr_config *c)
                                    rows[i].key, (long long)rows[i].ranks,
                                    (long long)rows[i].pieces, rows[i].what,
                                    (long long)rows[i].pieces);
+    if (c->mesh.expert > 1 && c->model.sizes.experts == 0 && c->model.family != TR_FAMILY_CUSTOM)
+        return tr_config_error(c, blamed(c, "mesh.expert", "model.family"),
+                               "mesh.expert %lld: the family %s has no experts to share; use mesh.data, or model.family "
+                               "gshard, mixtral or switch",
+                               (long long)c->mesh.expert, tr_families[c->model.family]->name);
     bool ulysses = c->mesh.sequence_kind == TR_SEQUENCE_ULYSSES;
     if (c->mesh.sequence > 1 && !ulysses)
         return tr_config_error(
@@ -292,6 +298,11 @@ static tr_error *check_mesh(const tr_config *c)
                                "there can be at most as many stages as layers",
                                (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
                                (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.sizes.layers);
+    if (c->train.sample_every && c->model.family != TR_FAMILY_CUSTOM && !tr_families[c->model.family]->generates)
+        return tr_config_error(
+            c, blamed(c, "train.sample_every", "model.family"),
+            "models of the family %s do not continue texts, so there are no samples while training; set train.sample_every=0",
+            tr_families[c->model.family]->name);
     if (c->mesh.pipeline > 1 && c->train.sample_every)
         return tr_config_error(
             c, blamed(c, "train.sample_every", "mesh.pipeline"),
