@@ -13,7 +13,13 @@
 #include "npy.h"
 #include "serve/given.h"
 
-static const char *const cases[] = {"llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn", "gshard", "vit", "swin"};
+static const char *const cases[] = {
+    "llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn",
+    "palm",
+    "t5", "t5_v1_1", "transformer",
+    "gshard", "mixtral", "switch",
+    "vit", "swin",
+};
 
 typedef struct golden {
     char path[64];

@@ -168,25 +168,18 @@ static wire inside(const field *f)
 
 /* SentencePiece */
 
-typedef struct piece {
-    char *text;
-    float score;
-    uint64_t type;
-} piece;
-typedef struct model {
-    piece *pieces;
-    int64_t count, room;
-    uint64_t type, unknown;
-    bool fallback, dummy_prefix, remove_spaces, escape;
-    const char *charsmap;
-    int64_t charsmap_length;
-} model;
+void tr_piece_model_end(tr_piece_model *m)
+{
+    for (int64_t i = 0; i < m->count; i++)
+        free(m->pieces[i].text);
+    free(m->pieces);
+}
 
-static bool read_piece(const field *f, piece *out)
+static bool read_piece(const field *f, tr_scored_piece *out)
 {
     wire w = inside(f);
     field part;
-    *out = (piece){.type = 1};
+    *out = (tr_scored_piece){.type = 1};
     while (next_field(&w, &part)) {
         if (part.number == 1 && part.type == 2) {
             free(out->text);
@@ -200,7 +193,7 @@ static bool read_piece(const field *f, piece *out)
     return !w.bad && out->text;
 }
 
-static bool read_training(const field *f, model *m)
+static bool read_training(const field *f, tr_piece_model *m)
 {
     wire w = inside(f);
     field part;
@@ -214,7 +207,7 @@ static bool read_training(const field *f, model *m)
     return !w.bad;
 }
 
-static bool read_normalizer(const field *f, model *m)
+static bool read_normalizer(const field *f, tr_piece_model *m)
 {
     wire w = inside(f);
     field part;
@@ -230,7 +223,7 @@ static bool read_normalizer(const field *f, model *m)
     return !w.bad;
 }
 
-static bool read_model(const char *bytes, int64_t length, model *m)
+static bool read_model(const char *bytes, int64_t length, tr_piece_model *m)
 {
     wire w = {(const uint8_t *)bytes, (const uint8_t *)bytes + length, false};
     field f;
@@ -239,7 +232,7 @@ static bool read_model(const char *bytes, int64_t length, model *m)
         if (f.type != 2)
             continue;
         if (f.number == 1) {
-            piece p;
+            tr_scored_piece p;
             good = read_piece(&f, &p);
             tr_push(m->pieces, m->count, m->room) = p;
         } else if (f.number == 2) {
@@ -251,7 +244,7 @@ static bool read_model(const char *bytes, int64_t length, model *m)
     return good && !w.bad && m->count;
 }
 
-static json_t *charsmap_json(const model *m)
+static json_t *charsmap_json(const tr_piece_model *m)
 {
     tr_text text = {0};
     tr_base64_add(&text, m->charsmap, m->charsmap_length);
@@ -261,7 +254,7 @@ static json_t *charsmap_json(const model *m)
 }
 
 /* As transformers' SpmConverter has it, but that at the end of a text only spaces go, not all white space. */
-static json_t *normalizer_json(const model *m)
+static json_t *normalizer_json(const tr_piece_model *m)
 {
     json_t *steps = json_array();
     if (m->charsmap_length)
@@ -298,7 +291,7 @@ static int by_sides(const void *a, const void *b)
     return (x->right > y->right) - (x->right < y->right);
 }
 
-static void merges_of(const model *m, json_t *vocab, json_t *merges)
+static void merges_of(const tr_piece_model *m, json_t *vocab, json_t *merges)
 {
     split *splits = NULL;
     int64_t count = 0, room = 0;
@@ -339,7 +332,7 @@ static int64_t extra_ids(const json_t *config)
     return class && strncmp(class, "T5Tokenizer", 11) == 0 ? 100 : 0;
 }
 
-static tr_error *build_pieces(const model *m, const json_t *config, const char *where, tr_tokenizer **out)
+tr_error *tr_tokenizer_build_pieces(const tr_piece_model *m, const json_t *config, const char *where, tr_tokenizer **out)
 {
     bool bpe = m->type == 2;
     json_t *vocab = bpe ? json_object() : json_array(), *added = json_array(), *merges = json_array();
@@ -347,7 +340,7 @@ static tr_error *build_pieces(const model *m, const json_t *config, const char *
     json_int_t end = -1;
     bool good = true;
     for (int64_t i = 0; i < m->count && good; i++) {
-        const piece *p = &m->pieces[i];
+        const tr_scored_piece *p = &m->pieces[i];
         good = bpe ? json_object_set_new(vocab, p->text, json_integer(i)) == 0
                    : json_array_append_new(vocab, json_pack("[s, f]", p->text, (double)p->score)) == 0;
         if (good && (p->type == 2 || p->type == 3 || p->type == 4) && *p->text)
@@ -374,9 +367,9 @@ static tr_error *build_pieces(const model *m, const json_t *config, const char *
     if (good)
         root = json_pack("{s:O, s:o, s:{s:s, s:s, s:s, s:b}, s:o, s:{s:s, s:s, s:s, s:b}, s:o}", "added_tokens", added,
                          "normalizer", normalizer_json(m), "pre_tokenizer", "type", "Metaspace", "replacement", MARKER,
-                         "prepend_scheme", scheme, "split", 1, "post_processor",
+                         "prepend_scheme", scheme, "split", !m->whole, "post_processor",
                          t5 ? template_with("", 0, "</s>", end) : json_null(), "decoder", "type", "Metaspace",
-                         "replacement", MARKER, "prepend_scheme", scheme, "split", 1, "model", model);
+                         "replacement", MARKER, "prepend_scheme", scheme, "split", !m->whole, "model", model);
     else
         json_decref(model);
     json_decref(vocab);
@@ -388,7 +381,7 @@ static tr_error *build_pieces(const model *m, const json_t *config, const char *
 tr_error *tr_tokenizer_from_pieces(const char *bytes, int64_t length, const json_t *config, const char *where,
                                    tr_tokenizer **out)
 {
-    model m = {.type = 1, .dummy_prefix = true, .remove_spaces = true, .escape = true};
+    tr_piece_model m = {.type = 1, .dummy_prefix = true, .remove_spaces = true, .escape = true};
     tr_error *error = NULL;
     *out = NULL;
     if (!read_model(bytes, length, &m))
@@ -399,9 +392,7 @@ tr_error *tr_tokenizer_from_pieces(const char *bytes, int64_t length, const json
     else if (!m.escape)
         error = tr_error_new(TR_USER, "%s: a SentencePiece model that does not escape white space is not supported", where);
     else
-        error = build_pieces(&m, config, where, out);
-    for (int64_t i = 0; i < m.count; i++)
-        free(m.pieces[i].text);
-    free(m.pieces);
+        error = tr_tokenizer_build_pieces(&m, config, where, out);
+    tr_piece_model_end(&m);
     return error;
 }

@@ -240,6 +240,19 @@ tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, c
     return finish_take(g, how, 0, out);
 }
 
+tr_error *tr_compile_outputs(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                             tr_program **out)
+{
+    *out = NULL;
+    TR_TRY(check_dump(how));
+    tr_graph *g = forward(model, sizes, user, how);
+    if (!g->error && !g->n_shown)
+        tr_graph_fail(g, tr_error_new(TR_USER, "the model shows nothing: it has no tr_output"));
+    for (uint32_t k = 0; k < g->n_shown && !g->error; k++)
+        tr_graph_output(g, g->shown[k].name, g->shown[k].value);
+    return finish_take(g, how, 0, out);
+}
+
 tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 int64_t context, tr_program **out)
 {
@@ -250,7 +263,7 @@ tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *use
     /* The rows of the hidden states that are wanted are a look-up in them. */
     const char *names[] = {"batch"};
     tr_value last = tr_graph_leaf(g, TR_INPUT, "last", tr_shape_of(g, TR_I32, 1, names, &how->batch), (tr_init){0});
-    tr_value rows = tr_reshape(g, hidden, "rows=%lld embed=%lld", (long long)(how->batch * how->seq),
+    tr_value rows = tr_reshape(g, hidden, "rows=%lld embed=%lld", (long long)(g->error ? 1 : how->batch * tr_size(g, hidden, 1)),
                                (long long)tr_size(g, hidden, -1));
     tr_graph_output(g, "logits", tr_loss_logits(g, tr_embedding(g, rows, last)));
     return finish_take(g, how, context, out);
