@@ -153,7 +153,7 @@ static tr_error *verify_node(const tr_graph *g, tr_node n, const uint8_t *made)
     }
     if (row->flags & TR_OP_VIEW)
         return verify_view(g, n);
-    tr_shape shapes[4] = {0};
+    tr_shape shapes[TR_MAX_OUTPUTS] = {0};
     int n_out = 0;
     tr_error *error = row->infer(g, &g->links[node->first_in], (int)node->n_in, node->attrs, shapes, &n_out);
     if (error) {

@@ -229,7 +229,8 @@ static tr_error *check_grid(const tr_config *c)
     const struct {
         const char *what;
         int64_t ways, pieces;
-    } rows[] = {{"the sequences of a microbatch", c->mesh.data * g.row * (cube ? g.column : g.depth), c->train.micro_batch},
+    } rows[] = {{"the sequences of a microbatch", c->mesh.data * c->mesh.expert * g.row * (cube ? g.column : g.depth),
+                 c->train.micro_batch},
                 {"the heads", cube ? g.depth * g.row : g.column, c->model.sizes.heads},
                 {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.sizes.mlp},
                 {"the embedding's width", cube ? g.column : g.row, c->model.sizes.embed},
@@ -259,6 +260,7 @@ static tr_error *check_mesh(const tr_config *c)
         const char *key, *what;
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
+                {"mesh.expert", "sequences of a data rank's microbatch", c->mesh.expert, c->train.micro_batch / c->mesh.data},
                 {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
                 {"mesh.sequence", "heads", c->mesh.sequence, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
