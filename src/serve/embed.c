@@ -117,10 +117,10 @@ tr_error *tr_embedder_open(const char *directory, const tr_target *target, tr_dt
     while (length_of(e, e->lengths) < e->longest)
         e->lengths++;
     e->lengths++;
-    TR_GO(make_program(e, e->lengths - 1, NULL));
+    TR_GO(tr_error_in_take(make_program(e, e->lengths - 1, NULL), "%s, of the family %s, has no embeddings", directory,
+                           e->family->name));
     tr_program *owner = e->programs[e->lengths - 1];
-    if (!tr_graph_find(owner->graph, "hidden"))
-        TR_GO(tr_error_new(TR_USER, "%s: the family %s shows no hidden states to make embeddings of", directory, e->family->name));
+    TR_CHECK(tr_graph_find(owner->graph, "hidden"), "the family %s shows no \"hidden\"", e->family->name);
     TR_GO(tr_weights_load(owner, e->family, tr_checkpoint_model(checkpoint)));
     *out = e;
     e = NULL;
