@@ -9,7 +9,13 @@
 #include "base/error.h"
 #include "trireme.h"
 
-#define TR_FAMILIES(X) X(gpt2) X(llama) X(gshard) X(mixtral) X(palm) X(bert)
+#define TR_FAMILIES(X) \
+    X(gpt2)            \
+    X(llama)           \
+    X(palm)            \
+    X(gshard)          \
+    X(mixtral)         \
+    X(bert)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
 typedef struct tr_preset {

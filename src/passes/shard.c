@@ -149,13 +149,25 @@ static bool is_free(const sharder *s, const tr_rule *rule, const place *want, in
 
 typedef struct choice {
     int label;
-    int64_t unit;
+    int64_t unit;   /* of a dim of this label with `size` elements; size 0: of any */
     bool exchanged; /* Ulysses: the sequence was cut, heads are cut inside of attention */
+    int64_t size;
 } choice;
 
 static bool is_attention(tr_op op)
 {
     return op == TR_OP_attention || op == TR_OP_attention_grad || op == TR_OP_attention_cached;
+}
+
+/* Of all inputs' dims of this label. */
+static int64_t least_size(const tr_graph *g, tr_node n, const tr_rule *rule, int label)
+{
+    int64_t least = INT64_MAX;
+    for (int k = 0; k < rule->n_in; k++) {
+        int d = tr_in(g, n, k) ? tr_rule_find(rule, k, label) : -1;
+        least = d >= 0 ? TR_MIN(least, tr_shape_at(g, tr_in(g, n, k))->dims[d]) : least;
+    }
+    return least;
 }
 
 static bool is_token_op(tr_op op)
@@ -184,7 +196,7 @@ static int on_stream(const sharder *s, tr_node n, const tr_rule *rule, int axis)
 /* A gradient is computed where its parameter is, if it can be. */
 static choice as_parameter(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
 {
-    const choice none = {0, 1, false};
+    const choice none = {0, 1, false, 0};
     tr_value w = s->leads_to[tr_out(s->from, n, 0)];
     tr_op op = s->from->nodes[n].op;
     if (!w || s->places[w].at[axis] < 0 || s->how->axes[axis].stores || op == TR_OP_add)
@@ -197,7 +209,7 @@ static choice as_parameter(const sharder *s, tr_node n, const tr_rule *rule, con
     if ((!may_cut(rule, label) && !may_split(rule, label)) ||
         !is_free(s, rule, want, label, axis, at, at->at[axis]))
         return none;
-    return (choice){label, at->unit[axis], false};
+    return (choice){label, at->unit[axis], false, tr_shape_at(s->from, w)->dims[at->at[axis]]};
 }
 
 /* Where activations rest when no parameter says where an op is computed. */
@@ -211,17 +223,17 @@ static choice at_rest(const sharder *s, tr_node n, const tr_rule *rule, const pl
                 int label = rule->dims[k][d].label;
                 if (strcmp(g->dim_names[tr_shape_at(g, v)->names[d]], s->how->rest[r].dim) == 0 &&
                     may_cut(rule, label) && is_free(s, rule, want, label, axis, &s->places[v], d))
-                    return (choice){label, 1, false};
+                    return (choice){label, 1, false, 0};
             }
         }
-    return (choice){0, 1, false};
+    return (choice){0, 1, false, 0};
 }
 
 /* What to cut on one axis: what a parameter is cut along, else what the rules or any operand say. */
 static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
 {
     const tr_graph *g = s->from;
-    choice c = {on_stream(s, n, rule, axis), 1, false};
+    choice c = {on_stream(s, n, rule, axis), 1, false, 0};
     bool cut_but_whole = false;
     if (!c.label)
         c = as_parameter(s, n, rule, want, axis);
@@ -238,7 +250,7 @@ static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const pla
             cut_but_whole |= !may_cut(rule, label);
             if ((may_cut(rule, label) || may_split(rule, label)) &&
                 is_free(s, rule, want, label, axis, at, at->at[axis]))
-                c = (choice){label, at->unit[axis], false};
+                c = (choice){label, at->unit[axis], false, tr_shape_at(g, v)->dims[at->at[axis]]};
         }
     }
     const tr_node_info *node = &g->nodes[n];
@@ -246,10 +258,8 @@ static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const pla
     if (c.label == 'h' && cut_but_whole && is_attention(node->op))
         c.exchanged = true;
     if (!c.label && cut_but_whole && is_attention(node->op) && is_free(s, rule, want, 'h', axis, NULL, 0)) {
-        int k = node->op == TR_OP_attention_grad ? 3 : 0, last = tr_in(g, n, k + 1) ? k + 1 : k;
-        int d = tr_rule_find(rule, last, 'h');
-        if (tr_shape_at(g, tr_in(g, n, last))->dims[d] >= s->how->axes[axis].size)
-            c = (choice){'h', 1, true};
+        if (least_size(g, n, rule, 'h') >= s->how->axes[axis].size)
+            c = (choice){'h', 1, true, 0};
     }
     /* Ranks that would all compute the loss of the same tokens share the tokens instead. */
     if (!c.label && is_token_op(node->op)) {
@@ -275,6 +285,16 @@ static bool passes_partial(const sharder *s, tr_node n, int axis)
     return true;
 }
 
+/* Grouped queries: a group of heads goes where its head of keys is. So a dim is cut at multiples of what one element of the
+ * smallest dim of that label stands for. */
+static int64_t unit_of(const sharder *s, tr_node n, const tr_rule *rule, const choice *c, int k, int d)
+{
+    tr_value v = k < rule->n_in ? tr_in(s->from, n, k) : tr_out(s->from, n, k - rule->n_in);
+    int64_t least = least_size(s->from, n, rule, c->label), size = v ? tr_shape_at(s->from, v)->dims[d] : least;
+    int64_t of = c->size ? c->size : size, pieces = of % least == 0 ? (c->unit + of / least - 1) / (of / least) : 0;
+    return pieces && size % least == 0 ? pieces * (size / least) : c->unit;
+}
+
 /* Decides where every operand of the node is wanted. */
 static void decide(const sharder *s, tr_node n, const tr_rule *rule, place *want, bool *exchanged)
 {
@@ -289,7 +309,7 @@ static void decide(const sharder *s, tr_node n, const tr_rule *rule, place *want
         bool partial = !c.label && passes_partial(s, n, a);
         for (int k = 0; k < rule->n_in + rule->n_out && (c.label || partial); k++) {
             int d = c.label ? tr_rule_find(rule, k, c.label) : -1;
-            want[k].unit[a] = c.unit;
+            want[k].unit[a] = d >= 0 ? unit_of(s, n, rule, &c, k, d) : 1;
             want[k].at[a] = (int8_t)(d >= 0 ? d : partial || (k >= rule->n_in && c.label) ? PARTIAL : WHOLE);
         }
     }

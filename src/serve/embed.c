@@ -152,7 +152,7 @@ static void encode(const tr_embedder *e, const char *text, int64_t length, tr_id
 {
     const tr_ids *before = tr_tokenizer_before(e->tokenizer), *after = tr_tokenizer_after(e->tokenizer);
     tr_ids own = {0};
-    tr_tokenizer_encode(e->tokenizer, text, length, false, &own);
+    tr_tokenizer_encode(e->tokenizer, text, length, true, &own);
     int64_t room = TR_MAX(e->longest - before->count - after->count, 0);
     own.count = TR_MIN(own.count, room);
     const tr_ids *const parts[] = {before, &own, after};
