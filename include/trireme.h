@@ -238,6 +238,7 @@ typedef struct tr_sizes {
     int64_t vocab, context, layers, embed, heads, mlp;
     double dropout;
     int64_t band; /* window of every second layer's attention, 0: all dense */
+    int64_t types;              /* of segments: BERT */
     int64_t kv_heads, head_dim; /* heads of keys and values; width of a head */
     bool untied;                /* the output has a table of its own */
     double norm_eps, rope_theta, z_loss;

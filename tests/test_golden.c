@@ -16,6 +16,7 @@
 static const char *const cases[] = {
     "llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn",
     "palm",
+    "bert",
     "t5", "t5_v1_1", "transformer",
     "gshard", "mixtral", "switch",
     "vit", "swin",

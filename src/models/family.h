@@ -13,6 +13,7 @@
     X(gpt2) \
     X(llama) \
     X(palm) \
+    X(bert) \
     X(t5) \
     X(transformer) \
     X(gshard) \
