@@ -23,7 +23,9 @@ printf 'some text\n' >text.txt
 mkdir -p empty old checkpoint bert broken list odd
 printf '{"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "n_positions": 32, "vocab_size": 100}\n' \
     >checkpoint/config.json
-printf '{"model_type": "bert"}\n' >bert/config.json
+printf '{"model_type": "elmo"}\n' >bert/config.json
+printf 'some text that is none\n' >text.gguf
+printf 'GGUF\3\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0' >short.gguf
 printf '{"model_type": ' >broken/config.json
 printf '[]\n' >list/config.json
 printf '{"model_type": "gpt2", "n_layer": "two"}\n' >odd/config.json

@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "cli/options.h"
-#include "models/huggingface.h"
+#include "data/pretrained.h"
 #include "serve/generator.h"
 
 typedef struct generate_options {
@@ -104,7 +104,7 @@ static tr_error *generate(const generate_options *options)
     if (options->precision)
         compute = strcmp(options->precision, "bf16") == 0 ? TR_BF16 : TR_F32;
     else
-        TR_GO(tr_hf_dtype_read(options->directory, &compute));
+        TR_GO(tr_pretrained_dtype(options->directory, &compute));
     TR_GO(tr_generator_open(options->directory, &target, compute, &generator));
     for (int64_t s = 0; s < options->samples; s++)
         TR_GO(one_text(options, generator, tokenizer, &prompt, s));

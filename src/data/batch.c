@@ -18,7 +18,7 @@ static bool is_own(const char *name)
     return strncmp(name, FACTOR, strlen(FACTOR)) == 0;
 }
 
-static bool is_data(const tr_graph *g, tr_value v)
+bool tr_input_is_data(const tr_graph *g, tr_value v)
 {
     return g->values[v].role == TR_INPUT && !is_own(g->values[v].name);
 }
@@ -28,7 +28,7 @@ tr_error *tr_batch_check(const tr_graph *g, const tr_objective_row *o)
     tr_text others = {0};
     const char *missing = NULL;
     for (tr_value v = 1; v < g->n_values && !missing; v++)
-        if (is_data(g, v) && !tr_word_in(o->inputs, g->values[v].name))
+        if (tr_input_is_data(g, v) && !tr_word_in(o->inputs, g->values[v].name))
             missing = g->values[v].name;
     if (!missing)
         return NULL;
@@ -139,7 +139,7 @@ tr_error *tr_batch_fill(void *context, int64_t micro)
     int count = 0;
     tr_error *error = NULL;
     for (tr_value v = 1; v < g->n_values; v++)
-        if (is_data(g, v)) {
+        if (tr_input_is_data(g, v)) {
             TR_CHECK(count < MOST, "a program of more than %d inputs", MOST);
             values[count] = v;
             fields[count++] = field_of(g, v);
@@ -233,7 +233,7 @@ void tr_batch_fill_random(tr_program *p, uint64_t seed)
 {
     const tr_graph *g = p->graph;
     for (tr_value v = 1; v < g->n_values; v++) {
-        if (!is_data(g, v))
+        if (!tr_input_is_data(g, v))
             continue;
         const tr_shape *s = tr_shape_at(g, v);
         int64_t n = tr_shape_elems(s), most = s->dtype == TR_I32 ? tr_input_choices(g, v) : 0, last = s->dims[s->rank - 1];

@@ -27,6 +27,8 @@ tr_error *tr_batch_fill(void *batch, int64_t micro);
 tr_error *tr_batch_factors(tr_batch *batch, int64_t micro_batches, tr_ranks *ranks);
 void tr_batch_free(tr_batch *batch);
 
+/* Is the value an input that the data give, not one of the step's own (lr, factors, a cache's start)? */
+bool tr_input_is_data(const tr_graph *graph, tr_value value);
 /* How many numbers an input can be, from who reads it: rows of a table, choices of a head. 0: nobody says. */
 int64_t tr_input_choices(const tr_graph *graph, tr_value input);
 /* Random numbers that the program can be run with: for measuring. */

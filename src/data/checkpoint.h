@@ -68,7 +68,7 @@ typedef enum tr_checkpoint_part {
 } tr_checkpoint_part;
 
 /* `path` is OUT (the newest good checkpoint), one checkpoint's directory (that one or an error),
- * or, for TR_CHECKPOINT_MODEL, any Hugging Face directory. Sizes and checksums of what is wanted
+ * or, for TR_CHECKPOINT_MODEL, any Hugging Face directory or GGUF file. Sizes and checksums of what is wanted
  * are verified. If OUT's newest checkpoint is damaged an older one is opened and
  * tr_checkpoint_warning says which file was damaged: show it to the user. */
 tr_error *tr_checkpoint_open(const char *path, tr_checkpoint_part part, tr_checkpoint **out);

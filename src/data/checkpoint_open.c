@@ -10,11 +10,13 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "data/checkpoint_manifest.h"
+#include "data/gguf_model.h"
 
 struct tr_checkpoint {
     char *directory, *warning;
     int64_t step;
     tr_safetensors *model, *optimizer;
+    tr_gguf_model *gguf; /* instead of model */
     json_t *trainer;
 };
 
@@ -24,6 +26,7 @@ void tr_checkpoint_close(tr_checkpoint *checkpoint)
         return;
     tr_safetensors_close(checkpoint->model);
     tr_safetensors_close(checkpoint->optimizer);
+    tr_gguf_model_close(checkpoint->gguf);
     json_decref(checkpoint->trainer);
     free(checkpoint->directory);
     free(checkpoint->warning);
@@ -173,9 +176,25 @@ static tr_error *open_plain(const char *directory, tr_checkpoint_part part, tr_c
     return NULL;
 }
 
+static tr_error *open_gguf(const char *path, tr_checkpoint_part part, tr_checkpoint **out)
+{
+    tr_gguf_model *model;
+    if (part == TR_CHECKPOINT_ALL)
+        return tr_error_new(TR_USER, "%s is a model, not a run; start a run with model.from=%s", path, path);
+    TR_TRY(tr_gguf_model_open(path, &model));
+    tr_checkpoint *checkpoint = tr_alloc_zero(1, sizeof *checkpoint);
+    checkpoint->directory = tr_strdup(path);
+    checkpoint->step = -1;
+    checkpoint->gguf = model;
+    *out = checkpoint;
+    return NULL;
+}
+
 tr_error *tr_checkpoint_open(const char *path, tr_checkpoint_part part, tr_checkpoint **out)
 {
     *out = NULL;
+    if (tr_path_is_gguf(path))
+        return open_gguf(path, part, out);
     char *manifest = tr_path_join(path, TR_MANIFEST_NAME);
     char *checkpoints = tr_path_join(path, "checkpoints");
     const char *slash = strrchr(path, '/');
@@ -204,7 +223,7 @@ int64_t tr_checkpoint_step(const tr_checkpoint *checkpoint)
 
 const tr_safetensors *tr_checkpoint_model(const tr_checkpoint *checkpoint)
 {
-    return checkpoint->model;
+    return checkpoint->gguf ? tr_gguf_model_tensors(checkpoint->gguf) : checkpoint->model;
 }
 
 const tr_safetensors *tr_checkpoint_optimizer(const tr_checkpoint *checkpoint)

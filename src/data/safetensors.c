@@ -415,6 +415,22 @@ tr_error *tr_safetensors_parse(const void *bytes, int64_t size, const char *wher
     return NULL;
 }
 
+tr_error *tr_safetensors_of_take(tr_stored *tensors, int64_t count, const char *where, tr_safetensors **out)
+{
+    tr_safetensors *file = new_file(where);
+    file->tensors = tensors;
+    file->count = file->room = count;
+    for (int64_t i = 0; i < count; i++) {
+        tensors[i].name = tr_arena_strdup(file->arena, tensors[i].name);
+        tensors[i].file = file->path;
+    }
+    tr_error *error = index_names(file);
+    *out = error ? NULL : file;
+    if (error)
+        tr_safetensors_close(file);
+    return error;
+}
+
 int64_t tr_safetensors_count(const tr_safetensors *file)
 {
     return file->count;
@@ -493,25 +509,6 @@ tr_error *tr_stored_check(const tr_stored *tensor, int rank, const int64_t *dims
     return error;
 }
 
-static float f16_to_f32(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 31,
-             fraction = half & 1023;
-    uint32_t bits;
-    if (exponent == 31) {
-        bits = sign | 0x7f800000u | fraction << 13;
-    } else if (exponent) {
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    } else {
-        float value = (float)fraction * 0x1p-24f; /* subnormal: exact in single precision */
-        memcpy(&bits, &value, 4);
-        bits |= sign;
-    }
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
 static double element(const char *data, tr_dtype dtype, int64_t i)
 {
     uint16_t half;
@@ -523,7 +520,7 @@ static double element(const char *data, tr_dtype dtype, int64_t i)
     case TR_F32:
         return memcpy(&single, data + 4 * i, 4), (double)single;
     case TR_F16:
-        return memcpy(&half, data + 2 * i, 2), (double)f16_to_f32(half);
+        return memcpy(&half, data + 2 * i, 2), (double)tr_f16_to_f32(half);
     default:
         return memcpy(&half, data + 2 * i, 2), (double)tr_bf16_to_f32(half);
     }
@@ -534,12 +531,39 @@ static bool is_real(tr_dtype dtype)
     return dtype == TR_F32 || dtype == TR_BF16 || dtype == TR_F16 || dtype == TR_F64;
 }
 
+static tr_error *wrong_dtype(const tr_stored *tensor, tr_dtype dtype)
+{
+    return tr_error_new(TR_USER, "%s: tensor '%s' is %s, expected %s", tensor->file, tensor->name,
+                        tr_dtype_safetensors_name(tensor->dtype), tr_dtype_safetensors_name(dtype));
+}
+
+static tr_error *read_decoded(const tr_stored *tensor, int64_t first, int64_t count, tr_dtype dtype, void *out)
+{
+    enum { CHUNK = 4096 };
+    float values[CHUNK];
+    if (dtype == TR_F32) {
+        tensor->decode(tensor, first, count, out);
+        return NULL;
+    }
+    if (dtype != TR_BF16)
+        return wrong_dtype(tensor, dtype);
+    for (int64_t i = 0; i < count; i += CHUNK) {
+        int64_t n = TR_MIN(CHUNK, count - i);
+        tensor->decode(tensor, first + i, n, values);
+        for (int64_t k = 0; k < n; k++)
+            ((uint16_t *)out)[i + k] = tr_f32_to_bf16(values[k]);
+    }
+    return NULL;
+}
+
 tr_error *tr_stored_read(const tr_stored *tensor, int64_t first, int64_t count, tr_dtype dtype,
                          void *out)
 {
     TR_CHECK(first >= 0 && count >= 0 && first <= tensor->elems - count,
              "elements %lld + %lld of %lld", (long long)first, (long long)count,
              (long long)tensor->elems);
+    if (tensor->decode)
+        return read_decoded(tensor, first, count, dtype, out);
     int64_t width = tr_dtype_bytes(tensor->dtype);
     const char *data = (const char *)tensor->data + first * width;
     if (dtype == tensor->dtype) {
@@ -548,9 +572,7 @@ tr_error *tr_stored_read(const tr_stored *tensor, int64_t first, int64_t count, 
         return NULL;
     }
     if (!is_real(tensor->dtype) || (dtype != TR_F32 && dtype != TR_BF16))
-        return tr_error_new(TR_USER, "%s: tensor '%s' is %s, expected %s", tensor->file,
-                            tensor->name, tr_dtype_safetensors_name(tensor->dtype),
-                            tr_dtype_safetensors_name(dtype));
+        return wrong_dtype(tensor, dtype);
     for (int64_t i = 0; i < count; i++) {
         float value = (float)element(data, tensor->dtype, i);
         uint16_t half = tr_f32_to_bf16(value);

@@ -35,6 +35,9 @@ typedef struct tr_stored {
     int64_t dims[TR_STORED_RANK]; /* dim 0 outermost, row-major */
     int64_t elems, bytes;
     const void *data;
+    /* NULL: the data are the elements. Otherwise dtype is F32 and this makes some of them; `how` is its own. */
+    void (*decode)(const struct tr_stored *tensor, int64_t first, int64_t count, float *out);
+    const void *how;
 } tr_stored;
 
 typedef struct tr_safetensors tr_safetensors;
@@ -45,6 +48,8 @@ tr_error *tr_safetensors_open(const char *path, tr_safetensors **out);
 /* One file's bytes that the caller keeps alive; `where` stands for its path in messages. */
 tr_error *tr_safetensors_parse(const void *bytes, int64_t size, const char *where,
                                tr_safetensors **out);
+/* Tensors of another kind of file, so that they are read as these are; their data and `how` are the caller's. */
+tr_error *tr_safetensors_of_take(tr_stored *tensors, int64_t count, const char *where, tr_safetensors **out);
 void tr_safetensors_close(tr_safetensors *file); /* NULL is fine */
 
 int64_t tr_safetensors_count(const tr_safetensors *file);

@@ -176,13 +176,23 @@ static const char *weight_name(const tr_value_info *info)
     return is_low(info) ? info->name + sizeof LOW - 1 : info->name;
 }
 
+/* The word of `list` that `name` begins with, as its length; 0: none. */
+static size_t beginning(const char *list, const char *name)
+{
+    for (const char *at = list ? list : ""; *at; at += strspn(at, " ")) {
+        size_t n = strcspn(at, " ");
+        if (n && strncmp(at, name, n) == 0)
+            return n;
+        at += n;
+    }
+    return 0;
+}
+
 static const tr_stored *find(const tr_safetensors *file, const tr_family *family, const char *name)
 {
     const tr_stored *stored = tr_safetensors_find(file, name);
-    size_t n = family && family->prefix ? strlen(family->prefix) : 0;
-    if (!stored && n && strncmp(name, family->prefix, n) == 0)
-        stored = tr_safetensors_find(file, name + n);
-    return stored;
+    size_t n = stored || !family ? 0 : beginning(family->prefixes, name);
+    return n ? tr_safetensors_find(file, name + n) : stored;
 }
 
 typedef struct comparing {
@@ -190,27 +200,38 @@ typedef struct comparing {
     bool differ;
 } comparing;
 
+static bool equal(const tr_stored *a, const tr_stored *b, int64_t first, int64_t count)
+{
+    float left[CHUNK], right[CHUNK];
+    int64_t width = tr_dtype_bytes(a->dtype);
+    if (!a->decode && !b->decode)
+        return memcmp((const char *)a->data + first * width, (const char *)b->data + first * width, (size_t)(count * width)) == 0;
+    tr_error *error = tr_stored_read(a, first, count, TR_F32, left);
+    if (!error)
+        error = tr_stored_read(b, first, count, TR_F32, right);
+    TR_CHECK(!error, "%s", tr_error_text(error));
+    return memcmp(left, right, (size_t)count * sizeof *left) == 0;
+}
+
 static tr_error *compare(void *context, int64_t local, int64_t first, int64_t count)
 {
     (void)local;
     comparing *c = context;
-    int64_t width = tr_dtype_bytes(c->a->dtype);
-    c->differ |= memcmp((const char *)c->a->data + first * width,
-                        (const char *)c->b->data + first * width, (size_t)(count * width)) != 0;
+    c->differ |= !equal(c->a, c->b, first, count);
     return NULL;
 }
 
 /* Tensors that must be the same as this parameter; each rank looks at what it loads. */
-static tr_error *check_same(const tr_value_info *info, const tr_family *family, const tr_safetensors *file,
+static tr_error *check_same(const tr_program *p, const tr_value_info *info, const tr_family *family, const tr_safetensors *file,
                             const tr_stored *stored)
 {
     for (const tr_same_tensor *same = family ? family->same : NULL; same && same->stored; same++) {
         const tr_stored *other = tr_safetensors_find(file, same->stored);
-        if (!other || strcmp(same->parameter, info->name) != 0)
-            continue;
+        if (!other || strcmp(same->parameter, info->name) != 0 || tr_graph_find(p->graph, same->stored))
+            continue; /* the last: the model has both */
         comparing c = {stored, other, stored->dtype != other->dtype || stored->elems != other->elems};
         if (!c.differ)
-            TR_TRY(for_runs(info, INT64_MAX, compare, &c));
+            TR_TRY(for_runs(info, CHUNK, compare, &c));
         if (c.differ)
             return tr_error_new(TR_USER, "%s: %s differs from %s; the family %s has one tensor for both", other->file,
                                 same->stored, same->parameter, family->name);
@@ -226,11 +247,13 @@ tr_error *tr_weights_load(tr_program *p, const tr_family *family, const tr_safet
         if (info->role != TR_PARAM && !is_low(info))
             continue;
         const tr_stored *from = find(file, family, weight_name(info));
+        if (!from && family && beginning(family->optional, weight_name(info)))
+            continue;
         if (!from)
             TR_TRY(tr_safetensors_need(file, weight_name(info), &from));
         TR_TRY(check_shape(g, v, from));
         TR_TRY(load_weight(p, v, (source){from, NULL}));
-        TR_TRY(check_same(info, family, file, from));
+        TR_TRY(check_same(p, info, family, file, from));
     }
     return NULL;
 }

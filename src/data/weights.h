@@ -12,8 +12,8 @@
 #include "exec/program.h"
 #include "models/family.h"
 
-/* Fills every parameter from the file by name (with or without the family's prefix), converting
- * dtypes. A missing name, another shape, or a tensor that must be the same as a parameter and is not
+/* Fills every parameter from the file by name (with or without one of the family's prefixes), converting
+ * dtypes. What the file may lack (family->optional) is left as it is. Another missing name, another shape, or a tensor that must be the same as a parameter and is not
  * is an error. family NULL: a program's own. */
 tr_error *tr_weights_load(tr_program *program, const tr_family *family, const tr_safetensors *file);
 /* Parameters and state (moments, low halves) from a checkpoint of the same model, in any precision

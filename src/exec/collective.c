@@ -62,6 +62,20 @@ static tr_pending *start_all_to_all(tr_ranks *ranks, const tr_call *call, const 
     return pending;
 }
 
+/* All of it to the next rank, and nothing to the others. */
+static tr_pending *start_ring_shift(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+{
+    const tr_tensor *x = &call->in[0], *y = &call->out[0];
+    int64_t *parts = tr_alloc_zero(2 * (size_t)group->count, sizeof *parts), *from = parts + group->count;
+    parts[(group->me + 1) % group->count] = tr_tensor_elems(x);
+    from[(group->me + group->count - 1) % group->count] = tr_tensor_elems(y);
+    tr_cut leaves = {.outer = 1, .count = tr_tensor_elems(x), .parts = parts},
+           comes = {.outer = 1, .count = tr_tensor_elems(y), .parts = from};
+    tr_pending *pending = tr_comm_all_to_all_start(ranks->comm, group, x->data, leaves, y->data, comes, x->dtype);
+    free(parts);
+    return pending;
+}
+
 /* The sum, or the largest, over an axis, or over those places on it whose bits `members` has. */
 static tr_pending *start_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
@@ -95,6 +109,8 @@ tr_pending *tr_collective_start(tr_ranks *ranks, const tr_call *call)
         return start_all_gather(ranks, call, group);
     case TR_OP_reduce_scatter:
         return start_reduce_scatter(ranks, call, group);
+    case TR_OP_ring_shift:
+        return start_ring_shift(ranks, call, group);
     default:
         return start_all_to_all(ranks, call, group);
     }

@@ -47,3 +47,18 @@ static inline uint16_t tr_f32_to_bf16(float value)
         return (uint16_t)((bits >> 16) | 0x40u);
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+
+/* Exact. */
+static inline float tr_f16_to_f32(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 31, fraction = half & 1023, bits;
+    float value = (float)fraction * 0x1p-24f; /* subnormal */
+    if (exponent) {
+        bits = (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
+        memcpy(&value, &bits, 4);
+    }
+    memcpy(&bits, &value, 4);
+    bits |= sign;
+    memcpy(&value, &bits, 4);
+    return value;
+}

@@ -120,6 +120,7 @@
  *                       u = scale g / sqrt(r c / mean r), or / sqrt(v); u /= max(1, rms(u) / limit); limit 0: none;
  *                       a = lr, when relative lr max(least, rms(w)); with m: m = b1 m + (1-b1) a u, else m = a u;
  *                       w -= a decay w + m
+ *  beside               a[+], b[+].. -> c[+]    side by side along one dim          dim
  *  slice                a[+] -> c[+]        first .. first + count of one dim    dim, first, count
  *  deal                 a[+] -> c[+]        a dim in the order in which parts have it when it is dealt zig-zag
  *                       (ir/part.h), part after part; back: from that order           dim, parts, unit, back
@@ -160,8 +161,9 @@
     X(global_norm) X(clip) X(adamw) X(sgd) X(lion)                                          \
     X(lars_sums) X(lars) X(lamb_moments) X(lamb)                                            \
     X(adafactor_rows) X(adafactor_mean) X(adafactor_square) X(adafactor_sums) X(adafactor)  \
-    X(slice) X(deal) X(shift) X(pack) X(all_reduce) X(all_gather) X(reduce_scatter)         \
-    X(all_to_all) X(ring_shift) X(wait)
+    X(beside) X(slice) X(deal) X(shift) X(pack)                                                  \
+    X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)                             \
+    X(ring_shift) X(wait)
 
 typedef enum tr_op {
 #define X(name) TR_OP_##name,
@@ -206,6 +208,7 @@ enum { TR_FACTOR_RELATIVE = 3, TR_FACTOR_LEAST, TR_FACTOR_LIMIT, TR_FACTOR_DECAY
 enum { TR_FACTOR_POWER, TR_FACTOR_MEAN_COUNT }; /* of adafactor_mean */
 enum { TR_FACTOR_SQUARE_EPS = 1 };              /* of adafactor_square, beside power */
 
+enum { TR_BESIDE_DIM };
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
 enum { TR_DEAL_DIM, TR_DEAL_PARTS, TR_DEAL_UNIT, TR_DEAL_BACK };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };

@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "trireme.h"
 
-#define TR_FAMILIES(X) X(gpt2)
+#define TR_FAMILIES(X) X(gpt2) X(llama)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
 typedef struct tr_preset {
@@ -38,7 +38,9 @@ typedef struct tr_family {
     /* What cannot be computed: a sentence with what would do; NULL: all can. */
     tr_error *(*check)(const tr_sizes *sizes);
     const tr_preset *presets; /* ends with a NULL name; NULL: none */
-    const char *prefix;       /* of parameters' names, which files may leave out; NULL: none */
+    const char *prefixes;     /* of parameters' names, between spaces, which files may leave out; NULL: none */
+    const char *optional;     /* beginnings of names, between spaces, that files may lack: a model's heads, which start as
+                                 the seed says then; NULL: none */
     const tr_same_tensor *same; /* ends with a NULL name; NULL: none */
     bool generates;           /* continues a text: `generate`, samples while training */
 } tr_family;

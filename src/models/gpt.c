@@ -130,7 +130,7 @@ const tr_family tr_family_gpt2 = {
     .write = write,
     .complete = complete,
     .presets = presets,
-    .prefix = "transformer.",
+    .prefixes = "transformer.",
     .same = same,
     .generates = true,
 };

@@ -85,25 +85,30 @@ static tr_error *check_positive(const tr_family *f, const char *path, const tr_s
     return NULL;
 }
 
-tr_error *tr_hf_config_read(const char *directory, const tr_family **out_family, tr_sizes *out)
+tr_error *tr_hf_config_parse(const json_t *config, const char *where, const tr_family **out_family, tr_sizes *out)
 {
-    tr_error *error = NULL;
-    json_t *config = NULL;
-    char *path = tr_path_join(directory, "config.json");
     const char *type = NULL;
     const tr_family *f = NULL;
     *out = (tr_sizes){0};
-    TR_GO(tr_json_load(path, &config));
-    TR_GO(tr_json_string(config, path, "model_type", TR_REQUIRED, &type));
-    TR_GO(find_family(type, path, &f));
-    TR_GO(f->read(config, path, out));
+    TR_TRY(tr_json_string(config, where, "model_type", TR_REQUIRED, &type));
+    TR_TRY(find_family(type, where, &f));
+    TR_TRY(f->read(config, where, out));
+    TR_TRY(check_positive(f, where, out));
     if (f->complete)
         f->complete(out);
-    TR_GO(check_positive(f, path, out));
     if (f->check)
-        TR_GO(tr_error_in_take(f->check(out), "%s", path));
+        TR_TRY(tr_error_in_take(f->check(out), "%s", where));
     *out_family = f;
-done:
+    return NULL;
+}
+
+tr_error *tr_hf_config_read(const char *directory, const tr_family **out_family, tr_sizes *out)
+{
+    json_t *config = NULL;
+    char *path = tr_path_join(directory, "config.json");
+    tr_error *error = tr_json_load(path, &config);
+    if (!error)
+        error = tr_hf_config_parse(config, path, out_family, out);
     json_decref(config);
     free(path);
     return error;

@@ -7,6 +7,8 @@
 /* The family and its sizes, complete, from DIRECTORY/config.json. Refuses what would be computed differently here,
  * naming the key. */
 tr_error *tr_hf_config_read(const char *directory, const tr_family **out_family, tr_sizes *out);
+/* The same from JSON; `where` stands for the path in messages. */
+tr_error *tr_hf_config_parse(const json_t *config, const char *where, const tr_family **out_family, tr_sizes *out);
 /* config.json for a model of these sizes; the caller frees. family NULL: a program's own, which claims no family, so
  * that no other program opens it. end_of_text -1: none. */
 char *tr_hf_config_text(const tr_family *family, const tr_sizes *sizes, tr_dtype dtype, int32_t end_of_text);

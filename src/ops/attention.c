@@ -90,16 +90,17 @@ static void cost_attention(const tr_graph *g, tr_node n, tr_cost *cost)
     cost->flops = products * 2.0 * (double)tr_shape_elems(&q) * keys;
 }
 
-/* Queries of a sequence that is cut would need keys of all of it: the sequence is whole, heads may be cut. */
+/* Queries of a sequence that is cut need keys of all of it: on a ring they come by (passes/shard_ring.c), elsewhere
+ * the sequence is whole and heads may be cut. */
 static const char *rule_attention(const tr_graph *g, tr_node n)
 {
-    return tr_in(g, n, 1) ? "b[t]h[e],b[s]h[e],b[s]h[e]->b[t]h[e],bh[t]" : "b[t][q]h[e],,->b[t]h[e],bh[t]";
+    return tr_in(g, n, 1) ? "b(t)h[e],b(s)h[e],b(s)h[e]->b(t)h[e],bh(t)" : "b(t)[q]h[e],,->b(t)h[e],bh(t)";
 }
 
 static const char *rule_attention_grad(const tr_graph *g, tr_node n)
 {
-    return tr_in(g, n, 4) ? "b[t]h[e],b[t]h[e],bh[t],b[t]h[e],b[s]h[e],b[s]h[e]->b[t]h[e],b[s]h[e],b[s]h[e]"
-                          : "b[t]h[e],b[t]h[e],bh[t],b[t][q]h[e],,->b[t][q]h[e]";
+    return tr_in(g, n, 4) ? "b(t)h[e],b(t)h[e],bh(t),b(t)h[e],b(s)h[e],b(s)h[e]->b(t)h[e],b(s)h[e],b(s)h[e]"
+                          : "b(t)h[e],b(t)h[e],bh(t),b(t)[q]h[e],,->b(t)[q]h[e]";
 }
 
 static const char *rule_attention_cached(const tr_graph *g, tr_node n)

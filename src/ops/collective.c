@@ -129,3 +129,17 @@ TR_INFER(infer_pack)
 }
 
 const tr_op_row tr_row_pack = {.min_in = 1, .max_in = -1, .infer = infer_pack, .no_gradient = made_by};
+
+TR_INFER(infer_beside)
+{
+    TR_TRY(check_dim(shape_in(g, in, 0), attrs[TR_BESIDE_DIM].i));
+    out[0] = *shape_in(g, in, 0);
+    out[0].dims[attrs[TR_BESIDE_DIM].i] = 0;
+    for (int k = 0; k < n_in; k++)
+        out[0].dims[attrs[TR_BESIDE_DIM].i] += shape_in(g, in, k)->dims[attrs[TR_BESIDE_DIM].i];
+    *n_out = 1;
+    return NULL;
+}
+
+const tr_op_row tr_row_beside = {
+    .min_in = 2, .max_in = 8, .infer = infer_beside, .no_gradient = made_by, .attrs = {{"dim", TR_ATTR_INT}}};

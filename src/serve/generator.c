@@ -4,7 +4,7 @@
 
 #include "base/clock.h"
 #include "exec/ranks.h"
-#include "models/huggingface.h"
+#include "data/pretrained.h"
 #include "data/checkpoint.h"
 #include "data/weights.h"
 
@@ -53,6 +53,8 @@ static tr_generator *make(const tr_sizes *sizes, tr_model model, void *user, con
     tr_generator *g = tr_alloc_zero(1, sizeof *g);
     g->sizes = *sizes;
     g->sizes.dropout = 0;
+    if (g->sizes.rope_kind == TR_ROPE_DYNAMIC) /* beyond, the keys in the cache would have to be turned anew */
+        g->sizes.context = TR_MIN(g->sizes.context, g->sizes.rope_context);
     g->model = model;
     g->user = user;
     g->target = *target;
@@ -88,7 +90,7 @@ tr_error *tr_generator_open(const char *directory, const tr_target *target, tr_d
     tr_sizes sizes;
     *out = NULL;
     TR_GO(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
-    TR_GO(tr_hf_config_read(tr_checkpoint_directory(checkpoint), &family, &sizes));
+    TR_GO(tr_pretrained_read(tr_checkpoint_directory(checkpoint), &family, &sizes));
     if (!family->generates)
         TR_GO(tr_error_new(TR_USER, "%s is a model of the family %s, which does not continue texts", directory, family->name));
     TR_GO(new_take(make(&sizes, family->model, NULL, target, compute), out));

@@ -7,11 +7,11 @@
 #include "base/json.h"
 #include "data/batch.h"
 
-enum { IDS, MASK, SEGMENTS, DECODER_IDS, TABLES };
+enum { IDS, MASK, SEGMENTS, DECODER_IDS, TARGETS, LABELS, TABLES };
 static const struct {
     const char *theirs, *ours;
 } names[TABLES] = {{"input_ids", "ids"}, {"attention_mask", "mask"}, {"token_type_ids", "segments"},
-                   {"decoder_input_ids", "decoder_ids"}};
+                   {"decoder_input_ids", "decoder_ids"}, {"targets", "targets"}, {"labels", "labels"}};
 
 typedef struct table {
     int32_t *numbers; /* [rows, columns]; NULL: not given */
@@ -26,18 +26,28 @@ struct tr_given {
     int64_t dims[4];
 };
 
-static tr_error *read_table(const json_t *rows, const char *path, const char *what, table *out)
+/* A list of numbers is a table of one column. */
+static const json_t *number_at(const json_t *rows, int64_t r, int64_t c, int64_t *out_columns)
 {
-    int64_t b = (int64_t)json_array_size(rows), t = (int64_t)json_array_size(json_array_get(rows, 0));
+    const json_t *row = json_array_get(rows, (size_t)r);
+    *out_columns = json_is_array(row) ? (int64_t)json_array_size(row) : 1;
+    return json_is_array(row) ? json_array_get(row, (size_t)c) : row;
+}
+
+static tr_error *read_table(const json_t *rows, const char *path, int k, table *out)
+{
+    const char *what = names[k].theirs;
+    int64_t b = (int64_t)json_array_size(rows), t = 0, columns, least = k >= TARGETS ? -1 : 0;
+    if (b > 0)
+        number_at(rows, 0, 0, &t);
     if (b == 0 || t == 0)
         return tr_error_new(TR_USER, "%s: expected %s as [[number, ...], ...]", path, what);
     *out = (table){tr_alloc_zero((size_t)(b * t), sizeof *out->numbers), b, t};
     for (int64_t i = 0; i < b * t; i++) {
-        const json_t *row = json_array_get(rows, (size_t)(i / t)), *id = json_array_get(row, (size_t)(i % t));
-        if ((int64_t)json_array_size(row) != t || !json_is_integer(id) || json_integer_value(id) < 0 ||
-            json_integer_value(id) > INT32_MAX)
-            return tr_error_new(TR_USER, "%s: row %lld of %s must have %lld whole numbers from 0 on, like the first", path,
-                                (long long)(i / t), what, (long long)t);
+        const json_t *id = number_at(rows, i / t, i % t, &columns);
+        if (columns != t || !json_is_integer(id) || json_integer_value(id) < least || json_integer_value(id) > INT32_MAX)
+            return tr_error_new(TR_USER, "%s: row %lld of %s must have %lld whole numbers from %lld on, like the first", path,
+                                (long long)(i / t), what, (long long)t, (long long)least);
         out->numbers[i] = (int32_t)json_integer_value(id);
     }
     return NULL;
@@ -54,9 +64,9 @@ static tr_error *read_json(tr_given *g, const char *path)
         error = tr_json_only_keys(root, path, keys, TABLES);
         for (int k = 0; k < TABLES && !error; k++)
             if (json_object_get(root, keys[k]))
-                error = read_table(json_object_get(root, keys[k]), path, keys[k], &g->tables[k]);
+                error = read_table(json_object_get(root, keys[k]), path, k, &g->tables[k]);
     } else if (!error) {
-        error = read_table(root, path, "token ids", &g->tables[IDS]);
+        error = read_table(root, path, IDS, &g->tables[IDS]);
     }
     json_decref(root);
     if (error)
@@ -66,7 +76,7 @@ static tr_error *read_json(tr_given *g, const char *path)
         return tr_error_new(TR_USER, "%s: there are no input_ids", path);
     for (int k = 0; k < TABLES; k++) {
         const table *t = &g->tables[k];
-        if (t->numbers && (t->rows != ids->rows || (k != DECODER_IDS && t->columns != ids->columns)))
+        if (t->numbers && (t->rows != ids->rows || (k < DECODER_IDS && t->columns != ids->columns)))
             return tr_error_new(TR_USER, "%s: %s is %lld x %lld and input_ids is %lld x %lld", path, names[k].theirs,
                                 (long long)t->rows, (long long)t->columns, (long long)ids->rows, (long long)ids->columns);
     }
@@ -148,6 +158,9 @@ static tr_error *fill_table(const tr_given *g, const tr_graph *graph, tr_value v
         return NULL;
     if (!from->numbers)
         return tr_error_new(TR_USER, "%s: the model needs %s as well", g->path, names[k].theirs);
+    if (n != from->rows * from->columns)
+        return tr_error_new(TR_USER, "%s: %s has %lld x %lld numbers and the model takes %lld", g->path, names[k].theirs,
+                            (long long)from->rows, (long long)from->columns, (long long)n);
     for (int64_t i = 0; i < n; i++) {
         if (most && from->numbers[i] >= most)
             return tr_error_new(TR_USER, "%s: row %lld of %s has %d; the model takes 0 to %lld", g->path,
@@ -193,7 +206,7 @@ static tr_error *fill_input(const tr_given *g, tr_program *p, tr_value v)
 tr_error *tr_given_fill(const tr_given *g, tr_program *p)
 {
     for (tr_value v = 1; v < p->graph->n_values; v++)
-        if (p->graph->values[v].role == TR_INPUT)
+        if (tr_input_is_data(p->graph, v))
             TR_TRY(fill_input(g, p, v));
     return NULL;
 }

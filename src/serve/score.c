@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "data/batch.h"
-#include "models/huggingface.h"
+#include "data/pretrained.h"
 #include "data/checkpoint.h"
 #include "data/weights.h"
 #include "serve/given.h"
@@ -23,7 +23,7 @@ static tr_error *open_program(const char *directory, compile *compile_program, c
     tr_sizes sizes;
     *out = NULL;
     TR_GO(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
-    TR_GO(tr_hf_config_read(tr_checkpoint_directory(checkpoint), &family, &sizes));
+    TR_GO(tr_pretrained_read(tr_checkpoint_directory(checkpoint), &family, &sizes));
     sizes.dropout = 0;
     TR_GO(compile_program(family->model, &sizes, NULL, how, out));
     TR_GO(tr_program_allocate(*out));
@@ -75,7 +75,7 @@ tr_error *tr_score_text(const char *directory, const char *data, const tr_scorin
     char cache[] = "/tmp/trireme-eval-XXXXXX";
     int64_t tokens;
     bool made = false;
-    TR_GO(tr_hf_config_read(directory, &family, &sizes));
+    TR_GO(tr_pretrained_read(directory, &family, &sizes));
     TR_GO(tr_tokenizer_load(directory, &tokenizer));
     made = mkdtemp(cache) != NULL;
     if (!made)
@@ -138,7 +138,7 @@ tr_error *tr_score_logits(const char *directory, const char *in_path, const char
     float *wide = NULL;
     const tr_family *family;
     tr_sizes sizes;
-    TR_GO(tr_hf_config_read(directory, &family, &sizes));
+    TR_GO(tr_pretrained_read(directory, &family, &sizes));
     TR_GO(tr_given_read(in_path, &given));
     if (tr_given_seq(given) > sizes.context && sizes.context > 0)
         TR_GO(tr_error_new(TR_USER, "%s: %lld ids a row are more than the model's context of %lld", in_path,

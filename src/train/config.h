@@ -39,7 +39,8 @@ typedef enum tr_schedule_kind {
 typedef enum tr_sequence_kind {
     TR_SEQUENCE_NONE,
     TR_SEQUENCE_MEGATRON,
-    TR_SEQUENCE_ULYSSES
+    TR_SEQUENCE_ULYSSES,
+    TR_SEQUENCE_RING
 } tr_sequence_kind;
 
 /* How the ranks of mesh.tensor stand: in a row, a square, a square times a depth, a cube. */

@@ -9,8 +9,9 @@
 
 #include "base/cpu.h"
 #include "base/file.h"
+#include "data/gguf.h"
 #include "data/objective.h"
-#include "models/huggingface.h"
+#include "data/pretrained.h"
 #include "train/config_schema.h"
 #include "train/schedule.h"
 
@@ -123,7 +124,7 @@ static tr_error *check_keys(const tr_config *c, const tr_family *family)
         const tr_config_key *key = &tr_config_keys[k];
         const char *size = tr_config_key_size(key);
         if (size && c->own->origin[k] >= FROM_FILE && !tr_family_has(family, size))
-            return tr_config_error(c, key->name, "the family %s has no %s; it has: %s", family->name, key->name, family->keys);
+            return tr_config_error(c, key->name, "the family %s has no %s; it has: %s", family->name, size, family->keys);
     }
     return NULL;
 }
@@ -248,6 +249,27 @@ static tr_error *check_grid(const tr_config *c)
     return NULL;
 }
 
+/* The sequence axis: what goes with it, and the heads that Ulysses shares on top of the tensor axis. */
+static tr_error *check_sequence(const tr_config *c)
+{
+    long long sequence = c->mesh.sequence, tensor = c->mesh.tensor, heads = c->model.sizes.heads;
+    bool ulysses = c->mesh.sequence_kind == TR_SEQUENCE_ULYSSES, ring = c->mesh.sequence_kind == TR_SEQUENCE_RING;
+    if (sequence > 1 && !ulysses && !ring)
+        return tr_config_error(c, blamed(c, "mesh.sequence", "mesh.sequence_kind"),
+                               "mesh.sequence %lld needs mesh.sequence_kind ulysses or ring; the other kinds leave it at 1",
+                               sequence);
+    if (sequence > 1 && c->mesh.tensor_kind != TR_TENSOR_1D)
+        return tr_config_error(c, blamed(c, "mesh.sequence", "mesh.tensor_kind"),
+                               "mesh.sequence %lld goes with mesh.tensor_kind 1d only; the other kinds cut sequences over "
+                               "the tensor ranks already: leave mesh.sequence at 1", sequence);
+    if (ulysses && sequence > heads / tensor)
+        return tr_config_error(c, blamed(c, "mesh.sequence", "mesh.tensor"),
+                               "mesh.sequence %lld cannot share the %lld heads of a rank that mesh.tensor %lld leaves of %lld; "
+                               "it can be 1 to %lld, or use mesh.sequence_kind ring",
+                               sequence, heads / tensor, tensor, heads, heads / tensor);
+    return NULL;
+}
+
 /* What each axis of the mesh can share, and what goes together. */
 static tr_error *check_mesh(const tr_config *c)
 {
@@ -259,7 +281,6 @@ static tr_error *check_mesh(const tr_config *c)
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
                 {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
-                {"mesh.sequence", "heads", c->mesh.sequence, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)
         if (rows[i].ranks > rows[i].pieces)
@@ -267,18 +288,7 @@ static tr_error *check_mesh(const tr_config *c)
                                    rows[i].key, (long long)rows[i].ranks,
                                    (long long)rows[i].pieces, rows[i].what,
                                    (long long)rows[i].pieces);
-    bool ulysses = c->mesh.sequence_kind == TR_SEQUENCE_ULYSSES;
-    if (c->mesh.sequence > 1 && !ulysses)
-        return tr_config_error(
-            c, blamed(c, "mesh.sequence", "mesh.sequence_kind"),
-            "mesh.sequence %lld needs mesh.sequence_kind ulysses; the other kinds leave it at 1",
-            (long long)c->mesh.sequence);
-    if (ulysses && c->mesh.tensor > 1)
-        return tr_config_error(
-            c, blamed(c, "mesh.tensor", "mesh.sequence_kind"),
-            "mesh.sequence_kind ulysses and mesh.tensor %lld both share the heads; leave "
-            "mesh.tensor at 1, or use mesh.sequence_kind megatron",
-            (long long)c->mesh.tensor);
+    TR_TRY(check_sequence(c));
     if (c->mesh.sequence_kind == TR_SEQUENCE_MEGATRON && c->train.seq < c->mesh.tensor)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",
@@ -385,8 +395,9 @@ static tr_error *take_size(tr_config *c, int64_t k, tr_config *from)
     tr_config_value(from, key, &there);
     if (tr_config_given(c, key->name) && strcmp(here.bytes, there.bytes) != 0)
         error = tr_config_error(c, key->name,
-                                "%s is %s here but %s in %s/config.json; leave it out, the checkpoint decides", key->name,
-                                here.bytes, there.bytes, c->model.from);
+                                "%s is %s here but %s in %s%s; leave it out, the checkpoint decides", key->name,
+                                here.bytes, there.bytes, c->model.from,
+                                tr_path_is_gguf(c->model.from) ? "" : "/config.json");
     tr_text_free(&here);
     tr_text_free(&there);
     return error;
@@ -419,20 +430,21 @@ static tr_error *take_sizes(tr_config *c, const tr_family *family, const tr_size
 tr_error *tr_config_read_from(tr_config *c)
 {
     const char *from = c->model.from;
-    if (!tr_path_is_directory(from))
+    bool gguf = tr_path_is_gguf(from) && tr_path_exists(from);
+    if (!gguf && !tr_path_is_directory(from))
         return tr_config_error(
             c, "model.from",
-            "model.from must be a directory with a Hugging Face checkpoint, and '%s' is %s", from,
-            tr_path_exists(from) ? "none" : "not there");
+            "model.from must be a directory with a Hugging Face checkpoint or a .gguf file, and '%s' is %s", from,
+            tr_path_exists(from) ? "neither" : "not there");
     char *path = tr_path_join(from, "config.json");
-    bool found = tr_path_exists(path);
+    bool found = gguf || tr_path_exists(path);
     free(path);
     if (!found)
         return tr_config_error(c, "model.from", "'%s' has no config.json, so it is no checkpoint",
                                from);
     tr_sizes sizes;
     const tr_family *family;
-    tr_error *error = tr_hf_config_read(from, &family, &sizes);
+    tr_error *error = tr_pretrained_read(from, &family, &sizes);
     if (error) {
         tr_error *placed = tr_config_error(c, "model.from", "%s", tr_error_text(error));
         tr_error_free(error);

@@ -24,6 +24,7 @@ static const tr_choice wires[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
 static const tr_choice sequence_kinds[] = {{"none", TR_SEQUENCE_NONE},
                                            {"megatron", TR_SEQUENCE_MEGATRON},
                                            {"ulysses", TR_SEQUENCE_ULYSSES},
+                                           {"ring", TR_SEQUENCE_RING},
                                            {0}};
 static const tr_choice tensor_kinds[] = {
     {"1d", TR_TENSOR_1D}, {"2d", TR_TENSOR_2D}, {"2.5d", TR_TENSOR_2_5D}, {"3d", TR_TENSOR_3D}, {0}};
@@ -255,12 +256,13 @@ const tr_config_key tr_config_keys[] = {
     INTEGER(mesh.pipeline, 1, 62, .fallback = "1", .also = " pipeline_parallel_size pipeline_model_parallel_size pp ",
             .help = "ranks that share the layers, each a stage or pipeline.chunks of them"),
     INTEGER(mesh.sequence, 1, 1e6, .fallback = "1", .also = " context_parallel_size sequence_parallel_size cp ",
-            .help = "ranks that share each sequence (with mesh.sequence_kind ulysses)"),
+            .help = "ranks that share each sequence (with mesh.sequence_kind ulysses or ring)"),
     INTEGER(mesh.expert, 1, 1, .fallback = "1", .also = " expert_parallel_size ep ",
             .help = "ranks that share experts; only 1 so far"),
     CHOICE(mesh.sequence_kind, sequence_kinds, .automatic = "ulysses when mesh.sequence > 1, else none",
            .help = "megatron: sequences are cut over the tensor axis between attention and MLP; ulysses: over "
-                   "the sequence axis, heads inside of attention"),
+                   "the sequence axis, heads inside of attention; ring: over the sequence axis, also inside of attention, "
+                   "where keys and values go from rank to rank"),
     BOOL(mesh.overlap, .fallback = "true", .also = " overlap_comm overlap_grad_reduce overlap_param_gather ",
          .help = "start collectives as soon as they can be and wait for them as late as they may"),
     REAL(mesh.bucket_mb, 0, 1e6, .fallback = "4", .also = " bucket_size bucket_cap_mb reduce_bucket_size ",

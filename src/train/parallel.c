@@ -126,6 +126,7 @@ tr_sharding tr_config_sharding(const tr_config *c, int64_t rank)
                               .index = at[mesh_axis[a]]};
     leaf(&s, "batch", TR_AXIS_DATA);
     leaf(&s, "seq", TR_AXIS_SEQUENCE);
+    s.axes[TR_AXIS_SEQUENCE].ring = c->mesh.sequence_kind == TR_SEQUENCE_RING;
     if (c->mesh.tensor_kind == TR_TENSOR_1D) {
         features(&s, TR_AXIS_TENSOR);
         if (c->mesh.sequence_kind == TR_SEQUENCE_MEGATRON && c->mesh.tensor > 1)

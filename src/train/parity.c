@@ -315,8 +315,10 @@ static tr_error *run_kinds(parity *p, const sizes *m)
     static const char *const grids[] = {[TR_TENSOR_2D] = "tensor_kind=2d", [TR_TENSOR_2_5D] = "tensor_kind=2.5d",
                                         [TR_TENSOR_3D] = "tensor_kind=3d"};
     tr_tensor_grid grid;
-    if (m->sequence > 1)
-        return run_ways(p, m, "sequence_kind=ulysses", 1);
+    if (m->sequence > 1) {
+        TR_TRY(run_ways(p, m, "sequence_kind=ulysses", 1));
+        return run_ways(p, m, "sequence_kind=ring", 1);
+    }
     TR_TRY(run_ways(p, m, NULL, 1));
     if (m->tensor > 1)
         TR_TRY(run_ways(p, m, "sequence_kind=megatron", 1));

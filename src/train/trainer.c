@@ -304,6 +304,8 @@ tr_error *tr_trainer_new(const tr_config *config, const tr_trainer_options *opti
         TR_GO(restore(t, options->resume, out_warning));
     } else if (config->model.from) {
         t->program->seed = (uint64_t)config->seed;
+        if (t->family->optional)
+            tr_program_init(t->program, (uint64_t)config->seed);
         TR_GO(load_from(t, config->model.from));
     } else {
         tr_program_init(t->program, (uint64_t)config->seed);

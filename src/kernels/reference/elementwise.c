@@ -219,6 +219,19 @@ static void pack(const tr_call *call)
     }
 }
 
+static void beside(const tr_call *call)
+{
+    int dim = (int)call->attrs[TR_BESIDE_DIM].i;
+    const tr_tensor *y = &call->out[0];
+    int64_t inner = tr_tensor_span(y, dim + 1, y->rank) * tr_dtype_bytes(y->dtype), at = 0;
+    for (int k = 0; k < call->n_in; k++) {
+        int64_t n = call->in[k].dims[dim] * inner;
+        for (int64_t o = 0; o < tr_tensor_span(y, 0, dim); o++)
+            memcpy((char *)y->data + o * y->dims[dim] * inner + at, (char *)call->in[k].data + o * n, (size_t)n);
+        at += n;
+    }
+}
+
 /* Part after part, each in its two pieces. */
 static void deal(const tr_call *call)
 {
@@ -253,6 +266,7 @@ static void shift(const tr_call *call)
 const tr_kernel tr_reference_elementwise[] = {
     {.op = TR_OP_slice, .name = "reference", .run = slice},
     {.op = TR_OP_pack, .name = "reference", .run = pack},
+    {.op = TR_OP_beside, .name = "reference", .run = beside},
     {.op = TR_OP_deal, .name = "reference", .run = deal},
     {.op = TR_OP_shift, .name = "reference", .run = shift},
     ROW(add, accepts_floats),

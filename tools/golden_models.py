@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+"""Makes tests/golden/NAME/: a tiny model of each family with random weights, and what Hugging Face
+transformers says about it (PyTorch below, where transformers has no such model). tests/test_golden.c
+compares, so that no test needs Python.
+
+    $(tools/python.sh) tools/golden_models.py            # writes all of them
+    $(tools/python.sh) tools/golden_models.py llama      # those whose name begins so
+    $(tools/python.sh) tools/golden_models.py --check    # writes nothing; compares with what is there
+
+Every parameter is random, norms and biases too, and large enough that a forgotten one or a wrong
+transpose shows. All arithmetic is float32; each line says how far that is from float64.
+
+    config.json, model.safetensors   the model in Hugging Face's layout
+    inputs.json          what the model is given: input_ids and others, and the right answers:
+                         "targets" (-1: none), "labels"
+    logits.npy           float32, of the first head
+    loss.json            "loss": the sum of the heads' means
+    grads.safetensors    its gradient for each parameter, under the names of model.safetensors
+
+To add a family: a function with @golden that returns a Case.
+"""
+
+import argparse
+import copy
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LARGEST = 150_000  # bytes of a directory
+CASES = {}
+
+
+@dataclass
+class Case:
+    model: Any
+    inputs: dict  # of lists, as inputs.json has them
+    run: Callable  # (model, inputs) -> logits, loss
+    config: Any = None  # a dict for config.json, of models that transformers does not have
+    save: Any = None  # {our name: (parameter's name, from torch to stored)}; None: save_pretrained
+
+
+def golden(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def random_ids(batch, length, vocab, seed=11):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(vocab, (batch, length), generator=generator).tolist()
+
+
+def shuffle(model, seed=20240521):
+    """Random values of a size that suits what the parameter is."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1:
+                norm = name.endswith("weight")
+                parameter.copy_(1.0 + 0.2 * noise if norm else 0.1 * noise)
+            elif "embed" in name or "shared" in name:
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+    return model.eval()
+
+
+def next_tokens(ids):
+    return [row[1:] + [-1] for row in ids]
+
+
+def mean_loss(logits, targets):
+    return torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), torch.tensor(targets).reshape(-1), ignore_index=-1
+    )
+
+
+def run_causal(model, inputs):
+    logits = model(input_ids=torch.tensor(inputs["input_ids"]), use_cache=False).logits
+    return logits, mean_loss(logits, inputs["targets"])
+
+
+# ---- LLaMA ------------------------------------------------------------------------------------------
+
+
+def make_llama(length=17, **changes):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = dict(
+        vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=64, rms_norm_eps=1e-5,
+        tie_word_embeddings=False, attn_implementation="eager", bos_token_id=1, eos_token_id=2, pad_token_id=None,
+    )
+    settings.update(changes)
+    model = shuffle(LlamaForCausalLM(LlamaConfig(**settings)))
+    ids = random_ids(2, length, settings["vocab_size"])
+    return Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run_causal)
+
+
+@golden
+def llama():
+    return make_llama()
+
+
+def make_scaled(kind, **settings):
+    return make_llama(
+        num_hidden_layers=1, num_key_value_heads=1, tie_word_embeddings=True,
+        rope_parameters={"rope_type": kind, "rope_theta": 100.0, "factor": 4.0, **settings},
+    )
+
+
+@golden
+def llama_linear():
+    return make_scaled("linear")
+
+
+@golden
+def llama_dynamic():
+    case = make_llama(
+        num_hidden_layers=1, tie_word_embeddings=True, max_position_embeddings=8,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0},
+    )
+    return case
+
+
+@golden
+def llama_llama3():
+    return make_scaled("llama3", original_max_position_embeddings=16, low_freq_factor=1.0, high_freq_factor=4.0)
+
+
+@golden
+def llama_yarn():
+    return make_scaled("yarn", original_max_position_embeddings=16)
+
+
+# ---- Files ------------------------------------------------------------------------------------------
+
+
+def compute(case, wide=False):
+    """Logits, loss, gradients by the model's names."""
+    model = copy.deepcopy(case.model)
+    if wide:
+        model = model.double()
+    model.zero_grad(set_to_none=True)
+    logits, loss = case.run(model, case.inputs)
+    loss.backward()
+    grads = {n: p.grad.detach().clone() for n, p in model.named_parameters() if p.grad is not None}
+    return logits.detach(), loss.detach(), grads
+
+
+def stored(case, tensors):
+    """Under the names and in the form of model.safetensors."""
+    if case.save is None:
+        return {name: t.contiguous() for name, t in tensors.items()}
+    return {ours: turn(tensors[theirs]).contiguous().clone() for ours, (theirs, turn) in case.save.items()}
+
+
+def relative(got, want):
+    return float((got.double() - want.double()).abs().max() / want.double().abs().max().clamp_min(1e-30))
+
+
+def write(name, folder):
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)
+    os.makedirs(folder, exist_ok=True)
+    case = CASES[name]()
+    if case.config is None:
+        case.model.save_pretrained(folder)
+    else:
+        with open(os.path.join(folder, "config.json"), "w") as file:
+            json.dump(case.config, file, indent=2)
+        weights = {n: p.detach() for n, p in case.model.named_parameters()}
+        save_file(stored(case, weights), os.path.join(folder, "model.safetensors"))
+    logits, loss, grads = compute(case)
+    wide_logits, wide_loss, wide_grads = compute(case, wide=True)
+    with open(os.path.join(folder, "inputs.json"), "w") as file:
+        json.dump(case.inputs, file)
+    numpy.save(os.path.join(folder, "logits.npy"), logits.float().numpy())
+    with open(os.path.join(folder, "loss.json"), "w") as file:
+        json.dump({"loss": loss.item()}, file)
+    save_file(stored(case, grads), os.path.join(folder, "grads.safetensors"))
+    for file in os.listdir(folder):
+        os.chmod(os.path.join(folder, file), 0o644)
+    extra = os.path.join(folder, "generation_config.json")
+    if os.path.exists(extra):
+        os.remove(extra)
+    size = sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder))
+    worst = max(relative(grads[n], wide_grads[n]) for n in grads)
+    print(f"{name}: {size} bytes; float32 against float64: logits {relative(logits, wide_logits):.1e}, "
+          f"loss {relative(loss, wide_loss):.1e}, gradients {worst:.1e}")
+    if size > LARGEST:
+        sys.exit(f"{name} is larger than {LARGEST} bytes")
+
+
+def differ(a, b):
+    """The names of files that do not say the same, within rounding."""
+    found = []
+    for name in sorted(os.listdir(a)):
+        left, right = os.path.join(a, name), os.path.join(b, name)
+        if not os.path.exists(right):
+            found.append(name)
+        elif name.endswith(".safetensors"):
+            one, two = load_file(left), load_file(right)
+            if one.keys() != two.keys() or any(relative(one[k], two[k]) > 1e-5 for k in one):
+                found.append(name)
+        elif name.endswith(".npy"):
+            if relative(torch.tensor(numpy.load(left)), torch.tensor(numpy.load(right))) > 1e-5:
+                found.append(name)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="beginnings of names; all without any")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    wrong = []
+    for name in CASES:
+        if options.names and not any(name.startswith(n) for n in options.names):
+            continue
+        folder = os.path.join(ROOT, "tests", "golden", name)
+        if not options.check:
+            write(name, folder)
+            continue
+        with tempfile.TemporaryDirectory() as fresh:
+            write(name, fresh)
+            wrong += [f"{name}/{file}" for file in differ(fresh, folder)]
+    if wrong:
+        sys.exit("these are not what the script makes: " + ", ".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
