@@ -91,7 +91,8 @@ static void count_substrings(const learner *l, tr_string_map *map)
     }
 }
 
-/* Characters beyond the coverage are left out: they will be unknown. */
+/* Characters beyond the coverage, if they are more than an eighth of the vocabulary, are left out: they will be
+ * unknown. */
 static void seed(learner *l, int64_t vocab)
 {
     tr_string_map map = {0};
@@ -120,7 +121,7 @@ static void seed(learner *l, int64_t vocab)
     l->count = TR_MIN(l->count, TR_MAX(10 * vocab, TR_MIN(MOST_SEEDS, 200000)));
     if (single_count)
         qsort(singles, (size_t)single_count, sizeof *singles, by_value);
-    for (int64_t i = 0; i < single_count && (seen < COVERAGE * total || i < 1); i++) {
+    for (int64_t i = 0; i < single_count && (seen < COVERAGE * total || i < vocab / 8); i++) {
         seen += singles[i].value;
         tr_push(l->pieces, l->count, l->room) = singles[i];
     }
