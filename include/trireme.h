@@ -251,6 +251,8 @@ typedef struct tr_sizes {
     bool gated;                       /* the MLP's activation is gated */
     bool unscaled;                    /* a tied output is not scaled by 1 / sqrt(embed), where T5's is */
     double smoothing;                 /* of the labels */
+    int64_t image, patch, channels, labels; /* images: the side in pixels, that of a patch, classes */
+    double drop_path;
 } tr_sizes;
 
 typedef void (*tr_model)(tr_graph *graph, const tr_sizes *sizes, void *user);

@@ -17,7 +17,8 @@
     X(transformer) \
     X(gshard) \
     X(mixtral) \
-    X(switch)
+    X(switch) \
+    X(vit)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
 typedef struct tr_preset {
