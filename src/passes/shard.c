@@ -242,7 +242,7 @@ static bool has_heads(const sharder *s, tr_node n, const tr_rule *rule, const pl
     int d = tr_rule_find(rule, last, 'h');
     int64_t heads = tr_shape_at(s->from, tr_in(s->from, n, last))->dims[d];
     for (int a = 0; a < s->how->n_axes; a++)
-        if (want[last].at[a] == d)
+        if (want[query].at[a] == d)
             heads /= s->how->axes[a].size;
     return heads >= s->how->axes[axis].size;
 }
