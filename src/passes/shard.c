@@ -237,10 +237,8 @@ static choice at_rest(const sharder *s, tr_node n, const tr_rule *rule, const pl
 /* Ulysses: are there heads for every rank of the axis, also where outer axes cut them already. */
 static bool has_heads(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
 {
-    int k = s->from->nodes[n].op == TR_OP_attention_grad ? 3 : 0;
-    int last = tr_rule_find(rule, k + 1, 'h') >= 0 ? k + 1 : k; /* fewer heads of keys, unless one serves all */
-    int d = tr_rule_find(rule, last, 'h');
-    int64_t heads = tr_shape_at(s->from, tr_in(s->from, n, last))->dims[d];
+    int query = s->from->nodes[n].op == TR_OP_attention_grad ? 3 : 0, d = tr_rule_find(rule, query, 'h');
+    int64_t heads = least_size(s->from, n, rule, 'h');
     for (int a = 0; a < s->how->n_axes; a++)
         if (want[query].at[a] == d)
             heads /= s->how->axes[a].size;
