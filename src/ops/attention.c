@@ -147,8 +147,8 @@ static const char *rule_attention(const tr_graph *g, tr_node n)
     static _Thread_local char text[160];
     const char *m = segment_rule(g, tr_in(g, n, 0), tr_in(g, n, 5));
     bool packed = !tr_in(g, n, 1);
-    snprintf(text, sizeof text, "%s,[n]h,%s[t],%s[%c]->b[t]h[e],bh[t]",
-             packed ? "b[t][q]h[e],," : "b[t]h[e],b[s]h[e],b[s]h[e]", m, m, packed ? 't' : 's');
+    snprintf(text, sizeof text, "%s,[n]h,%s(t),%s(%c)->b(t)h[e],bh(t)",
+             packed ? "b(t)[q]h[e],," : "b(t)h[e],b(s)h[e],b(s)h[e]", m, m, packed ? 't' : 's');
     return text;
 }
 
@@ -157,9 +157,9 @@ static const char *rule_attention_grad(const tr_graph *g, tr_node n)
     static _Thread_local char text[200];
     const char *m = segment_rule(g, tr_in(g, n, 3), tr_in(g, n, 8));
     bool packed = !tr_in(g, n, 4);
-    const char *qkv = packed ? "b[t][q]h[e],," : "b[t]h[e],b[s]h[e],b[s]h[e]";
-    snprintf(text, sizeof text, "b[t]h[e],b[t]h[e],bh[t],%s,[n]h,%s[t],%s[%c]->%s,[n]h", qkv, m, m, packed ? 't' : 's',
-             packed ? "b[t][q]h[e]" : qkv);
+    const char *qkv = packed ? "b(t)[q]h[e],," : "b(t)h[e],b(s)h[e],b(s)h[e]";
+    snprintf(text, sizeof text, "b(t)h[e],b(t)h[e],bh(t),%s,[n]h,%s(t),%s(%c)->%s,[n]h", qkv, m, m, packed ? 't' : 's',
+             packed ? "b(t)[q]h[e]" : qkv);
     return text;
 }
 

@@ -130,6 +130,8 @@ static tr_error *open_data_in_turn(tr_trainer *t)
     return t->ranks && t->ranks->rank == 0 ? NULL : open_data(t);
 }
 
+enum { AHEAD_BUCKETS = 8 }; /* what may be gathered ahead, and held for what is under way */
+
 static tr_compile compile_options(const tr_config *c, const tr_target *target)
 {
     return (tr_compile){.target = *target,
@@ -138,6 +140,8 @@ static tr_compile compile_options(const tr_config *c, const tr_target *target)
                         .seq = c->train.seq,
                         .decoder_seq = c->train.decoder_seq,
                         .recompute = c->train.recompute,
+                        .bucket_bytes = (int64_t)(c->mesh.bucket_mb * 1e6),
+                        .overlap = {.on = c->mesh.overlap, .ahead_bytes = (int64_t)(AHEAD_BUCKETS * c->mesh.bucket_mb * 1e6)},
                         .update = {.optimizer = c->optimizer.name, .beta1 = c->optimizer.beta1,
                                    .beta2 = c->optimizer.beta2, .eps = c->optimizer.eps,
                                    .weight_decay = c->optimizer.weight_decay,
