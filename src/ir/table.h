@@ -30,6 +30,7 @@ enum {
     TR_OP_VIEW = 32,
     TR_OP_WEIGHT = 256, /* a gradient of a parameter, which no other gradient waits for */
     TR_OP_COLLECTIVE = 128, /* runs over the ranks of a mesh axis; has no kernel */
+    TR_OP_WAIT = 1024,     /* ends the collective that made its first input; has no kernel */
     TR_OP_UPDATES = 64,    /* writes over inputs: output k lives in the k-th of those in updates that are there */
     TR_OP_OPTIMIZER = 512, /* reads a parameter or its gradient: the sharding pass puts it where the gradient goes */
 };
@@ -38,8 +39,8 @@ typedef struct tr_op_row {
     int min_in, max_in; /* max_in -1: any number; absent optional inputs count */
     unsigned flags;
     tr_attr_row attrs[TR_MAX_ATTRS];
-    int updates[4]; /* TR_OP_UPDATES: the inputs whose buffers the outputs take, in order, -1 none */
-    /* Fills out[0..] and *n_out (at most 4). The inputs are valid ids or 0. */
+    int updates[TR_MAX_OUTPUTS]; /* TR_OP_UPDATES: the inputs whose buffers the outputs take, in order, -1 none */
+    /* Fills out[0..] and *n_out (at most TR_MAX_OUTPUTS). The inputs are valid ids or 0. */
     tr_error *(*infer)(const tr_graph *graph, const tr_value *in, int n_in, const tr_attr *attrs,
                        tr_shape *out, int *n_out);
     /* Appends the nodes of the gradient: d_out[k] is the gradient of output k or 0; sets d_in[k] where

@@ -1,4 +1,4 @@
-/* What the sharding pass adds: cutting a dim locally, and the collectives over a mesh axis. */
+/* What the sharding pass adds: ids of a part of a table, and the collectives over a mesh axis. */
 #include "ops/rule.h"
 
 static const char made_by[] = "made by sharding, after autodiff";
@@ -18,21 +18,6 @@ static tr_error *with_dim(const tr_shape *x, int64_t dim, int64_t size, tr_shape
     *n_out = 1;
     return NULL;
 }
-
-TR_INFER(infer_slice)
-{
-    const tr_shape *x = shape_in(g, in, 0);
-    int64_t dim = attrs[TR_SLICE_DIM].i, first = attrs[TR_SLICE_FIRST].i, count = attrs[TR_SLICE_COUNT].i;
-    (void)n_in;
-    TR_TRY(check_dim(x, dim));
-    if (first < 0 || count < 1 || count > x->dims[dim] - first)
-        return tr_error_new(TR_RUN, "%lld elements from %lld on of a dim of %lld", (long long)count, (long long)first,
-                            (long long)x->dims[dim]);
-    return with_dim(x, dim, count, &out[0], n_out);
-}
-
-const tr_op_row tr_row_slice = {.min_in = 1, .max_in = 1, .infer = infer_slice, .no_gradient = made_by,
-                                .attrs = {{"dim", TR_ATTR_INT}, {"first", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
 
 TR_INFER(infer_deal)
 {
@@ -63,7 +48,7 @@ const tr_op_row tr_row_shift = {.min_in = 1, .max_in = 1, .infer = infer_as_is, 
 const tr_op_row tr_row_all_reduce = {.min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE | TR_OP_IN_PLACE,
                                      .infer = infer_as_is, .no_gradient = made_by,
                                      .attrs = {{"axis", TR_ATTR_INT}, {"members", TR_ATTR_INT},
-                                               {"largest", TR_ATTR_BOOL}}};
+                                               {"largest", TR_ATTR_BOOL}, {"narrow", TR_ATTR_BOOL}}};
 
 TR_INFER(infer_all_gather)
 {
@@ -84,7 +69,8 @@ TR_INFER(infer_reduce_scatter)
 
 const tr_op_row tr_row_reduce_scatter = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_reduce_scatter, .no_gradient = made_by,
-    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT}}};
+    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT},
+              {"narrow", TR_ATTR_BOOL}}};
 
 TR_INFER(infer_all_to_all)
 {
@@ -110,16 +96,21 @@ const tr_op_row tr_row_ring_shift = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_ring_shift, .no_gradient = made_by,
     .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
 
-TR_INFER(infer_beside)
+const tr_op_row tr_row_wait = {.min_in = 1, .max_in = 2, .flags = TR_OP_WAIT | TR_OP_UPDATES, .updates = {0},
+                               .infer = infer_as_is, .no_gradient = made_by};
+
+TR_INFER(infer_pack)
 {
-    TR_TRY(check_dim(shape_in(g, in, 0), attrs[TR_BESIDE_DIM].i));
-    out[0] = *shape_in(g, in, 0);
-    out[0].dims[attrs[TR_BESIDE_DIM].i] = 0;
-    for (int k = 0; k < n_in; k++)
-        out[0].dims[attrs[TR_BESIDE_DIM].i] += shape_in(g, in, k)->dims[attrs[TR_BESIDE_DIM].i];
+    (void)attrs;
+    out[0] = (tr_shape){.dtype = shape_in(g, in, 0)->dtype, .rank = 1};
+    for (int k = 0; k < n_in; k++) {
+        if (shape_in(g, in, k)->dtype != out[0].dtype)
+            return tr_error_new(TR_RUN, "input %d is %s and input 0 is %s", k, tr_dtype_name(shape_in(g, in, k)->dtype),
+                                tr_dtype_name(out[0].dtype));
+        out[0].dims[0] += tr_shape_elems(shape_in(g, in, k));
+    }
     *n_out = 1;
     return NULL;
 }
 
-const tr_op_row tr_row_beside = {
-    .min_in = 2, .max_in = 8, .infer = infer_beside, .no_gradient = made_by, .attrs = {{"dim", TR_ATTR_INT}}};
+const tr_op_row tr_row_pack = {.min_in = 1, .max_in = -1, .infer = infer_pack, .no_gradient = made_by};

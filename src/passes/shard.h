@@ -42,6 +42,7 @@ typedef struct tr_sharding {
         stream[2],          /* activations outside of layers: Megatron's sequence parallelism cuts "seq" there */
         rest[2];            /* activations wherever no parameter says otherwise */
     int n_leaves, n_stream, n_rest;
+    bool narrow;   /* sums of f32 gradients and activations travel as bf16 */
     int zero;      /* 0..3 */
     int zero_axis; /* of the mesh */
 } tr_sharding;

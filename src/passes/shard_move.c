@@ -117,6 +117,14 @@ tr_value shard_all_reduce(sharder *s, tr_value local, int axis)
     return node1(s, TR_OP_all_reduce, local, (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}});
 }
 
+/* A sum of a tensor's summands. Scalars, the loss among them, keep their bits; so do the statistics of losses. */
+static tr_value reduce(sharder *s, tr_value local, int axis)
+{
+    bool narrow = s->how->narrow && tr_shape_elems(tr_shape_at(s->to, local)) > 1;
+    return node1(s, TR_OP_all_reduce, local, (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis},
+                                                                     [TR_REDUCE_NARROW] = {.i = narrow}});
+}
+
 static tr_value gather(sharder *s, tr_value local, int axis, int dim, int64_t whole, int64_t unit)
 {
     return node1(s, TR_OP_all_gather, local,
@@ -133,7 +141,8 @@ static tr_value scatter(sharder *s, tr_value local, int axis, int dim, int64_t c
 {
     return node1(s, TR_OP_reduce_scatter, local,
                  (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}, [TR_COLLECTIVE_DIM] = {.i = dim},
-                                         [TR_SCATTER_COUNT] = {.i = count}, [TR_SCATTER_UNIT] = {.i = unit}});
+                                         [TR_SCATTER_COUNT] = {.i = count}, [TR_SCATTER_UNIT] = {.i = unit},
+                                         [TR_SCATTER_NARROW] = {.i = s->how->narrow}});
 }
 
 static tr_value slice(sharder *s, tr_value local, int dim, int64_t first, int64_t count)
@@ -201,7 +210,7 @@ static tr_value step(sharder *s, tr_value v, tr_value local, int axis, place *no
                                               [TR_EXCHANGE_TO_UNIT] = {.i = want->unit[axis]}});
         break;
     case REDUCE:
-        local = shard_all_reduce(s, local, axis);
+        local = reduce(s, local, axis);
         break;
     default:
         local = gather(s, local, axis, from, whole[from], now->unit[axis]);

@@ -373,3 +373,52 @@ void TILE(dropout)(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i,
         transpose_words(factor + lane, LANES, along, KEYS, TR_VL, columns);
     }
 }
+
+/* Bias and segments ------------------------------------------------------------------------------------ */
+
+tile_bias TILE(bias_of)(const tr_attention_shape *a, int64_t keys, void *memory)
+{
+    if (!a->relative)
+        return (tile_bias){0};
+    int64_t blocks = (a->t + LANES - 1) / LANES;
+    tile_bias x = {.base = memory, .block = LANES, .first = keys - 1, .step = -1, .head = blocks * LANES + keys};
+    if (a->row)
+        x = (tile_bias){.base = memory, .block = keys * LANES, .step = LANES, .head = blocks * keys * LANES};
+    return x;
+}
+
+void TILE(bias_fill)(const tr_attention_shape *a, const tile_bias *x, int64_t h, int64_t offset, int64_t keys)
+{
+    float *to = x->base + h * x->head, unit = 1.0f / a->scale;
+    for (int64_t n = 0; n < x->head; n++) {
+        int64_t query = n, key = keys - 1; /* the line: element n is of distance n - (keys - 1) */
+        if (a->row) {
+            query = n / x->block * LANES + n % LANES;
+            key = n % x->block / LANES;
+        }
+        query = TR_MIN(query, a->row ? a->t - 1 : n) + offset;
+        to[n] = tr_attention_bias(a, tr_attention_distance(a, query, key), h) * unit;
+    }
+}
+
+void TILE(adjust)(const tile_step *t, word *s, const float *bias, int64_t bias_step, const int32_t *segments,
+                  const int32_t *keys)
+{
+    for (int64_t j = 0; j < t->n; j++) {
+        int32_t key = keys ? keys[t->j + j] : 1;
+        for (int v = t->low; v < t->high; v++) {
+            word *at = s + j * LANES + v * TR_VL;
+            vf x = vf_load(at);
+            if (bias)
+                x += vf_load(bias + (t->j + j) * bias_step + v * TR_VL);
+            if (key == 0) {
+                x = vf_set1(NOTHING);
+            } else if (segments) {
+                vi own;
+                memcpy(&own, segments + v * TR_VL, sizeof own);
+                x = vf_select(vi_eq(own, key + (vi){0}), x, vf_set1(NOTHING));
+            }
+            vf_store(at, x);
+        }
+    }
+}
