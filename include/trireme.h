@@ -151,6 +151,7 @@ tr_value tr_mean(tr_graph *graph, tr_value x, int dim);
  * that finds none is left out there (its weight counts nothing: it passes by the residual stream). */
 typedef struct tr_route_options {
     int64_t k;              /* experts of a token */
+    int64_t capacity;       /* room for so many tokens of a sequence; 0: by capacity_factor */
     double capacity_factor; /* room: this x k x seq / experts, rounded up, at most seq; 0: seq, so that none is left out */
     bool normalised;        /* a token's weights sum to 1 (GShard, Mixtral); else they are the probabilities (Switch) */
     bool random;            /* choices after the first take part with probability 2 x weight (GShard) */
@@ -223,6 +224,10 @@ void tr_head_add(tr_graph *graph, tr_head head);
  * weight x its mean. Validation leaves it out. */
 void tr_loss_add(tr_graph *graph, const char *name, tr_value sum, double weight);
 
+/* A value that a program which only looks gives back under this name, e.g. the hidden states of a sentence; in
+ * training and scoring it is left out. */
+void tr_output(tr_graph *graph, const char *name, tr_value x);
+
 /* Sizes that the data and the configuration decide; the rows of `model.*` in `trireme help keys`. What a
  * family does not have is 0. */
 typedef struct tr_sizes {
@@ -235,6 +240,7 @@ typedef struct tr_sizes {
     double norm_eps, rope_theta, z_loss;
     int64_t experts, expert_choices, expert_every; /* of a layer; of a token; every so many layers have them */
     bool expert_random;                            /* tr_route_options.random */
+    int64_t expert_room;                           /* tr_route_options.capacity */
     double expert_capacity, expert_dropout;        /* capacity_factor; dropout inside of an expert */
     double balance_loss, router_z_loss;            /* weights of the experts' losses, summed over the layers */
     tr_rope_kind rope_kind;
@@ -245,6 +251,8 @@ typedef struct tr_sizes {
     bool gated;                       /* the MLP's activation is gated */
     bool unscaled;                    /* a tied output is not scaled by 1 / sqrt(embed), where T5's is */
     double smoothing;                 /* of the labels */
+    int64_t image, patch, channels, labels; /* images: the side in pixels, that of a patch, classes */
+    double drop_path;
 } tr_sizes;
 
 typedef void (*tr_model)(tr_graph *graph, const tr_sizes *sizes, void *user);

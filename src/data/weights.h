@@ -3,7 +3,8 @@
  * Files hold whole tensors. A program that is one rank of a mesh has a block of each, or of the
  * block's elements a flat shard (tr_layout): it writes its elements to their places and reads no
  * others, so what was saved on one mesh is loaded on any. The merged dims of files
- * (tr_shape_in_file) change no element's place. Of a value that several ranks have, the first
+ * (tr_shape_in_file) change no element's place. A parameter whose name has a `*` is in as many
+ * tensors of files as its first dim is long, with the index in the place of the `*`. Of a value that several ranks have, the first
  * writes it (tr_layout.owner).
  */
 #pragma once
@@ -24,7 +25,7 @@ tr_error *tr_weights_load_state(tr_program *program, const tr_safetensors *model
 
 /* The program's values of one role (TR_PARAM or TR_STATE) as tensors to be saved, whole and in the
  * shapes that they have in files; accumulators and caches are left out. Their `data` is NULL. The
- * caller frees with tr_weights_saved_free; names are the program's. */
+ * caller frees with tr_weights_saved_free. */
 tr_saved *tr_weights_declare(const tr_program *program, tr_role role, int64_t *out_count);
 /* The same with the data, which points into the program: for a program that has all of every
  * tensor. */

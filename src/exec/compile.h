@@ -22,6 +22,8 @@ typedef struct tr_compile {
     tr_recompute recompute;
     const tr_sharding *sharding; /* of a mesh, with this rank's place on it; NULL: one rank */
     const tr_stages *stages;     /* of a pipeline; NULL: none. Needs a sharding */
+    int64_t bucket_bytes; /* see tr_pass_bucket; 0: none */
+    tr_overlap overlap;          /* with a sharding: `on` and ahead_bytes count */
     bool keep_gradients;    /* the parameters' gradients become outputs "d.NAME": for tests */
     const char *dump_after; /* a pass whose graph goes to `dump` as text; NULL: none */
     tr_text *dump;
@@ -41,6 +43,9 @@ tr_error *tr_compile_evaluation(tr_model model, const tr_sizes *sizes, void *use
 /* All logits of the first head: output "logits" [hidden's leading dims, choices]. */
 tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                             tr_program **out);
+/* What the model shows by tr_output, under its names. Heads are left out, and what only they need. */
+tr_error *tr_compile_outputs(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                             tr_program **out);
 /* Generation: `seq` new tokens a run, cache of `context`. Inputs "start", "last" (i32[batch]: which of the new tokens'
  * logits are wanted); output "logits"[batch, vocab].
  *

@@ -9,7 +9,16 @@
 #include "base/error.h"
 #include "trireme.h"
 
-#define TR_FAMILIES(X) X(gpt2) X(llama) X(t5) X(transformer) X(gshard)
+#define TR_FAMILIES(X) \
+    X(gpt2) \
+    X(llama) \
+    X(palm) \
+    X(t5) \
+    X(transformer) \
+    X(gshard) \
+    X(mixtral) \
+    X(switch) \
+    X(vit)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
 typedef struct tr_preset {

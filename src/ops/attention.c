@@ -142,13 +142,21 @@ static const char *segment_rule(const tr_graph *g, tr_value q, tr_value segments
     return segments && tr_shape_at(g, segments)->dims[0] != tr_shape_at(g, q)->dims[0] ? "[m]" : "b";
 }
 
+/* One head of keys for all queries is on every rank that has some of them, and its gradient is a sum over those. */
+static const char *qkv_rule(const tr_graph *g, tr_value k)
+{
+    if (!k)
+        return "b(t)[q]h[e],,";
+    return tr_shape_at(g, k)->dims[2] == 1 ? "b(t)h[e],b(s)[g][e],b(s)[g][e]" : "b(t)h[e],b(s)h[e],b(s)h[e]";
+}
+
 static const char *rule_attention(const tr_graph *g, tr_node n)
 {
     static _Thread_local char text[160];
     const char *m = segment_rule(g, tr_in(g, n, 0), tr_in(g, n, 5));
     bool packed = !tr_in(g, n, 1);
-    snprintf(text, sizeof text, "%s,[n]h,%s[t],%s[%c]->b[t]h[e],bh[t]",
-             packed ? "b[t][q]h[e],," : "b[t]h[e],b[s]h[e],b[s]h[e]", m, m, packed ? 't' : 's');
+    snprintf(text, sizeof text, "%s,[n]h,%s(t),%s(%c)->b(t)h[e],bh(t)", qkv_rule(g, tr_in(g, n, 1)), m, m,
+             packed ? 't' : 's');
     return text;
 }
 
@@ -157,14 +165,17 @@ static const char *rule_attention_grad(const tr_graph *g, tr_node n)
     static _Thread_local char text[200];
     const char *m = segment_rule(g, tr_in(g, n, 3), tr_in(g, n, 8));
     bool packed = !tr_in(g, n, 4);
-    const char *qkv = packed ? "b[t][q]h[e],," : "b[t]h[e],b[s]h[e],b[s]h[e]";
-    snprintf(text, sizeof text, "b[t]h[e],b[t]h[e],bh[t],%s,[n]h,%s[t],%s[%c]->%s,[n]h", qkv, m, m, packed ? 't' : 's',
-             packed ? "b[t][q]h[e]" : qkv);
+    const char *qkv = qkv_rule(g, tr_in(g, n, 4));
+    snprintf(text, sizeof text, "b(t)h[e],b(t)h[e],bh(t),%s,[n]h,%s(t),%s(%c)->%s,[n]h", qkv, m, m, packed ? 't' : 's',
+             packed ? "b(t)[q]h[e]" : qkv);
     return text;
 }
 
 static const char *rule_attention_cached(const tr_graph *g, tr_node n)
 {
+    /* A cache that all ranks fill is no sum over them: with one head of keys nothing is cut. */
+    if (tr_in(g, n, 1) && tr_shape_at(g, tr_in(g, n, 1))->dims[2] == 1)
+        return "b[t][h][e],b[s][g][e],b[s][g][e],b[g][c][e],b[g][c][e],,[n][h]->b[t][h][e],b[g][c][e],b[g][c][e]";
     return tr_in(g, n, 1) ? "b[t]h[e],b[s]h[e],b[s]h[e],bh[c][e],bh[c][e],,[n]h->b[t]h[e],bh[c][e],bh[c][e]"
                           : "b[t][q]h[e],,,bh[c][e],bh[c][e],,[n]h->b[t]h[e],bh[c][e],bh[c][e]";
 }

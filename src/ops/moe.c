@@ -324,7 +324,9 @@ tr_routing tr_route(tr_graph *g, tr_value logits, const tr_route_options *o)
         return r;
     r.experts = tr_size(g, logits, -1);
     int64_t tokens = tr_size(g, logits, 1), room = tokens;
-    if (o->capacity_factor > 0)
+    if (o->capacity > 0)
+        room = o->capacity;
+    else if (o->capacity_factor > 0)
         room = (int64_t)((double)(o->k * tokens) * o->capacity_factor / (double)TR_MAX(r.experts, 1) + 0.999999);
     r.capacity = TR_MAX(TR_MIN(room, tokens), 1);
     const tr_attr attrs[TR_MAX_ATTRS] = {[TR_ROUTE_K] = {.i = o->k},
