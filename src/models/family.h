@@ -18,7 +18,8 @@
     X(gshard) \
     X(mixtral) \
     X(switch) \
-    X(vit)
+    X(vit) \
+    X(swin)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
 typedef struct tr_preset {
