@@ -36,7 +36,8 @@ def theirs(options, info, tokens):
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     config = T5Config(vocab_size=info["vocab_size"], d_model=SIZES["embed"], d_kv=SIZES["head_dim"], d_ff=SIZES["mlp"], num_layers=SIZES["layers"],
-                      num_heads=SIZES["heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0, use_cache=False)
+                      num_heads=SIZES["heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0, use_cache=False,
+                      decoder_start_token_id=0)
     model = T5ForConditionalGeneration(config).train()
     groups = [{"params": [p for p in model.parameters() if (p.dim() > 1) == wide], "weight_decay": 0.1 * wide} for wide in (True, False)]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8)

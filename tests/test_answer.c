@@ -1,5 +1,5 @@
-/* Answers of encoder-decoders against Hugging Face's generate (answers.json in tests/golden/t5 and t5_v1_1, written by
- * tools/golden_models.py): greedy and beam search, token for token. */
+/* Answers of encoder-decoders against Hugging Face's generate (answers.json in tests/golden/t5 and t5_v1_1, written
+ * by tools/golden_models.py): greedy and beam search, token for token. */
 #include "base/cpu.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -29,7 +29,8 @@ static void test_answers_as_hugging_face(void)
                                 .length_penalty = json_real_value(json_object_get(row, "length_penalty"))};
             const json_t *want = json_object_get(row, "tokens");
             tr_answer got;
-            CHECK_OK(tr_answerer_ids(a, &source, 0, (int32_t)json_integer_value(json_object_get(row, "end")), &how, &got));
+            CHECK_OK(
+                tr_answerer_ids(a, &source, 0, (int32_t)json_integer_value(json_object_get(row, "end")), &how, &got));
             bool same = got.tokens.count == (int64_t)json_array_size(want);
             for (int64_t k = 0; same && k < got.tokens.count; k++)
                 same = got.tokens.items[k] == json_integer_value(json_array_get(want, (size_t)k));
@@ -59,7 +60,8 @@ static void test_what_is_refused(void)
     tr_answering how = {.beams = 100, .max_tokens = 5};
     CHECK_ERROR(tr_answerer_ids(a, &(tr_ids){source, 1, 1}, 0, 1, &how, &got), "from 1 to 64 beams");
     how.beams = 1;
-    CHECK_ERROR(tr_answerer_ids(a, &(tr_ids){source, 2, 2}, 0, 1, &how, &got), "token 61 is not in the model's vocabulary");
+    CHECK_ERROR(tr_answerer_ids(a, &(tr_ids){source, 2, 2}, 0, 1, &how, &got),
+                "token 61 is not in the model's vocabulary");
     tr_answerer_free(a);
 }
 

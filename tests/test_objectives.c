@@ -35,9 +35,16 @@ static void fetch(const tr_objective *o, bool validation, int64_t index, sample 
 
 static tr_objective_options options_for(const char *const *paths)
 {
-    return (tr_objective_options){.tokenizer = tokenizer, .paths = paths, .n_paths = 1, .cache = directory, .threads = 1,
-                                  .seq = SEQ, .decoder_seq = DECODER, .vocab = tr_tokenizer_vocab_size(tokenizer),
-                                  .seed = 7, .val_split = 0.1};
+    return (tr_objective_options){.tokenizer = tokenizer,
+                                  .paths = paths,
+                                  .n_paths = 1,
+                                  .cache = directory,
+                                  .threads = 1,
+                                  .seq = SEQ,
+                                  .decoder_seq = DECODER,
+                                  .vocab = tr_tokenizer_vocab_size(tokenizer),
+                                  .seed = 7,
+                                  .val_split = 0.1};
 }
 
 static tr_objective *open_one(const char *name, const tr_objective_options *options)
@@ -146,7 +153,8 @@ static void test_pairs(void)
         CHECK_OK(tr_tokenizer_decode(tokenizer, s.ids, n, &source));
         CHECK_OK(tr_tokenizer_decode(tokenizer, s.targets, m, &target));
         int a = -1, b = -2;
-        CHECK(sscanf(source.bytes, "three banks of oars %d", &a) == 1 && sscanf(target.bytes, "the captain %d", &b) == 1);
+        CHECK(sscanf(source.bytes, "three banks of oars %d", &a) == 1 &&
+              sscanf(target.bytes, "the captain %d", &b) == 1);
         CHECK_INT(a, b);
         seen[a >= 0 && a < 40 ? a : 0]++;
         tr_text_free(&source);
@@ -162,7 +170,8 @@ static void test_pairs(void)
 
     static const struct {
         const char *text, *message;
-    } bad[] = {{"no tab\n", ":1: expected a source and a target"}, {"a\tb\nc\td\te\n", ":2: expected"}, {"", "no pairs"}};
+    } bad[] = {
+        {"no tab\n", ":1: expected a source and a target"}, {"a\tb\nc\td\te\n", ":2: expected"}, {"", "no pairs"}};
     for (int64_t i = 0; i < TR_COUNT(bad); i++) {
         CHECK_OK(tr_file_write(path, bad[i].text, (int64_t)strlen(bad[i].text)));
         CHECK_ERROR(tr_objective_open(tr_objective_find("seq2seq"), &options, &o), bad[i].message);

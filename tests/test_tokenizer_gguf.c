@@ -1,5 +1,5 @@
-/* Tokenizers in GGUF files, made here byte by byte: byte-level BPE with a named pre-tokenizer, SentencePiece's two, BERT's;
- * the file's own numbers of special tokens; what is refused. */
+/* Tokenizers in GGUF files, made here byte by byte: byte-level BPE with a named pre-tokenizer, SentencePiece's two,
+ * BERT's; the file's own numbers of special tokens; what is refused. */
 #include <jansson.h>
 
 #include "check.h"
@@ -116,7 +116,9 @@ static void check_ids(const tr_tokenizer *t, const char *line, const char *want)
 
 static void test_bytes(void)
 {
-    static const char tokens[] = "<end>|a|b|1|2|\xC4\xA0|ab|12|\xC4\xA0" "a|1a", merges[] = "a b|1 2|\xC4\xA0 a|1 a";
+    static const char tokens[] = "<end>|a|b|1|2|\xC4\xA0|ab|12|\xC4\xA0"
+                                 "a|1a",
+                      merges[] = "a b|1 2|\xC4\xA0 a|1 a";
     static const struct {
         const char *pre, *ids;
     } rows[] = {{"gpt-2", "6 8 7 6 0"}, {"smollm", "6 8 3 4 6 0"}, {"llama-bpe", "6 8 7 6 0"}};
@@ -140,7 +142,8 @@ static void test_bytes(void)
 
 static void test_pieces(void)
 {
-    static const char bpe[] = "<unk>|<s>|</s>|<0x0A>|\xE2\x96\x81|a|b|ab|\xE2\x96\x81" "ab|\xE2\x96\x81\xE2\x96\x81";
+    static const char bpe[] = "<unk>|<s>|</s>|<0x0A>|\xE2\x96\x81|a|b|ab|\xE2\x96\x81"
+                              "ab|\xE2\x96\x81\xE2\x96\x81";
     static const float bpe_scores[] = {0, 0, 0, 0, -6, -7, -8, -1, -2, -3};
     maker m = {0};
     tr_tokenizer *t;
@@ -154,7 +157,8 @@ static void test_pieces(void)
     check_ids(t, "a   b", "4 5 9 4 6");
     tr_tokenizer_free(t);
 
-    static const char unigram[] = "<pad>|</s>|<unk>|\xE2\x96\x81|a|b|\xE2\x96\x81" "ab";
+    static const char unigram[] = "<pad>|</s>|<unk>|\xE2\x96\x81|a|b|\xE2\x96\x81"
+                                  "ab";
     static const float scores[] = {0, 0, 0, -2, -3, -3, -4};
     put_text(&m, "model", "t5");
     put_texts(&m, "tokens", unigram);

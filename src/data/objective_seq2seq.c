@@ -4,11 +4,12 @@
  *   targets [decoder_seq]: the target and an end token, -1 behind     decoder_ids: a start token, then the target
  *
  * Pairs come from files of lines: .jsonl with objects {"source": ..., "target": ...}, anything else with source and
- * target between a tab. All are tokenized when the objective is opened and stay in memory. A pair that is too long for
- * the model is left out, and counted. The start token is the tokenizer's padding, as T5 has it, or else its end token.
+ * target between a tab. All are tokenized when the objective is opened and stay in memory. A pair that is too long
+ * for the model is left out, and counted. The start token is the tokenizer's padding, as T5 has it, or else its end
+ * token.
  *
- * Training shows each pair once an epoch, in an order of its own. Validation has files of its own, or every n-th pair of
- * the training files, so that a text in chapters is held out evenly.
+ * Training shows each pair once an epoch, in an order of its own. Validation has files of its own, or every n-th pair
+ * of the training files, so that a text in chapters is held out evenly.
  */
 #include <jansson.h>
 
@@ -57,8 +58,10 @@ static tr_error *add_pair(reading *r, bool validation, const char *source, int64
     }
     for (int64_t i = p.source; i < o->tokens.count && o->vocab; i++)
         if (o->tokens.items[i] >= o->vocab)
-            return tr_error_new(TR_USER, "token id %d is not in the model's vocabulary of %d: was the model made for another "
-                                         "tokenizer?", o->tokens.items[i], o->vocab);
+            return tr_error_new(TR_USER,
+                                "token id %d is not in the model's vocabulary of %d: was the model made for another "
+                                "tokenizer?",
+                                o->tokens.items[i], o->vocab);
     p.source_length = (int32_t)(p.target - p.source);
     p.target_length = (int32_t)(o->tokens.count - p.target);
     bool held = validation || (r->every && r->read % r->every == r->every - 1);
@@ -69,7 +72,8 @@ static tr_error *add_pair(reading *r, bool validation, const char *source, int64
     return NULL;
 }
 
-static tr_error *read_json_line(reading *r, bool validation, const char *line, int64_t length, const char *path, int64_t number)
+static tr_error *read_json_line(reading *r, bool validation, const char *line, int64_t length, const char *path,
+                                int64_t number)
 {
     json_error_t problem;
     json_t *object = json_loadb(line, (size_t)length, 0, &problem);
@@ -79,12 +83,14 @@ static tr_error *read_json_line(reading *r, bool validation, const char *line, i
         error = add_pair(r, validation, json_string_value(source), (int64_t)json_string_length(source),
                          json_string_value(target), (int64_t)json_string_length(target));
     else
-        error = tr_error_new(TR_USER, "%s:%lld: expected {\"source\": \"...\", \"target\": \"...\"}", path, (long long)number);
+        error = tr_error_new(TR_USER, "%s:%lld: expected {\"source\": \"...\", \"target\": \"...\"}", path,
+                             (long long)number);
     json_decref(object);
     return error;
 }
 
-static tr_error *read_line(reading *r, bool validation, const char *line, int64_t length, const char *path, int64_t number)
+static tr_error *read_line(reading *r, bool validation, const char *line, int64_t length, const char *path,
+                           int64_t number)
 {
     const char *tab = memchr(line, '\t', (size_t)length), *end = line + length;
     if (!tab || memchr(tab + 1, '\t', (size_t)(end - tab - 1)))
@@ -99,7 +105,8 @@ static tr_error *read_file(reading *r, bool validation, const char *path)
     bool json = n > 6 && strcmp(path + n - 6, ".jsonl") == 0;
     tr_map map;
     if (tr_path_is_directory(path))
-        return tr_error_new(TR_USER, "%s: sequence to sequence needs files of pairs (.tsv or .jsonl), not a directory", path);
+        return tr_error_new(TR_USER,
+                            "%s: sequence to sequence needs files of pairs (.tsv or .jsonl), not a directory", path);
     TR_TRY(tr_map_open(path, &map));
     const char *end = map.bytes + map.size;
     tr_error *error = NULL;
@@ -136,9 +143,10 @@ static tr_error *read_all(seq2seq *o, const tr_objective_options *options)
     for (int64_t i = 0; i < options->n_val_paths; i++)
         TR_TRY(read_file(&r, true, options->val_paths[i]));
     if (!o->sets[0].count)
-        return tr_error_new(TR_USER,
-                            "no pairs to train on: %lld were read and are longer than train.seq=%lld or train.decoder_seq=%lld",
-                            (long long)o->too_long, (long long)o->seq, (long long)o->decoder_seq);
+        return tr_error_new(
+            TR_USER,
+            "no pairs to train on: %lld were read and are longer than train.seq=%lld or train.decoder_seq=%lld",
+            (long long)o->too_long, (long long)o->seq, (long long)o->decoder_seq);
     return NULL;
 }
 
@@ -149,7 +157,8 @@ static tr_error *open(const tr_objective_options *options, void **out)
     if (!t || tr_tokenizer_end_of_text(t) < 0)
         return tr_error_new(TR_USER, "sequence to sequence needs a tokenizer with an end token, such as </s>");
     if (options->weights)
-        return tr_error_new(TR_USER, "sequence to sequence mixes its files by size: weights in data.train are not supported");
+        return tr_error_new(TR_USER,
+                            "sequence to sequence mixes its files by size: weights in data.train are not supported");
     seq2seq *o = tr_alloc_zero(1, sizeof *o);
     int32_t pad = tr_tokenizer_special(t, TR_SPECIAL_PAD), end = tr_tokenizer_end_of_text(t);
     o->seq = options->seq;
@@ -172,10 +181,12 @@ static tr_error *sample(const void *own, bool validation, int64_t index, tr_fiel
     const seq2seq *o = own;
     const pairs *set = &o->sets[validation];
     int64_t epoch = index / set->count, at = index % set->count;
-    const pair *p = &set->items[validation ? at : tr_permute(o->seed * 0x9E3779B97F4A7C15u + (uint64_t)epoch, set->count, at)];
+    const pair *p =
+        &set->items[validation ? at : tr_permute(o->seed * 0x9E3779B97F4A7C15u + (uint64_t)epoch, set->count, at)];
     const int32_t *source = o->tokens.items + p->source, *target = o->tokens.items + p->target;
     tr_field *ids = tr_field_find(fields, count, "ids"), *mask = tr_field_find(fields, count, "mask");
-    tr_field *decoder = tr_field_find(fields, count, "decoder_ids"), *targets = tr_field_find(fields, count, "targets");
+    tr_field *decoder = tr_field_find(fields, count, "decoder_ids"),
+             *targets = tr_field_find(fields, count, "targets");
     for (int64_t i = 0; i < o->seq; i++) {
         if (ids)
             ids->ints[i] = i < p->source_length ? source[i] : o->pad;
@@ -201,8 +212,11 @@ static int64_t val_count(const void *own)
 static tr_loader_info describe(const void *own)
 {
     const seq2seq *o = own;
-    return (tr_loader_info){.sources = o->files, .train_tokens = o->sets[0].target_tokens, .train_windows = o->sets[0].count,
-                            .val_tokens = o->sets[1].target_tokens, .val_windows = o->sets[1].count};
+    return (tr_loader_info){.sources = o->files,
+                            .train_tokens = o->sets[0].target_tokens,
+                            .train_windows = o->sets[0].count,
+                            .val_tokens = o->sets[1].target_tokens,
+                            .val_windows = o->sets[1].count};
 }
 
 static uint64_t hash_of(const seq2seq *o)
@@ -223,9 +237,9 @@ static char *state(const void *own)
 static tr_error *check_state(const void *own, const char *before)
 {
     char *now = state(own);
-    tr_error *error = strcmp(now, before) == 0 ? NULL
-                                               : tr_error_new(TR_USER, "the pairs are not those of the run: then %s, now %s",
-                                                              before, now);
+    tr_error *error = strcmp(now, before) == 0
+                          ? NULL
+                          : tr_error_new(TR_USER, "the pairs are not those of the run: then %s, now %s", before, now);
     free(now);
     return error;
 }

@@ -1,5 +1,5 @@
-/* Span corruption (Raffel et al. 2020, "T5", section 3.1.4): of a window of tokens 15 % are taken out in spans of 3 on
- * average; each span becomes one sentinel in the input, and the target is the sentinels with what they stand for.
+/* Span corruption (Raffel et al. 2020, "T5", section 3.1.4): of a window of tokens 15 % are taken out in spans of 3
+ * on average; each span becomes one sentinel in the input, and the target is the sentinels with what they stand for.
  *
  *   ids [seq]: tokens, sentinels for spans, the end token            mask [seq]: 1 where there is a token
  *   targets [decoder_seq]: sentinel, its span, ..., end token; -1 behind       decoder_ids: the same, one later
@@ -54,10 +54,11 @@ static tr_error *find_sentinels(span_objective *o, const tr_tokenizer *t, int64_
         o->sentinels[i] = tr_tokenizer_find(t, name);
         free(name);
         if (o->sentinels[i] < 0)
-            return tr_error_new(TR_USER,
-                                "span corruption of inputs of %lld tokens needs %lld sentinels <extra_id_0>, ...; the tokenizer "
-                                "has %lld: take T5's, or learn one (trireme tokenizer train --kind unigram --sentinels %lld)",
-                                (long long)o->seq, (long long)wanted, (long long)i, (long long)wanted);
+            return tr_error_new(
+                TR_USER,
+                "span corruption of inputs of %lld tokens needs %lld sentinels <extra_id_0>, ...; the tokenizer "
+                "has %lld: take T5's, or learn one (trireme tokenizer train --kind unigram --sentinels %lld)",
+                (long long)o->seq, (long long)wanted, (long long)i, (long long)wanted);
     }
     return NULL;
 }
@@ -73,16 +74,21 @@ static tr_error *open(const tr_objective_options *options, void **out)
         raw++;
     lengths of = lengths_of(raw);
     if (raw < 2)
-        return tr_error_new(TR_USER, "span corruption needs train.seq of at least 3, not %lld", (long long)options->seq);
+        return tr_error_new(TR_USER, "span corruption needs train.seq of at least 3, not %lld",
+                            (long long)options->seq);
     if (of.target > options->decoder_seq)
-        return tr_error_new(TR_USER,
-                            "span corruption of inputs of %lld tokens makes targets of %lld, and train.decoder_seq is %lld: set "
-                            "train.decoder_seq=%lld",
-                            (long long)options->seq, (long long)of.target, (long long)options->decoder_seq,
-                            (long long)of.target);
+        return tr_error_new(
+            TR_USER,
+            "span corruption of inputs of %lld tokens makes targets of %lld, and train.decoder_seq is %lld: set "
+            "train.decoder_seq=%lld",
+            (long long)options->seq, (long long)of.target, (long long)options->decoder_seq, (long long)of.target);
     span_objective *o = tr_alloc_zero(1, sizeof *o);
-    *o = (span_objective){.raw = raw, .seq = options->seq, .decoder_seq = options->decoder_seq, .seed = options->seed,
-                          .end = tr_tokenizer_end_of_text(t), .pad = tr_tokenizer_special(t, TR_SPECIAL_PAD)};
+    *o = (span_objective){.raw = raw,
+                          .seq = options->seq,
+                          .decoder_seq = options->decoder_seq,
+                          .seed = options->seed,
+                          .end = tr_tokenizer_end_of_text(t),
+                          .pad = tr_tokenizer_special(t, TR_SPECIAL_PAD)};
     o->pad = o->pad >= 0 ? o->pad : o->end;
     tr_error *error = find_sentinels(o, t, of.spans);
     if (!error)
@@ -123,8 +129,8 @@ static void put(writer *w, int32_t id)
     w->at++;
 }
 
-static void fill(const span_objective *o, const int32_t *window, int64_t raw, bool validation, int64_t index, writer *input,
-                 writer *target)
+static void fill(const span_objective *o, const int32_t *window, int64_t raw, bool validation, int64_t index,
+                 writer *input, writer *target)
 {
     lengths of = lengths_of(raw);
     int64_t *kept = tr_alloc_zero((size_t)(2 * of.spans + 2), sizeof *kept), *lost = kept + of.spans + 1;
@@ -153,7 +159,8 @@ static tr_error *sample(const void *own, bool validation, int64_t index, tr_fiel
 {
     const span_objective *o = own;
     tr_field *ids = tr_field_find(fields, count, "ids"), *mask = tr_field_find(fields, count, "mask");
-    tr_field *decoder = tr_field_find(fields, count, "decoder_ids"), *targets = tr_field_find(fields, count, "targets");
+    tr_field *decoder = tr_field_find(fields, count, "decoder_ids"),
+             *targets = tr_field_find(fields, count, "targets");
     int32_t *window = tr_alloc_zero((size_t)(2 * o->raw), sizeof *window), *next = window + o->raw;
     int32_t *answer = tr_alloc_zero((size_t)o->decoder_seq + 1, sizeof *answer);
     tr_error *error = (validation ? tr_loader_val_sample : tr_loader_sample)(o->loader, index, window, next);

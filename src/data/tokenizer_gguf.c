@@ -1,5 +1,6 @@
 /* Tokenizers from the metadata of a GGUF file (tokenizer.ggml.*): the models gpt2 (byte-level BPE), llama
- * (SentencePiece's BPE), t5 (its Unigram) and bert (WordPiece). As with other formats, a tokenizer.json is made of it.
+ * (SentencePiece's BPE), t5 (its Unigram) and bert (WordPiece). As with other formats, a tokenizer.json is made of
+ * it.
  *
  * How the texts of a gpt2 model are cut is a name there (tokenizer.ggml.pre), whose meaning is in llama.cpp's source;
  * the table here has the patterns of those that we know, as the models' own tokenizer.json files have them.
@@ -11,14 +12,14 @@
 #define MARKER "\xE2\x96\x81"
 enum { NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER = 4 };
 
-#define CL100K(digits)                                                                                                \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"      \
+#define CL100K(digits)                                                                                           \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" \
     "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define O200K                                                                                                         \
-    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"                       \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"                                                                                   \
-    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"                      \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"                                                                                   \
+#define O200K                                                                                    \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"  \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"                                                              \
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"                                                              \
     "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 typedef struct cutting {
@@ -55,8 +56,9 @@ static tr_error *find_cutting(const tr_gguf *g, const char *path, const cutting 
             return NULL;
         tr_text_add(&all, cuttings[i].names, strlen(cuttings[i].names) - 1);
     }
-    tr_error *error = tr_error_new(TR_USER, "%s: the pre-tokenizer \"%.*s\" of its tokenizer is not supported; these are:%s", path,
-                                   (int)TR_MIN(name.length, 100), name.bytes, all.bytes);
+    tr_error *error =
+        tr_error_new(TR_USER, "%s: the pre-tokenizer \"%.*s\" of its tokenizer is not supported; these are:%s", path,
+                     (int)TR_MIN(name.length, 100), name.bytes, all.bytes);
     tr_text_free(&all);
     return error;
 }
@@ -92,8 +94,9 @@ static tr_error *open_vocab(const tr_gguf *g, const char *path, vocab *out)
 
 static void add_token(json_t *added, const char *content, int64_t id, bool special)
 {
-    json_array_append_new(added, json_pack("{s:I, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content", content,
-                                           "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", special));
+    json_array_append_new(added,
+                          json_pack("{s:I, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content", content,
+                                    "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", special));
 }
 
 /* {token: id}, and those to be found in a text before all else. */
@@ -113,8 +116,8 @@ static tr_error *vocab_json(const vocab *v, const char *prefix, json_t *tokens, 
             text = whole;
         }
         if (json_object_get(tokens, text) || json_object_set_new(tokens, text, json_integer(id)))
-            error = tr_error_new(TR_USER, "%s: token %lld of its tokenizer, \"%s\", is there twice or no UTF-8", v->path,
-                                 (long long)id, text);
+            error = tr_error_new(TR_USER, "%s: token %lld of its tokenizer, \"%s\", is there twice or no UTF-8",
+                                 v->path, (long long)id, text);
         else if (*text && (special || type == USER))
             add_token(added, text, id, type != USER);
         free(text);
@@ -143,10 +146,10 @@ static tr_error *build_bpe(const tr_gguf *g, const vocab *v, tr_tokenizer **out)
     if (how->digits)
         json_array_append_new(steps, json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1));
     if (how->pattern)
-        json_array_append_new(steps, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", how->pattern,
-                                               "behavior", "Isolated", "invert", 0));
-    json_array_append_new(steps, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets",
-                                           1, "use_regex", how->pattern == NULL));
+        json_array_append_new(steps, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex",
+                                               how->pattern, "behavior", "Isolated", "invert", 0));
+    json_array_append_new(steps, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                                           "trim_offsets", 1, "use_regex", how->pattern == NULL));
     if (json_array_size(steps) == 1) {
         json_t *only = json_incref(json_array_get(steps, 0));
         json_decref(steps);
@@ -154,8 +157,9 @@ static tr_error *build_bpe(const tr_gguf *g, const vocab *v, tr_tokenizer **out)
     } else {
         steps = json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", steps);
     }
-    json_t *root = json_pack("{s:o, s:o, s:{s:s, s:b, s:o, s:o}}", "added_tokens", added, "pre_tokenizer", steps, "model",
-                             "type", "BPE", "ignore_merges", (int)how->whole_words, "vocab", tokens, "merges", merges);
+    json_t *root =
+        json_pack("{s:o, s:o, s:{s:s, s:b, s:o, s:o}}", "added_tokens", added, "pre_tokenizer", steps, "model",
+                  "type", "BPE", "ignore_merges", (int)how->whole_words, "vocab", tokens, "merges", merges);
     if (!error)
         error = root ? tr_tokenizer_build(root, v->path, out)
                      : tr_error_new(TR_USER, "%s: a merge of its tokenizer is no UTF-8", v->path);
@@ -167,11 +171,11 @@ static tr_error *build_bert(const vocab *v, tr_tokenizer **out)
 {
     json_t *tokens = json_object(), *added = json_array();
     tr_error *error = vocab_json(v, "##", tokens, added);
-    json_t *root = json_pack("{s:o, s:{s:s, s:b, s:b, s:n, s:b}, s:{s:s}, s:{s:s, s:s, s:s, s:i, s:o}}", "added_tokens", added,
-                             "normalizer", "type", "BertNormalizer", "clean_text", 1, "handle_chinese_chars", 1,
-                             "strip_accents", "lowercase", 1, "pre_tokenizer", "type", "BertPreTokenizer", "model", "type",
-                             "WordPiece", "unk_token", "[UNK]", "continuing_subword_prefix", "##", "max_input_chars_per_word",
-                             100, "vocab", tokens);
+    json_t *root = json_pack("{s:o, s:{s:s, s:b, s:b, s:n, s:b}, s:{s:s}, s:{s:s, s:s, s:s, s:i, s:o}}",
+                             "added_tokens", added, "normalizer", "type", "BertNormalizer", "clean_text", 1,
+                             "handle_chinese_chars", 1, "strip_accents", "lowercase", 1, "pre_tokenizer", "type",
+                             "BertPreTokenizer", "model", "type", "WordPiece", "unk_token", "[UNK]",
+                             "continuing_subword_prefix", "##", "max_input_chars_per_word", 100, "vocab", tokens);
     if (!error)
         error = tr_tokenizer_build(root, v->path, out);
     json_decref(root);
@@ -180,7 +184,11 @@ static tr_error *build_bert(const vocab *v, tr_tokenizer **out)
 
 static tr_error *build_pieces(const tr_gguf *g, const vocab *v, bool unigram, tr_tokenizer **out)
 {
-    tr_piece_model m = {.type = unigram ? 1 : 2, .dummy_prefix = true, .escape = true, .fallback = !unigram, .whole = !unigram,
+    tr_piece_model m = {.type = unigram ? 1 : 2,
+                        .dummy_prefix = true,
+                        .escape = true,
+                        .fallback = !unigram,
+                        .whole = !unigram,
                         .remove_spaces = unigram};
     tr_gguf_array map;
     int64_t unknown = unigram ? 2 : 0;
@@ -199,8 +207,8 @@ static tr_error *build_pieces(const tr_gguf *g, const vocab *v, bool unigram, tr
         m.charsmap_length = map.count;
     }
     for (int64_t id = 0; id < v->tokens.count; id++)
-        tr_push(m.pieces, m.count, m.room) = (tr_scored_piece){token_of(v, id), (float)tr_gguf_array_real(&v->scores, id),
-                                                               (uint64_t)type_of(v, id)};
+        tr_push(m.pieces, m.count, m.room) =
+            (tr_scored_piece){token_of(v, id), (float)tr_gguf_array_real(&v->scores, id), (uint64_t)type_of(v, id)};
     tr_error *error = tr_tokenizer_build_pieces(&m, NULL, v->path, out);
     tr_piece_model_end(&m);
     free(bytes);
@@ -211,9 +219,9 @@ static tr_error *build_pieces(const tr_gguf *g, const vocab *v, bool unigram, tr
 static void set_specials(const tr_gguf *g, tr_tokenizer *t)
 {
     static const char *const keys[TR_SPECIAL_COUNT] = {
-        [TR_SPECIAL_PAD] = KEY("padding_token_id"),   [TR_SPECIAL_UNKNOWN] = KEY("unknown_token_id"),
-        [TR_SPECIAL_CLS] = KEY("cls_token_id"),       [TR_SPECIAL_SEP] = KEY("seperator_token_id"),
-        [TR_SPECIAL_MASK] = KEY("mask_token_id"),     [TR_SPECIAL_BOS] = KEY("bos_token_id"),
+        [TR_SPECIAL_PAD] = KEY("padding_token_id"), [TR_SPECIAL_UNKNOWN] = KEY("unknown_token_id"),
+        [TR_SPECIAL_CLS] = KEY("cls_token_id"),     [TR_SPECIAL_SEP] = KEY("seperator_token_id"),
+        [TR_SPECIAL_MASK] = KEY("mask_token_id"),   [TR_SPECIAL_BOS] = KEY("bos_token_id"),
         [TR_SPECIAL_EOS] = KEY("eos_token_id"),
     };
     int64_t id;
@@ -242,8 +250,8 @@ tr_error *tr_tokenizer_from_gguf_file(const tr_gguf *g, const char *path, tr_tok
     else if (named(" bert ", model))
         error = build_bert(&v, out);
     else
-        error = tr_error_new(TR_USER, "%s: the tokenizer \"%.*s\" is not supported: gpt2, llama, t5 and bert are", path,
-                             (int)TR_MIN(model.length, 100), model.bytes);
+        error = tr_error_new(TR_USER, "%s: the tokenizer \"%.*s\" is not supported: gpt2, llama, t5 and bert are",
+                             path, (int)TR_MIN(model.length, 100), model.bytes);
     if (!error)
         set_specials(g, *out);
     return error;

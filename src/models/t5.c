@@ -12,94 +12,98 @@
 #include "models/t5.h"
 
 static const double EPS = 1e-6;
-enum { BUCKETS = 32, BUCKET_DISTANCE = 128 };
+enum { BUCKETS = 32, BUCKET_DISTANCE = 128, NAME = 96 };
 
 typedef struct tower {
     tr_graph *g;
     const tr_sizes *s;
-    long long rows;    /* of the sequence in this tower */
-    tr_value buckets;  /* of distances */
-    tr_value bias;     /* parameter [buckets, heads] */
-    tr_value memory, mask; /* the encoder's output, and which of its tokens count */
+    long long rows, D, H, E; /* rows: of the sequence in this tower */
+    tr_value buckets;        /* of distances */
+    tr_value bias;           /* parameter [buckets, heads] */
+    tr_value memory, mask;   /* the encoder's output, and which of its tokens count */
     bool causal;
 } tower;
 
-static tr_value norm(tower *w, tr_value x, const char *name)
+static const char *join(char name[NAME], const char *a, const char *b, const char *c)
 {
-    return tr_rms_norm(w->g, x, tr_param(w->g, tr_ones(), name, "embed=%lld", (long long)w->s->embed), w->s->norm_eps);
+    snprintf(name, NAME, "%s%s%s.weight", a, b, c);
+    return name;
 }
 
-static tr_value project(tower *w, tr_value x, const char *prefix, const char *which, double deviation)
+static tr_init inverse_root(double width)
 {
-    char name[96];
-    snprintf(name, sizeof name, "%s.%s.weight", prefix, which);
-    tr_value table = tr_param(w->g, tr_normal(deviation), name, "heads=%lld head_dim=%lld embed=%lld", (long long)w->s->heads,
-                              (long long)w->s->head_dim, (long long)w->s->embed);
-    return tr_linear_transposed(w->g, x, table, 0); /* [B, *, H, E] */
+    return tr_normal(1 / sqrt(width));
 }
 
-/* Attention of x to itself, or to the encoder's output. */
-static tr_value attend(tower *w, tr_value x, const char *prefix, bool across)
+static tr_value norm(tower *w, tr_value x, const char *prefix, const char *which)
 {
-    const tr_sizes *s = w->s;
-    long long D = s->embed, H = s->heads, E = s->head_dim;
-    tr_value y = across ? w->memory : x;
-    tr_value q = project(w, x, prefix, "q", 1 / sqrt((double)(D * E)));
-    tr_value k = project(w, y, prefix, "k", 1 / sqrt((double)D)), v = project(w, y, prefix, "v", 1 / sqrt((double)D));
-    tr_attend_options how = {.causal = w->causal && !across, .p = s->dropout, .scale = 1};
+    char name[NAME];
+    tr_value weight = tr_param(w->g, tr_ones(), join(name, prefix, which, ""), "embed=%lld", w->D);
+    return tr_rms_norm(w->g, x, weight, w->s->norm_eps);
+}
+
+/* [B, *, H, E] */
+static tr_value project(tower *w, tr_value x, const char *prefix, const char *layer, const char *which, double width)
+{
+    char name[NAME];
+    tr_value table = tr_param(w->g, inverse_root(width), join(name, prefix, layer, which),
+                              "heads=%lld head_dim=%lld embed=%lld", w->H, w->E, w->D);
+    return tr_linear_transposed(w->g, x, table, 0);
+}
+
+/* x and the attention of x to itself, or to the encoder's output. */
+static tr_value attend(tower *w, tr_value x, const char *prefix, const char *layer, bool across)
+{
+    char name[NAME];
+    double D = (double)w->D, inner = (double)(w->H * w->E);
+    tr_value y = norm(w, x, prefix, "layer_norm"), z = across ? w->memory : y;
+    tr_value q = project(w, y, prefix, layer, ".q", D * (double)w->E);
+    tr_value k = project(w, z, prefix, layer, ".k", D), v = project(w, z, prefix, layer, ".v", D);
+    tr_attend_options how = {.causal = w->causal && !across, .p = w->s->dropout, .scale = 1};
     if (!across)
         how.relative = tr_embedding(w->g, w->bias, w->buckets);
     if (across || !w->causal)
         how.key_segments = w->mask;
-    y = tr_reshape(w->g, tr_attend(w->g, q, k, v, &how), "batch=%lld seq=%lld heads=%lld", (long long)s->batch, w->rows, H * E);
-    char name[96];
-    snprintf(name, sizeof name, "%s.o.weight", prefix);
-    tr_value table = tr_param(w->g, tr_normal(1 / sqrt((double)(H * E))), name, "embed=%lld heads=%lld*%lld", D, H, E);
-    return tr_dropout(w->g, tr_linear_transposed(w->g, y, table, 0), s->dropout);
+    y = tr_reshape(w->g, tr_attend(w->g, q, k, v, &how), "batch=%lld seq=%lld heads=%lld", (long long)w->s->batch,
+                   w->rows, w->H * w->E);
+    tr_value table = tr_param(w->g, inverse_root(inner), join(name, prefix, layer, ".o"),
+                              "embed=%lld heads=%lld*%lld", w->D, w->H, w->E);
+    return tr_add(w->g, x, tr_dropout(w->g, tr_linear_transposed(w->g, y, table, 0), w->s->dropout));
 }
 
-static tr_value mlp_weight(tr_graph *g, const tr_sizes *s, const char *prefix, const char *which)
+static tr_value widen(tr_graph *g, const tr_sizes *s, tr_value x, const char *prefix, const char *which)
 {
-    char name[96];
-    snprintf(name, sizeof name, "%s%s.weight", prefix, which);
-    return tr_param(g, tr_normal(1 / sqrt((double)s->embed)), name, "mlp=%lld embed=%lld", (long long)s->mlp,
-                    (long long)s->embed);
+    char name[NAME];
+    tr_value table = tr_param(g, inverse_root((double)s->embed), join(name, prefix, "DenseReluDense", which),
+                              "mlp=%lld embed=%lld", (long long)s->mlp, (long long)s->embed);
+    return tr_linear_transposed(g, x, table, 0);
 }
 
 tr_value tr_t5_dense(tr_graph *g, const tr_sizes *s, tr_value x, const char *prefix, int layer, bool decoder,
-                    void *unused)
+                     void *unused)
 {
     (void)layer, (void)decoder, (void)unused;
-    tr_value y;
-    if (s->gated) {
-        tr_value gate = tr_linear_transposed(g, x, mlp_weight(g, s, prefix, "DenseReluDense.wi_0"), 0);
-        y = tr_geglu_tanh(g, gate, tr_linear_transposed(g, x, mlp_weight(g, s, prefix, "DenseReluDense.wi_1"), 0));
-    } else {
-        y = tr_relu(g, tr_linear_transposed(g, x, mlp_weight(g, s, prefix, "DenseReluDense.wi"), 0));
-    }
-    char name[96];
-    snprintf(name, sizeof name, "%sDenseReluDense.wo.weight", prefix);
-    tr_value out = tr_param(g, tr_normal(1 / sqrt((double)s->mlp)), name, "embed=%lld mlp=%lld", (long long)s->embed,
-                            (long long)s->mlp);
+    char name[NAME];
+    tr_value y = s->gated ? tr_geglu_tanh(g, widen(g, s, x, prefix, ".wi_0"), widen(g, s, x, prefix, ".wi_1"))
+                          : tr_relu(g, widen(g, s, x, prefix, ".wi"));
+    tr_value out = tr_param(g, inverse_root((double)s->mlp), join(name, prefix, "DenseReluDense", ".wo"),
+                            "embed=%lld mlp=%lld", (long long)s->embed, (long long)s->mlp);
     return tr_linear_transposed(g, tr_dropout(g, y, s->dropout), out, 0);
 }
 
 /* x and what the feed-forward layer makes of it. */
 static tr_value feed(tower *w, tr_value x, tr_t5_feed forward, void *user, int i, const char *prefix)
 {
-    char name[96];
-    snprintf(name, sizeof name, "%slayer_norm.weight", prefix);
-    tr_value y = forward(w->g, w->s, norm(w, x, name), prefix, i, w->causal, user);
+    tr_value y = forward(w->g, w->s, norm(w, x, prefix, "layer_norm"), prefix, i, w->causal, user);
     return tr_add(w->g, x, tr_dropout(w->g, y, w->s->dropout));
 }
 
 static tower make(tr_graph *g, const tr_sizes *s, const char *name, int64_t rows, bool causal)
 {
-    char bias[96];
-    snprintf(bias, sizeof bias, "%s.block.0.layer.0.SelfAttention.relative_attention_bias.weight", name);
-    tower w = {.g = g, .s = s, .rows = rows, .causal = causal};
-    w.bias = tr_param(g, tr_normal(1 / sqrt((double)s->embed)), bias, "buckets=%lld heads=%lld", (long long)s->buckets,
-                      (long long)s->heads);
+    char bias[NAME];
+    tower w = {.g = g, .s = s, .rows = rows, .causal = causal, .D = s->embed, .H = s->heads, .E = s->head_dim};
+    join(bias, name, ".block.0.layer.0.SelfAttention", ".relative_attention_bias");
+    w.bias = tr_param(g, inverse_root((double)s->embed), bias, "buckets=%lld heads=%lld", (long long)s->buckets, w.H);
     w.buckets = tr_relative_buckets(g, s->buckets, s->bucket_distance, !causal);
     return w;
 }
@@ -107,33 +111,34 @@ static tower make(tr_graph *g, const tr_sizes *s, const char *name, int64_t rows
 void tr_t5_with(tr_graph *g, const tr_sizes *s, tr_t5_feed forward, void *user)
 {
     long long B = s->batch, S = s->seq, T = s->decoder_seq, D = s->embed, V = s->vocab;
-    tr_value words = tr_param(g, tr_normal(s->untied || s->unscaled ? 1 / sqrt((double)D) : 1), "shared.weight", "vocab=%lld embed=%lld", V, D);
+    tr_value words = tr_param(g, inverse_root(s->untied || s->unscaled ? (double)D : 1), "shared.weight",
+                              "vocab=%lld embed=%lld", V, D);
     tower encoder = make(g, s, "encoder", S, false), decoder = make(g, s, "decoder", T, true);
     encoder.mask = tr_input(g, "mask", "batch=%lld seq=%lld", B, S);
     tr_value x = tr_embedding(g, words, tr_input(g, "ids", "batch=%lld seq=%lld", B, S));
     x = tr_dropout(g, x, s->dropout); /* [B, S, D] */
     for (int i = 0; i < s->layers; i++) {
         tr_layer_begin(g, i, "encoder.block.%d.", i);
-        x = tr_add(g, x, attend(&encoder, norm(&encoder, x, "layer.0.layer_norm.weight"), "layer.0.SelfAttention", false));
+        x = attend(&encoder, x, "layer.0.", "SelfAttention", false);
         x = feed(&encoder, x, forward, user, i, "layer.1.");
         tr_layer_end(g);
     }
-    decoder.memory = tr_dropout(g, norm(&encoder, x, "encoder.final_layer_norm.weight"), s->dropout);
+    decoder.memory = tr_dropout(g, norm(&encoder, x, "encoder.", "final_layer_norm"), s->dropout);
     decoder.mask = encoder.mask;
 
     x = tr_embedding(g, words, tr_input(g, "decoder_ids", "batch=%lld seq=%lld", B, T));
     x = tr_dropout(g, x, s->dropout); /* [B, T, D] */
     for (int i = 0; i < s->decoder_layers; i++) {
         tr_layer_begin(g, (int)s->layers + i, "decoder.block.%d.", i);
-        x = tr_add(g, x, attend(&decoder, norm(&decoder, x, "layer.0.layer_norm.weight"), "layer.0.SelfAttention", false));
-        x = tr_add(g, x, attend(&decoder, norm(&decoder, x, "layer.1.layer_norm.weight"), "layer.1.EncDecAttention", true));
+        x = attend(&decoder, x, "layer.0.", "SelfAttention", false);
+        x = attend(&decoder, x, "layer.1.", "EncDecAttention", true);
         x = feed(&decoder, x, forward, user, i, "layer.2.");
         tr_layer_end(g);
     }
-    x = tr_dropout(g, norm(&decoder, x, "decoder.final_layer_norm.weight"), s->dropout);
+    x = tr_dropout(g, norm(&decoder, x, "decoder.", "final_layer_norm"), s->dropout);
     tr_value table = words;
     if (s->untied)
-        table = tr_param(g, tr_normal(1 / sqrt((double)D)), "lm_head.weight", "vocab=%lld embed=%lld", V, D);
+        table = tr_param(g, inverse_root((double)D), "lm_head.weight", "vocab=%lld embed=%lld", V, D);
     else if (!s->unscaled)
         x = tr_scale(g, x, 1 / sqrt((double)D));
     tr_head_add(g, (tr_head){.hidden = x, .table = table, .z_loss = s->z_loss, .smoothing = s->smoothing});
@@ -174,8 +179,8 @@ tr_error *tr_t5_read(const json_t *c, const char *where, tr_sizes *s)
     s->untied = !tied;
     s->gated = strcmp(activation, "gated-gelu") == 0;
     if (!s->gated && strcmp(activation, "relu") != 0)
-        return tr_error_new(TR_USER, "%s: feed_forward_proj \"%s\" is not supported: \"relu\" and \"gated-gelu\" are", where,
-                            activation);
+        return tr_error_new(TR_USER, "%s: feed_forward_proj \"%s\" is not supported: \"relu\" and \"gated-gelu\" are",
+                            where, activation);
     bool scaled = tied; /* newer files tie v1.1's output and say so here */
     TR_TRY(tr_json_bool(c, where, "scale_decoder_outputs", TR_OPTIONAL, &scaled));
     s->unscaled = tied && !scaled;
@@ -186,13 +191,14 @@ tr_error *tr_t5_read(const json_t *c, const char *where, tr_sizes *s)
 
 void tr_t5_write(json_t *c, const tr_sizes *s)
 {
-    tr_hf_pack(c, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:b, s:b, s:b, s:i}", "vocab_size",
-                            s->vocab, "n_positions", s->context, "d_model", s->embed, "d_kv", s->head_dim, "d_ff", s->mlp,
-                            "num_layers", s->layers, "num_decoder_layers", s->decoder_layers, "num_heads", s->heads,
-                            "relative_attention_num_buckets", s->buckets, "relative_attention_max_distance",
-                            s->bucket_distance, "dropout_rate", s->dropout, "layer_norm_epsilon", s->norm_eps,
-                            "feed_forward_proj", s->gated ? "gated-gelu" : "relu", "tie_word_embeddings", !s->untied,
-                            "scale_decoder_outputs", !s->untied && !s->unscaled, "is_encoder_decoder", 1, "decoder_start_token_id", 0));
+    tr_hf_pack(c, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:b, s:b, s:b, s:i}",
+                            "vocab_size", s->vocab, "n_positions", s->context, "d_model", s->embed, "d_kv",
+                            s->head_dim, "d_ff", s->mlp, "num_layers", s->layers, "num_decoder_layers",
+                            s->decoder_layers, "num_heads", s->heads, "relative_attention_num_buckets", s->buckets,
+                            "relative_attention_max_distance", s->bucket_distance, "dropout_rate", s->dropout,
+                            "layer_norm_epsilon", s->norm_eps, "feed_forward_proj", s->gated ? "gated-gelu" : "relu",
+                            "tie_word_embeddings", !s->untied, "scale_decoder_outputs", !s->untied && !s->unscaled,
+                            "is_encoder_decoder", 1, "decoder_start_token_id", 0));
 }
 
 void tr_t5_complete(tr_sizes *s)
@@ -205,11 +211,10 @@ void tr_t5_complete(tr_sizes *s)
 }
 
 /* Raffel et al. 2020, section 3.1.2 and 3.7; v1.1 as google/t5-v1_1-* on Hugging Face's hub. */
-#define T5(layer_count, width, head_count, head_width, inner) \
-    {.layers = layer_count, .embed = width, .heads = head_count, .head_dim = head_width, .mlp = inner, .context = 512, .vocab = 32128}
-#define T5_1_1(layer_count, width, head_count, inner)                                                          \
-    {.layers = layer_count, .embed = width, .heads = head_count, .head_dim = 64, .mlp = inner, .context = 512, \
-     .vocab = 32128, .gated = true, .untied = true}
+#define SIZES(layer_count, width, head_count, head_width, inner) \
+    .layers = layer_count, .embed = width, .heads = head_count, .head_dim = head_width, .mlp = inner, .context = 512
+#define T5(...) {SIZES(__VA_ARGS__), .vocab = 32128}
+#define T5_1_1(n, width, heads, inner) {SIZES(n, width, heads, 64, inner), .vocab = 32128, .gated = true, .untied = true}
 static const tr_preset presets[] = {
     {"t5-small", "", T5(6, 512, 8, 64, 2048)},
     {"t5-base", "", T5(12, 768, 12, 64, 3072)},
@@ -233,8 +238,8 @@ const tr_family tr_family_t5 = {
     .architecture = "T5ForConditionalGeneration",
     .model = model,
     .objective = "span",
-    .keys = "layers decoder_layers embed heads head_dim mlp context vocab dropout norm_eps untied unscaled gated buckets "
-            "bucket_distance smoothing z_loss",
+    .keys = "layers decoder_layers embed heads head_dim mlp context vocab dropout norm_eps untied unscaled gated "
+            "buckets bucket_distance smoothing z_loss",
     .read = tr_t5_read,
     .write = tr_t5_write,
     .complete = tr_t5_complete,

@@ -5,10 +5,10 @@
 #include "base/error.h"
 #include "trireme.h"
 
-/* The output of block `layer`'s feed-forward layer for its normed input x, without dropout and residual. `prefix` goes
- * before its parameters' names: "layer.1." in the encoder, "layer.2." in the decoder. */
-typedef tr_value (*tr_t5_feed)(tr_graph *graph, const tr_sizes *sizes, tr_value x, const char *prefix, int layer, bool decoder,
-                               void *user);
+/* The output of block `layer`'s feed-forward layer for its normed input x, without dropout and residual. `prefix`
+ * goes before its parameters' names: "layer.1." in the encoder, "layer.2." in the decoder. */
+typedef tr_value (*tr_t5_feed)(tr_graph *graph, const tr_sizes *sizes, tr_value x, const char *prefix, int layer,
+                               bool decoder, void *user);
 tr_value tr_t5_dense(tr_graph *graph, const tr_sizes *sizes, tr_value x, const char *prefix, int layer, bool decoder,
                      void *unused);
 void tr_t5_with(tr_graph *graph, const tr_sizes *sizes, tr_t5_feed feed, void *user);

@@ -1,9 +1,10 @@
 /* The Transformer (Vaswani et al. 2017, "Attention Is All You Need"): encoder and decoder, post-norm, sinusoidal
  * positions, one table for source, target and output.
  *
- * Shapes: B batch, S source, T target, D embed, H heads, E = D / H, M mlp, V vocab. Embeddings are scaled by sqrt(D); the
- * projections of attention have no biases, the feed-forward layer has (section 3.3). The presets smooth labels by 0.1,
- * as the paper does (model.smoothing). Weights start normal with the deviation of Glorot & Bengio 2010, as the authors' code does uniformly.
+ * Shapes: B batch, S source, T target, D embed, H heads, E = D / H, M mlp, V vocab. Embeddings are scaled by sqrt(D);
+ * the projections of attention have no biases, the feed-forward layer has (section 3.3). The presets smooth labels by
+ * 0.1, as the paper does (model.smoothing). Weights start normal with the deviation of Glorot & Bengio 2010, as the
+ * authors' code does uniformly.
  */
 #include <math.h>
 
@@ -32,16 +33,18 @@ static tr_value project(tr_graph *g, const tr_sizes *s, tr_value x, const char *
     char name[64];
     long long D = s->embed, H = s->heads;
     snprintf(name, sizeof name, "%s.%s.weight", prefix, which);
-    return tr_linear_transposed(g, x, tr_param(g, glorot(D, D), name, "heads=%lld head_dim=%lld embed=%lld", H, D / H, D), 0);
+    return tr_linear_transposed(
+        g, x, tr_param(g, glorot(D, D), name, "heads=%lld head_dim=%lld embed=%lld", H, D / H, D), 0);
 }
 
 /* norm(x + attention of x to y) */
-static tr_value attend(tr_graph *g, const tr_sizes *s, tr_value x, tr_value y, tr_value mask, bool causal, const char *prefix,
-                       const char *norm_name)
+static tr_value attend(tr_graph *g, const tr_sizes *s, tr_value x, tr_value y, tr_value mask, bool causal,
+                       const char *prefix, const char *norm_name)
 {
     char name[64];
     long long D = s->embed, H = s->heads;
-    tr_value q = project(g, s, x, prefix, "q_proj"), k = project(g, s, y, prefix, "k_proj"), v = project(g, s, y, prefix, "v_proj");
+    tr_value q = project(g, s, x, prefix, "q_proj"), k = project(g, s, y, prefix, "k_proj"),
+             v = project(g, s, y, prefix, "v_proj");
     tr_value a = tr_attend(g, q, k, v, &(tr_attend_options){.causal = causal, .p = s->dropout, .key_segments = mask});
     a = tr_reshape(g, a, "batch=%lld seq=%lld heads=%lld", (long long)s->batch, (long long)tr_size(g, x, 1), D);
     snprintf(name, sizeof name, "%s.out_proj.weight", prefix);
@@ -61,7 +64,8 @@ static tr_value feed(tr_graph *g, const tr_sizes *s, tr_value x, const char *nor
     return norm(g, s, tr_add(g, x, tr_dropout(g, tr_linear_transposed(g, y, w, b), s->dropout)), norm_name);
 }
 
-static tr_value embed(tr_graph *g, const tr_sizes *s, tr_value words, const char *ids, const char *positions, int64_t length)
+static tr_value embed(tr_graph *g, const tr_sizes *s, tr_value words, const char *ids, const char *positions,
+                      int64_t length)
 {
     long long B = s->batch, T = length;
     tr_value x = tr_embedding(g, words, tr_input(g, ids, "batch=%lld seq=%lld", B, T));
@@ -74,7 +78,8 @@ static void model(tr_graph *g, const tr_sizes *s, void *unused)
 {
     (void)unused;
     long long B = s->batch, D = s->embed;
-    tr_value words = tr_param(g, tr_normal(1 / sqrt((double)D)), "shared.weight", "vocab=%lld embed=%lld", (long long)s->vocab, D);
+    tr_value words =
+        tr_param(g, tr_normal(1 / sqrt((double)D)), "shared.weight", "vocab=%lld embed=%lld", (long long)s->vocab, D);
     tr_value mask = tr_input(g, "mask", "batch=%lld seq=%lld", B, (long long)s->seq);
     tr_value x = embed(g, s, words, "ids", "positions", s->seq); /* [B, S, D] */
     for (int i = 0; i < s->layers; i++) {
@@ -115,10 +120,11 @@ static tr_error *read(const json_t *c, const char *where, tr_sizes *s)
 
 static void write(json_t *c, const tr_sizes *s)
 {
-    tr_hf_pack(c, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b}", "vocab_size", s->vocab, "d_model", s->embed,
-                            "num_heads", s->heads, "d_ff", s->mlp, "num_layers", s->layers, "num_decoder_layers",
-                            s->decoder_layers, "n_positions", s->context, "dropout_rate", s->dropout, "layer_norm_epsilon",
-                            s->norm_eps, "label_smoothing", s->smoothing, "is_encoder_decoder", 1));
+    tr_hf_pack(c, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b}", "vocab_size", s->vocab,
+                            "d_model", s->embed, "num_heads", s->heads, "d_ff", s->mlp, "num_layers", s->layers,
+                            "num_decoder_layers", s->decoder_layers, "n_positions", s->context, "dropout_rate",
+                            s->dropout, "layer_norm_epsilon", s->norm_eps, "label_smoothing", s->smoothing,
+                            "is_encoder_decoder", 1));
 }
 
 static void complete(tr_sizes *s)
@@ -132,13 +138,19 @@ static tr_error *check(const tr_sizes *s)
 {
     if (s->embed % (2 * s->heads) == 0 || (s->embed % s->heads == 0 && s->embed % 2 == 0))
         return NULL;
-    return tr_error_new(TR_USER, "model.embed=%lld must be even and a multiple of model.heads=%lld", (long long)s->embed,
-                        (long long)s->heads);
+    return tr_error_new(TR_USER, "model.embed=%lld must be even and a multiple of model.heads=%lld",
+                        (long long)s->embed, (long long)s->heads);
 }
 
 /* Table 3, "base" and "big"; the vocabulary is that of the English-German task. */
-#define TRANSFORMER(width, head_count, inner, drop)                                                                 \
-    {.layers = 6, .embed = width, .heads = head_count, .mlp = inner, .context = 512, .vocab = 37000, .dropout = drop, \
+#define TRANSFORMER(width, head_count, inner, drop) \
+    {.layers = 6,                                   \
+     .embed = width,                                \
+     .heads = head_count,                           \
+     .mlp = inner,                                  \
+     .context = 512,                                \
+     .vocab = 37000,                                \
+     .dropout = drop,                               \
      .smoothing = SMOOTHING}
 static const tr_preset presets[] = {
     {"transformer-base", "", TRANSFORMER(512, 8, 2048, 0.1)},

@@ -17,8 +17,12 @@ TR_INFER(infer_sinusoids)
     return NULL;
 }
 
-const tr_op_row tr_row_sinusoids = {.min_in = 1, .max_in = 1, .attrs = {{"dims", TR_ATTR_INT}}, .infer = infer_sinusoids,
-                                    .no_gradient = "of positions", .sharding = "*->*[d]"};
+const tr_op_row tr_row_sinusoids = {.min_in = 1,
+                                    .max_in = 1,
+                                    .attrs = {{"dims", TR_ATTR_INT}},
+                                    .infer = infer_sinusoids,
+                                    .no_gradient = "of positions",
+                                    .sharding = "*->*[d]"};
 
 tr_value tr_sinusoids(tr_graph *g, tr_value positions, int64_t dims)
 {

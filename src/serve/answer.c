@@ -26,7 +26,8 @@ struct tr_answerer {
 
 static tr_compile how_for(const tr_answerer *a)
 {
-    return (tr_compile){.target = a->target, .compute = a->compute, .batch = a->beams, .seq = a->source, .decoder_seq = a->room};
+    return (tr_compile){
+        .target = a->target, .compute = a->compute, .batch = a->beams, .seq = a->source, .decoder_seq = a->room};
 }
 
 tr_error *tr_answerer_open(const char *directory, const tr_target *target, tr_dtype compute, tr_answerer **out)
@@ -39,7 +40,8 @@ tr_error *tr_answerer_open(const char *directory, const tr_target *target, tr_dt
     TR_GO(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
     TR_GO(tr_pretrained_read(tr_checkpoint_directory(checkpoint), &family, &a->sizes));
     if (!family->two_towers)
-        TR_GO(tr_error_new(TR_USER, "%s is a model of the family %s, which has no second tower", directory, family->name));
+        TR_GO(tr_error_new(TR_USER, "%s is a model of the family %s, which has no second tower", directory,
+                           family->name));
     a->sizes.dropout = 0;
     a->model = family->model;
     a->target = *target;
@@ -116,7 +118,8 @@ static tr_error *step(search *s)
     TR_TRY(make_program(a, n, s->how->beams, room));
     tr_program *p = a->program;
     int32_t *ids = input(p, "ids"), *mask = input(p, "mask"), *positions = input(p, "positions");
-    int32_t *decoder = input(p, "decoder_ids"), *decoder_positions = input(p, "decoder_positions"), *last = input(p, "last");
+    int32_t *decoder = input(p, "decoder_ids"), *decoder_positions = input(p, "decoder_positions"),
+            *last = input(p, "last");
     for (int64_t b = 0; b < s->how->beams; b++) {
         for (int64_t i = 0; i < n; i++) {
             ids[b * n + i] = s->source->items[i];
@@ -181,7 +184,8 @@ static double divided(const search *s, double sum, int64_t tokens)
     return sum / pow((double)TR_MAX(tokens, 1), s->how->length_penalty);
 }
 
-/* Keeps an answer of `length` tokens, if it is among the best; `scored` of its tokens count, an end token included. */
+/* Keeps an answer of `length` tokens, if it is among the best; `scored` of its tokens count, an end token included.
+ */
 static void finish(search *s, const candidate *c, int64_t scored, bool ended)
 {
     double score = divided(s, c->sum, scored);
@@ -282,9 +286,11 @@ tr_error *tr_answerer_ids(tr_answerer *a, const tr_ids *source, int32_t start, i
                             (long long)source->count, (long long)a->sizes.context);
     for (int64_t i = 0; i < source->count; i++)
         if (source->items[i] >= a->sizes.vocab)
-            return tr_error_new(TR_USER, "token %d is not in the model's vocabulary of %lld; is this the tokenizer that the model "
-                                         "was trained with?",
-                                source->items[i], (long long)a->sizes.vocab);
+            return tr_error_new(
+                TR_USER,
+                "token %d is not in the model's vocabulary of %lld; is this the tokenizer that the model "
+                "was trained with?",
+                source->items[i], (long long)a->sizes.vocab);
     for (int b = 0; b < how->beams; b++) {
         s.now[b].tokens = tr_alloc_zero((size_t)how->max_tokens + 1, sizeof(int32_t));
         s.next[b].tokens = tr_alloc_zero((size_t)how->max_tokens + 1, sizeof(int32_t));
