@@ -24,6 +24,7 @@ static const tr_command commands[] = {
     {"generate", "continue a text with a trained model", cmd_generate},
     {"eval", "loss, perplexity and bits per byte of a model on a text", cmd_eval},
     {"embed", "a vector for each line of text", cmd_embed},
+    {"predict", "the class of each image, by a trained model", cmd_predict},
     {"inspect", "parameters, graph, planned memory and flops of a config or a run", cmd_inspect},
     {"tokenizer", "train a tokenizer, encode and decode text", cmd_tokenizer},
     {"report", "one HTML page about a run", cmd_report},
