@@ -87,6 +87,8 @@ tr_value tr_geglu(tr_graph *graph, tr_value gate, tr_value x);
 tr_value tr_geglu_tanh(tr_graph *graph, tr_value gate, tr_value x);
 /* Zeroes each element with probability p (0 <= p < 1) and divides the rest by 1 - p. p = 0 gives x. */
 tr_value tr_dropout(tr_graph *graph, tr_value x, double p);
+/* The same for whole samples (what has one index of the outermost dim): stochastic depth, Huang et al. 2016. */
+tr_value tr_drop_path(tr_graph *graph, tr_value x, double p);
 /* [*, n...]: x[*, k] times w[k, n...] plus bias[n...]; bias may be 0. */
 tr_value tr_linear(tr_graph *graph, tr_value x, tr_value w, tr_value bias);
 /* The same with w[n..., k], as torch.nn.Linear stores it. */
@@ -108,6 +110,13 @@ typedef struct tr_attend_options {
     int64_t window; /* > 0: and only the last `window` of them */
     double p;       /* dropout of the probabilities */
     double scale;   /* of the scores; 0: 1 / sqrt(e) */
+    /* [n, h], n odd: what is added to the score of query i and key j is row d + n / 2, d = i - j cut to n / 2 at most
+     * (T5). With `row`, the tokens are those of a window with rows of so many, and n = (2 row - 1)^2 (Swin). */
+    tr_value relative;
+    int64_t row;
+    /* i32 [m, t] and [m, s], for sequence b % m. A key of segment 0 is padding: no query sees it (Hugging Face's
+     * attention_mask as it is). With query_segments a query sees keys of its own segment only: packed sequences. */
+    tr_value query_segments, key_segments;
 } tr_attend_options;
 tr_value tr_attend(tr_graph *graph, tr_value q, tr_value k, tr_value v, const tr_attend_options *options);
 
@@ -124,6 +133,47 @@ tr_value tr_rope_rates(tr_graph *graph, int64_t dims, double base, const tr_rope
 /* [b, t, h, e]: x with its first `dims` elements of each head turned by its position (i32 [b, t]): the pairs are
  * (x_i, x_i + dims / 2) as in LLaMA, or, interleaved, (x_2i, x_2i + 1) as in GPT-J and PaLM. factor: 1, or YaRN's. */
 tr_value tr_rope(tr_graph *graph, tr_value x, tr_value positions, tr_value rates, bool interleaved, double factor);
+/* x with its dims in another order: dim d of the result is dim order[d]. Where only dims of 1 move it is a view. */
+tr_value tr_transpose(tr_graph *graph, tr_value x, const int *order);
+/* Along one dim (negative: counted from the innermost): rolled, so that element i comes to i + shift; `count` elements
+ * from `first` on; x at `first` of `size`, zeros around it; one behind the other; a new dim of `count` copies before
+ * `dim`; the sum, the mean, without the dim. */
+tr_value tr_roll(tr_graph *graph, tr_value x, int dim, int64_t shift);
+tr_value tr_slice(tr_graph *graph, tr_value x, int dim, int64_t first, int64_t count);
+tr_value tr_pad(tr_graph *graph, tr_value x, int dim, int64_t first, int64_t size);
+tr_value tr_concat(tr_graph *graph, tr_value a, tr_value b, int dim);
+tr_value tr_repeat(tr_graph *graph, tr_value x, int dim, int64_t count);
+tr_value tr_sum(tr_graph *graph, tr_value x, int dim);
+tr_value tr_mean(tr_graph *graph, tr_value x, int dim);
+/* Mixtures of experts. All is defined within a sequence: an expert has room for `capacity` tokens of each, and a token
+ * that finds none is left out there (its weight counts nothing: it passes by the residual stream). */
+typedef struct tr_route_options {
+    int64_t k;              /* experts of a token */
+    int64_t capacity;       /* room for so many tokens of a sequence; 0: by capacity_factor */
+    double capacity_factor; /* room: this x k x seq / experts, rounded up, at most seq; 0: seq, so that none is left out */
+    bool normalised;        /* a token's weights sum to 1 (GShard, Mixtral); else they are the probabilities (Switch) */
+    bool random;            /* choices after the first take part with probability 2 x weight (GShard) */
+    bool balance_all;       /* the balance loss counts all choices (Mixtral); else the first ones (GShard, Switch) */
+} tr_route_options;
+typedef struct tr_routing {
+    tr_value weights, choices, slots, filled;
+    tr_value balance, z; /* f32 [1], sums over sequences: for tr_loss_add */
+    int64_t experts, capacity;
+} tr_routing;
+/* logits [batch, seq, expert], f32. */
+tr_routing tr_route(tr_graph *graph, tr_value logits, const tr_route_options *options);
+/* [expert, batch, capacity, d]: the tokens x [batch, seq, d] in their experts' rooms. */
+tr_value tr_dispatch(tr_graph *graph, tr_value x, const tr_routing *routing);
+/* [expert, batch, capacity, n]: x times w [expert, k, n], transposed w [expert, n, k], of each expert. Name the dim
+ * "expert": it is what mesh.expert cuts. */
+tr_value tr_expert_linear(tr_graph *graph, tr_value x, tr_value w, bool transposed, const tr_routing *routing);
+/* [batch, seq, d]: the weighted sum of what a token's experts made. */
+tr_value tr_collect(tr_graph *graph, tr_value y, const tr_routing *routing);
+/* i32 [2 most + 1]: T5's bucket (Raffel et al. 2020) of each distance i - j between query i and key j, from -most on, among
+ * `buckets`; both directions share them, or keys that come later have the first. For tr_embedding and then `relative`. */
+tr_value tr_relative_buckets(tr_graph *graph, int64_t buckets, int64_t most, bool both);
+/* x in f32 (to_f32), or in the dtype of activations. */
+tr_value tr_cast(tr_graph *graph, tr_value x, bool to_f32);
 /* The same shape of elements, seen with other dims: "batch=%d seq=%d embed=%d". */
 tr_value tr_reshape(tr_graph *graph, tr_value x, const char *dims, ...)
     __attribute__((format(printf, 3, 4)));
@@ -182,9 +232,17 @@ typedef struct tr_sizes {
     int64_t kv_heads, head_dim; /* heads of keys and values; width of a head */
     bool untied;                /* the output has a table of its own */
     double norm_eps, rope_theta, z_loss;
+    int64_t experts, expert_choices, expert_every; /* of a layer; of a token; every so many layers have them */
+    bool expert_random;                            /* tr_route_options.random */
+    int64_t expert_room;                           /* tr_route_options.capacity */
+    double expert_capacity, expert_dropout;        /* capacity_factor; dropout inside of an expert */
+    double balance_loss, router_z_loss;            /* weights of the experts' losses, summed over the layers */
     tr_rope_kind rope_kind;
     int64_t rope_context; /* that the model was trained with before it was stretched */
     double rope_factor, rope_low, rope_high, rope_attention;
+    double smoothing; /* of the labels */
+    int64_t image, patch, channels, labels; /* images: the side in pixels, that of a patch, classes */
+    double drop_path;
 } tr_sizes;
 
 typedef void (*tr_model)(tr_graph *graph, const tr_sizes *sizes, void *user);

@@ -12,7 +12,7 @@
 #include "check.h"
 #include "kernels/registry.h"
 
-enum { KC_MAX = 9, KC_GUARD = 128 };
+enum { KC_MAX = 10, KC_GUARD = 128 };
 
 typedef struct kernel_case {
     tr_op op;

@@ -9,7 +9,7 @@
 #include "check.h"
 #include "kernels/registry.h"
 
-enum { GUARD = 64, THREADS = 2, MAX_IN = 5, MAX_OUT = 4 };
+enum { GUARD = 64, THREADS = 2, MAX_IN = 6, MAX_OUT = 4 };
 
 typedef struct trial {
     tr_call call;
@@ -64,7 +64,7 @@ static double value(const tr_tensor *t, int64_t i)
 static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t tokens, int64_t d, int64_t v,
                       bool acc)
 {
-    *t = (trial){.tokens = tokens, .d = d, .v = v, .acc = op == TR_OP_cross_entropy_grad ? 4 : 3};
+    *t = (trial){.tokens = tokens, .d = d, .v = v, .acc = op == TR_OP_cross_entropy_grad ? 5 : 4};
     t->in[0] = tensor(dtype, 2, tokens, d);
     t->in[1] = tensor(dtype, 2, v, d);
     t->in[2] = tensor(TR_I32, 1, tokens, 1);
@@ -79,8 +79,8 @@ static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t tokens, int64_
     int n_out = 0;
     if (op != TR_OP_cross_entropy) {
         if (op == TR_OP_cross_entropy_grad) {
-            t->in[3] = tensor(TR_F32, 1, 1, 1);
-            ((float *)t->in[3].data)[0] = 0.75f;
+            t->in[4] = tensor(TR_F32, 1, 1, 1);
+            ((float *)t->in[4].data)[0] = 0.75f;
         }
         if (acc) {
             t->in[t->acc] = tensor(TR_F32, 2, v, d);
@@ -93,7 +93,8 @@ static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t tokens, int64_
         t->out[n_out++] = tensor(TR_F32, 1, 1, 1);
         t->out[n_out++] = tensor(TR_F32, 1, 1, 1);
     }
-    t->call = (tr_call){.op = op, .n_in = MAX_IN, .n_out = n_out, .in = t->in, .out = t->out};
+    static const tr_attr no_attrs[TR_MAX_ATTRS];
+    t->call = (tr_call){.op = op, .n_in = MAX_IN, .n_out = n_out, .in = t->in, .out = t->out, .attrs = no_attrs};
 }
 
 static void trial_free(trial *t)

@@ -23,6 +23,7 @@ To add a family: a function with @golden that returns a Case.
 import argparse
 import copy
 import json
+import math
 import os
 import sys
 import tempfile
@@ -45,6 +46,7 @@ class Case:
     run: Callable  # (model, inputs) -> logits, loss
     config: Any = None  # a dict for config.json, of models that transformers does not have
     save: Any = None  # {our name: (parameter's name, from torch to stored)}; None: save_pretrained
+    split: Any = None  # of gradients: from the model's names to those that save_pretrained writes
 
 
 def golden(function):
@@ -141,6 +143,146 @@ def llama_yarn():
     return make_scaled("yarn", original_max_position_embeddings=16)
 
 
+# ---- Mixtures of experts ------------------------------------------------------------------------------
+
+
+@golden
+def mixtral():
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    settings = dict(
+        vocab_size=61, hidden_size=16, intermediate_size=12, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=4, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        num_local_experts=5, num_experts_per_tok=2, router_aux_loss_coef=0.0, attn_implementation="eager", experts_implementation="eager",
+        bos_token_id=1, eos_token_id=2, pad_token_id=None,
+    )
+    model = shuffle(MixtralForCausalLM(MixtralConfig(**settings)))
+    ids = random_ids(2, 17, settings["vocab_size"])
+    case = Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run_causal)
+    # transformers keeps the experts of a layer in two tensors and stores them one by one.
+    case.split = split_mixtral
+    return case
+
+
+def split_mixtral(tensors):
+    out = {}
+    for name, t in tensors.items():
+        base = name.replace(".mlp.", ".block_sparse_moe.")
+        if name.endswith("experts.gate_up_proj"):
+            for e in range(t.shape[0]):
+                gate, up = t[e].chunk(2)
+                out[base.replace("experts.gate_up_proj", f"experts.{e}.w1.weight")] = gate.clone()
+                out[base.replace("experts.gate_up_proj", f"experts.{e}.w3.weight")] = up.clone()
+        elif name.endswith("experts.down_proj"):
+            for e in range(t.shape[0]):
+                out[base.replace("experts.down_proj", f"experts.{e}.w2.weight")] = t[e].clone()
+        else:
+            out[base] = t.clone()
+    return out
+
+
+class Experts(torch.nn.Module):
+    """GShard's mixture (Lepikhin et al. 2021, algorithm 1) with its capacity counted within a sequence."""
+
+    def __init__(self, experts, embed, mlp, choices, factor):
+        super().__init__()
+        self.router = torch.nn.Linear(embed, experts, bias=False)
+        self.into = torch.nn.Parameter(torch.empty(experts, mlp, embed))
+        self.out = torch.nn.Parameter(torch.empty(experts, embed, mlp))
+        self.choices, self.factor = choices, factor
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        experts = self.into.shape[0]
+        p = self.router(x).softmax(-1)
+        weights, chosen = p.topk(self.choices, dim=-1)
+        weights = weights / weights.sum(-1, keepdim=True)
+        room = min(length, math.ceil(self.choices * length * self.factor / experts))
+        y, balance = [], 0
+        for b in range(batch):
+            filled, kept = [0] * experts, torch.zeros(length, self.choices, dtype=x.dtype)
+            for j in range(self.choices):
+                for t in range(length):
+                    e = int(chosen[b, t, j])
+                    if filled[e] < room:
+                        filled[e] += 1
+                        kept[t, j] = 1
+            inner = torch.relu(torch.einsum("td,tkmd->tkm", x[b], self.into[chosen[b]]))
+            made = torch.einsum("tkm,tkdm->tkd", inner, self.out[chosen[b]])
+            y.append(((weights[b] * kept)[..., None] * made).sum(1))
+            share = torch.bincount(chosen[b, :, 0], minlength=experts).to(x.dtype) / length
+            balance = balance + experts * (share * p[b].mean(0)).sum()
+        z = torch.logsumexp(self.router(x), -1).square().mean()
+        return torch.stack(y), balance / batch, z
+
+
+class GShard(torch.nn.Module):
+    def __init__(self, vocab, context, layers, embed, heads, mlp, experts, factor, balance, z):
+        super().__init__()
+        self.words = torch.nn.Embedding(vocab, embed)
+        self.positions = torch.nn.Embedding(context, embed)
+        self.layers = torch.nn.ModuleList()
+        for i in range(layers):
+            layer = torch.nn.ModuleDict({
+                "norm_1": torch.nn.LayerNorm(embed), "norm_2": torch.nn.LayerNorm(embed),
+                "qkv": torch.nn.Linear(embed, 3 * embed, bias=False), "out": torch.nn.Linear(embed, embed, bias=False),
+            })
+            if i % 2:
+                layer["experts"] = Experts(experts, embed, mlp, 2, factor)
+            else:
+                layer["mlp_in"] = torch.nn.Linear(embed, mlp, bias=False)
+                layer["mlp_out"] = torch.nn.Linear(mlp, embed, bias=False)
+            self.layers.append(layer)
+        self.norm = torch.nn.LayerNorm(embed)
+        self.heads, self.balance, self.z = heads, balance, z
+
+    def forward(self, ids):
+        batch, length = ids.shape
+        x = self.words(ids) + self.positions(torch.arange(length))
+        losses = 0
+        for layer in self.layers:
+            q, k, v = layer["qkv"](layer["norm_1"](x)).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            a = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + layer["out"](a.transpose(1, 2).reshape(batch, length, -1))
+            y = layer["norm_2"](x)
+            if "experts" in layer:
+                y, balance, z = layer["experts"](y)
+                losses = losses + self.balance * balance + self.z * z
+            else:
+                y = layer["mlp_out"](torch.relu(layer["mlp_in"](y)))
+            x = x + y
+        return self.norm(x) @ self.words.weight.T, losses
+
+
+def run_gshard(model, inputs):
+    logits, losses = model(torch.tensor(inputs["input_ids"]))
+    return logits, mean_loss(logits, inputs["targets"]) + losses
+
+
+@golden
+def gshard():
+    sizes = dict(vocab=61, context=20, layers=2, embed=16, heads=4, mlp=24, experts=5)
+    model = shuffle(GShard(**sizes, factor=0.75, balance=0.1, z=0.01))
+    ids = random_ids(2, 17, sizes["vocab"])
+    config = {
+        "model_type": "trireme-gshard", "architectures": ["TriremeGShard"], "vocab_size": 61, "context": 20, "layers": 2,
+        "embed": 16, "heads": 4, "mlp": 24, "experts": 5, "expert_choices": 2, "expert_every": 2, "expert_capacity": 0.75,
+        "balance_loss": 0.1, "router_z_loss": 0.01, "norm_eps": 1e-5,
+    }
+    ours = {".qkv.": ".attention.qkv.", ".out.weight": ".attention.out.weight", ".mlp_in.": ".mlp.in.",
+            ".mlp_out.": ".mlp.out.", ".experts.into": ".experts.in.weight", ".experts.out": ".experts.out.weight"}
+
+    def rename(name):
+        if name.endswith(".experts.out"):
+            return name + ".weight"
+        for theirs, mine in ours.items():
+            name = name.replace(theirs, mine)
+        return name
+
+    save = {rename(name): (name, lambda t: t) for name, _ in model.named_parameters()}
+    return Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run_gshard, config, save)
+
+
 # ---- Files ------------------------------------------------------------------------------------------
 
 
@@ -158,6 +300,8 @@ def compute(case, wide=False):
 
 def stored(case, tensors):
     """Under the names and in the form of model.safetensors."""
+    if case.split:
+        return {name: t.contiguous() for name, t in case.split(tensors).items()}
     if case.save is None:
         return {name: t.contiguous() for name, t in tensors.items()}
     return {ours: turn(tensors[theirs]).contiguous().clone() for ours, (theirs, turn) in case.save.items()}

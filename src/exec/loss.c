@@ -34,14 +34,13 @@ static tr_value targets_of(tr_graph *g, const tr_head *head)
     return found ? found : tr_graph_leaf(g, TR_INPUT, head->targets, shape, (tr_init){0});
 }
 
-static tr_node cross_entropy(tr_graph *g, const tr_head *head)
+/* In validation a loss is the plain one, so that models compare. */
+static tr_node cross_entropy(tr_graph *g, const tr_head *head, bool training)
 {
-    if (head->bias || head->smoothing > 0 || head->z_loss > 0) {
-        tr_graph_fail(g, tr_error_new(TR_USER, "head %s: a bias, label smoothing and a z-loss are not there yet", head->name));
-        return 0;
-    }
-    const tr_value in[] = {head->hidden, head->table, targets_of(g, head)};
-    return tr_graph_node(g, TR_OP_cross_entropy, in, 3, NULL);
+    const tr_value in[] = {head->hidden, head->table, targets_of(g, head), head->bias};
+    const tr_attr attrs[TR_MAX_ATTRS] = {[TR_LOSS_SMOOTHING] = {.f = training ? head->smoothing : 0},
+                                         [TR_LOSS_Z] = {.f = training ? head->z_loss : 0}};
+    return tr_graph_node(g, TR_OP_cross_entropy, in, 4, attrs);
 }
 
 /* sum + factor.NAME x part. */
@@ -59,7 +58,7 @@ void tr_loss_training(tr_graph *g, tr_value *out_loss, tr_value *out_count)
     *out_loss = *out_count = 0;
     for (uint32_t k = 0; k < g->n_heads && !g->error; k++) {
         const tr_head *head = &g->heads[k];
-        tr_node n = cross_entropy(g, head);
+        tr_node n = cross_entropy(g, head, true);
         tr_value loss = tr_out(g, n, 0);
         if (k == 0) {
             *out_loss = head->weight == 1 ? loss : tr_scale(g, loss, head->weight);
@@ -75,7 +74,7 @@ void tr_loss_training(tr_graph *g, tr_value *out_loss, tr_value *out_count)
 void tr_loss_evaluation(tr_graph *g)
 {
     for (uint32_t k = 0; k < g->n_heads && !g->error; k++) {
-        tr_node n = cross_entropy(g, &g->heads[k]);
+        tr_node n = cross_entropy(g, &g->heads[k], false);
         char loss[128] = "loss", count[128] = "count";
         if (k > 0) {
             snprintf(loss, sizeof loss, "loss.%s", g->heads[k].name);

@@ -256,7 +256,7 @@ tr_node tr_graph_node(tr_graph *g, tr_op op, const tr_value *in, int n_in, const
 {
     if (g->error)
         return 0;
-    tr_shape shapes[4] = {0};
+    tr_shape shapes[TR_MAX_OUTPUTS] = {0};
     int n_out = 0;
     static const tr_attr none[TR_MAX_ATTRS];
     attrs = attrs ? attrs : none;

@@ -18,7 +18,8 @@
  *  activate_grad        dy[+], x[+] -> dx[+]                                    fn
  *  gated                a[+], b[+] -> c[+]              fn(a) b                     fn
  *  gated_grad           dy[+], a[+], b[+] -> da[+], db[+]                       fn
- *  dropout              x[+] -> y[+]       kept elements are divided by 1-p     p, stream
+ *  dropout              x[+] -> y[+]       kept elements are divided by 1-p     p, stream, dims
+ *                       dims > 0: what has the same first dims is kept or dropped together
  *  fill                 -> c[1] f32                                             value
  *  clear                a[+] -> a'[+]      zeros, in a's buffer
  *  sum_leading          x[*,+], acc?[+] -> y[+] f32                             kept (dims)
@@ -40,16 +41,31 @@
  *  rope                 x[b,t,h,e], positions[b,t] i32, rates[r] f32 -> y[b,t,h,e]    interleaved, inverse, factor
  *                       pairs (x_i, x_i+r), interleaved (x_2i, x_2i+1), are turned by position x rate_i, back when
  *                       inverse, and multiplied by factor; elements from 2 r on are as they were
+ *  buckets              -> ids[2 most + 1] i32    T5's bucket of each distance, from -most on    buckets, most, both
  *  embedding            table[v,d], ids[*] i32 -> y[*,d]
  *  embedding_grad       ids[*] i32, dy[*,d], acc?[v,d] -> dtable[v,d] f32       rows (v)
- *  attention            q[b,t,h,e], k[b,s,g,e], v[b,s,g,e] -> o[b,t,h,e], lse[b,h,t] f32
- *                       causal, window, scale, p, stream
+ *  permute              x -> y             dim d of y is dim (order >> 4 d) & 15 of x      order
+ *  slice                x[+] -> y[+]       first .. first + count of dim                   dim, first, count
+ *  roll                 x[+] -> y[+]       y[(i + shift) mod n] = x[i] along dim           dim, shift
+ *  pad                  x[+] -> y[+]       x at first.. of dim, zeros around it            dim, first, size
+ *  concat               a[+], b[+].. -> c[+]    2 to 8 of them, one behind the other       dim
+ *  repeat               x -> y             `count` times, as a new dim at `dim`            dim, count
+ *  sum_dim              x -> y             over dim, which goes; in x's dtype              dim
+ *  attention            q[b,t,h,e], k[b,s,g,e], v[b,s,g,e], relative?[n,h], qseg?[m,t] i32, kseg?[m,s] i32
+ *                       -> o[b,t,h,e], lse[b,h,t] f32
+ *                       causal, window, scale, p, stream, row
  *                       packed: q is [b,t,3,h,e] (query, key, value), k and v are absent.
  *                       h is a multiple of g. causal: query i sees keys j <= i + s - t; window w > 0:
  *                       and only j > i + s - t - w. p: dropout of the probabilities.
- *  attention_grad       do, o, lse, q, k?, v? -> dq, dk, dv  (packed: d of q only)    as attention
- *  attention_cached     q, k?, v?, kcache[b,g,c,e], vcache[b,g,c,e], start[1] i32
- *                       -> o[b,t,h,e], kcache', vcache'          window, scale
+ *                       relative: the score of (i, j) is scale q_i k_j + relative[d + n / 2, h], with the distance
+ *                       d = P(i + s - t) - P(j) cut to -n/2 .. n/2 (n odd). P(i) = i, or, in a window of rows of
+ *                       `row` tokens, i / row * (2 row - 1) + i % row, so that d tells both distances.
+ *                       Row b % m of qseg and kseg: a key with segment 0 is padding, never seen; with qseg,
+ *                       query i sees key j only where qseg[i] = kseg[j].
+ *  attention_grad       do, o, lse, q, k?, v?, relative?, qseg?, kseg? -> dq, (dk, dv,) (drelative f32)
+ *                       packed: d of q only in the place of three                    as attention
+ *  attention_cached     q, k?, v?, kcache[b,g,c,e], vcache[b,g,c,e], start[1] i32, relative?[n,h]
+ *                       -> o[b,t,h,e], kcache', vcache'          window, scale, row
  *                       t new tokens at positions start.. are put in the cache (in place), then
  *                       query i sees keys 0 .. start + i (causal).
  *
@@ -63,21 +79,41 @@
  *  attention_part_grad  do, o, lse, q, k, v, acc?[b,t,h,e] f32 -> dq[b,t,h,e] f32, dk f32, dv f32
  *                       attention_part's; what these keys contribute; o and lse are of all keys
  *
- *  cross_entropy        x[*,d], w[v,d], targets[*] i32 -> loss[1] f32 (sum), count[1] f32
- *                       logits = x w^T; a target of -1 is not counted. Never all logits at once.
- *  cross_entropy_grad   x, w, targets, dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d]
- *  cross_entropy_train  x, w, targets, acc?[v,d] -> dw[v,d] f32, dx[*,d], loss[1], count[1]
+ *  route                logits[b,t,e] f32 -> weights[b,t,k] f32, choices[b,t,k] i32, slots[b,t,k] i32, filled[b,e] i32
+ *                       k, capacity, normalised, random, stream       kernels/reference/moe.c has the definitions
+ *                       a slot is expert x capacity + place, or -1: there was no place. Places 0 .. filled - 1 are taken
+ *  route_grad           dweights, logits, choices -> dlogits f32
+ *  route_loss           logits, choices -> balance[1], z[1]       sums over sequences                  all
+ *  route_loss_grad      logits, choices, dbalance[1], dz[1] -> dlogits f32                             all
+ *  dispatch             x[b,t,d], slots[b,t,k], weights?[b,t,k] f32 -> y[e,b,c,d]        experts, capacity
+ *                       a token, times its weight, in each of its slots; the rest is zeros
+ *  collect              y[e,b,c,d], slots, weights? -> o[b,t,d]   the sum of a token's slots
+ *  collect_grad         do[b,t,d], y[e,b,c,d], slots -> dweights[b,t,k] f32
+ *  expert_linear        x[e,b,c,k], w[e,k,n], filled[b,e] i32 -> y[e,b,c,n]              transposed
+ *                       transposed: w[e,n,k]; places that are not filled become zeros
+ *  expert_linear_dw     x[e,b,c,k], dy[e,b,c,n], filled, acc?[e,k,n] -> dw[e,k,n] f32
+ *
+ *  cross_entropy        x[*,d], w[v,d], targets[*] i32, bias?[v] f32 -> loss[1] f32 (sum), count[1] f32
+ *                       smoothing, z_loss, vocab
+ *                       logits = x w^T + bias; a target of -1 is not counted. Never all logits at once. A token's loss
+ *                       is lse - (1 - smoothing) goal - smoothing mean(logits) + z_loss lse^2. vocab: of the forms
+ *                       below, and 0 here
+ *  cross_entropy_grad   x, w, targets, bias?, dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d], (dbias[v] f32)
+ *  cross_entropy_train  x, w, targets, bias?, acc?[v,d] -> dw[v,d] f32, dx[*,d], loss[1], count[1], (dbias[v] f32)
  *                       forward and gradient in one, for dloss = 1
  *
  * The same with the vocabulary cut over ranks, made by the sharding pass: w has some of the words, and targets count
  * from the first of them (-1: another rank's, or not counted).
- *  cross_entropy_part   x[*,d], w[v,d], targets[*] i32 -> lse[*] f32, goal[*] f32
- *                       log sum exp of these words' logits; the target's logit, 0 where it is not here
- *  cross_entropy_rebase lse[*], goal[*], top[*] -> stats[2,*] f32   exp(lse - top), goal: both may be added up
- *  cross_entropy_join   stats[2,*], top[*], targets[*] i32 -> loss[1], count[1], lse[*] f32    vocab
- *                       from the sums, of all words: targets count from 0; lse is infinite where it is not counted
- *  cross_entropy_part_grad  x, w, targets, lse[*], dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d]
- *                       dw of these words; dx is a summand. lse is of all words
+ *  cross_entropy_part   x[*,d], w[v,d], targets[*] i32, bias?[v] -> lse[*] f32, goal[*] f32, (total[*] f32)
+ *                       log sum exp of these words' logits; the target's logit, 0 where it is not here; their sum,
+ *                       where smoothing is not 0
+ *  cross_entropy_rebase lse[*], goal[*], top[*], total?[*] -> stats[2 or 3,*] f32
+ *                       exp(lse - top), goal, total: all may be added up
+ *  cross_entropy_join   stats[2 or 3,*], top[*], targets[*] i32 -> loss[1], count[1], lse[*] f32
+ *                       from the sums, of all `vocab` words: targets count from 0; lse is infinite where it is not
+ *                       counted
+ *  cross_entropy_part_grad  x, w, targets, lse[*], bias?[v], dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d], (dbias[v])
+ *                       dw of these words; dx is a summand. lse is of all `vocab` words
  *
  *  global_norm          g... -> sum[1] f32      sum of squares over all inputs
  *  clip                 sum[1], count[1] -> scale[1], norm[1]                   max_norm
@@ -120,8 +156,6 @@
  *                       u = scale g / sqrt(r c / mean r), or / sqrt(v); u /= max(1, rms(u) / limit); limit 0: none;
  *                       a = lr, when relative lr max(least, rms(w)); with m: m = b1 m + (1-b1) a u, else m = a u;
  *                       w -= a decay w + m
- *  beside               a[+], b[+].. -> c[+]    side by side along one dim          dim
- *  slice                a[+] -> c[+]        first .. first + count of one dim    dim, first, count
  *  deal                 a[+] -> c[+]        a dim in the order in which parts have it when it is dealt zig-zag
  *                       (ir/part.h), part after part; back: from that order           dim, parts, unit, back
  *  shift                ids[*] i32 -> ids'[*]  id - first, or -1 outside of [0, count)   first, count
@@ -146,14 +180,17 @@
 #include <stdint.h>
 
 #define TR_OPS(X)            \
+    X(permute) X(roll) X(slice) X(pad) X(concat) X(repeat) X(sum_dim)                       \
     X(add) X(mul) X(scale) X(cast) X(activate) X(activate_grad) X(gated) X(gated_grad)      \
     X(dropout) X(fill) X(clear)                                                             \
     X(sum_leading) X(expand) X(reshape)                                                     \
     X(linear) X(linear_dx) X(linear_dw)                                                     \
     X(layer_norm) X(add_layer_norm) X(layer_norm_grad)                                      \
     X(rms_norm) X(add_rms_norm) X(rms_norm_grad) X(rope_rates) X(rope)                      \
-    X(embedding) X(embedding_grad)                                                          \
+    X(buckets) X(embedding) X(embedding_grad)                                                          \
     X(attention) X(attention_grad) X(attention_cached)                                      \
+    X(route) X(route_grad) X(route_loss) X(route_loss_grad)                                 \
+    X(dispatch) X(collect) X(collect_grad) X(expert_linear) X(expert_linear_dw)             \
     X(cross_entropy) X(cross_entropy_grad) X(cross_entropy_train)                           \
     X(cross_entropy_part) X(cross_entropy_rebase) X(cross_entropy_join)                     \
     X(cross_entropy_part_grad)                                                              \
@@ -161,8 +198,7 @@
     X(global_norm) X(clip) X(adamw) X(sgd) X(lion)                                          \
     X(lars_sums) X(lars) X(lamb_moments) X(lamb)                                            \
     X(adafactor_rows) X(adafactor_mean) X(adafactor_square) X(adafactor_sums) X(adafactor)  \
-    X(beside) X(slice) X(deal) X(shift) X(pack)                                                  \
-    X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)                             \
+    X(deal) X(shift) X(pack) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)    \
     X(ring_shift) X(wait)
 
 typedef enum tr_op {
@@ -177,13 +213,13 @@ typedef union tr_attr {
     double f;
 } tr_attr;
 
-enum { TR_MAX_ATTRS = 12 };
+enum { TR_MAX_ATTRS = 12, TR_MAX_OUTPUTS = 6 };
 
 /* Where each attribute stands in a node's attrs. */
 enum { TR_SCALE_FACTOR };
 enum { TR_CAST_DTYPE };
 enum { TR_ACTIVATE_FN };
-enum { TR_DROPOUT_P, TR_DROPOUT_STREAM };
+enum { TR_DROPOUT_P, TR_DROPOUT_STREAM, TR_DROPOUT_DIMS };
 enum { TR_FILL_VALUE };
 enum { TR_SUM_LEADING_KEPT };
 enum { TR_LINEAR_TRANSPOSED, TR_LINEAR_FN };
@@ -191,12 +227,19 @@ enum { TR_LINEAR_DW_TRANSPOSED, TR_LINEAR_DW_DTYPE, TR_LINEAR_DW_SPLIT };
 enum { TR_NORM_EPS };
 enum { TR_RATES_DIMS, TR_RATES_BASE, TR_RATES_SCALING, TR_RATES_FACTOR, TR_RATES_ORIGINAL, TR_RATES_LOW, TR_RATES_HIGH };
 enum { TR_ROPE_INTERLEAVED, TR_ROPE_INVERSE, TR_ROPE_FACTOR };
+enum { TR_BUCKETS_COUNT, TR_BUCKETS_MOST, TR_BUCKETS_BOTH };
 enum { TR_EMBEDDING_GRAD_ROWS };
-enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM };
-/* attention_part: after those of attention. */
+enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM,
+       TR_ATTENTION_ROW };
+/* attention_part: after those of attention but the last. */
 enum { TR_PART_FIRST = 5, TR_PART_TURN, TR_PART_JUMP, TR_PART_KEY_FIRST, TR_PART_KEY_TURN, TR_PART_KEY_JUMP,
        TR_PART_ALL_KEYS };
-enum { TR_JOIN_VOCAB };
+enum { TR_ROUTE_K, TR_ROUTE_CAPACITY, TR_ROUTE_NORMALISED, TR_ROUTE_RANDOM, TR_ROUTE_STREAM };
+enum { TR_ROUTE_LOSS_ALL };
+enum { TR_DISPATCH_EXPERTS, TR_DISPATCH_CAPACITY };
+enum { TR_EXPERT_TRANSPOSED };
+enum { TR_MOST_CHOICES = 16 }; /* experts of a token */
+enum { TR_LOSS_SMOOTHING, TR_LOSS_Z, TR_LOSS_VOCAB };
 enum { TR_CLIP_MAX_NORM };
 enum { TR_ADAMW_BETA1, TR_ADAMW_BETA2, TR_ADAMW_EPS, TR_ADAMW_DECAY };
 enum { TR_SGD_MOMENTUM, TR_SGD_DECAY };
@@ -208,7 +251,12 @@ enum { TR_FACTOR_RELATIVE = 3, TR_FACTOR_LEAST, TR_FACTOR_LIMIT, TR_FACTOR_DECAY
 enum { TR_FACTOR_POWER, TR_FACTOR_MEAN_COUNT }; /* of adafactor_mean */
 enum { TR_FACTOR_SQUARE_EPS = 1 };              /* of adafactor_square, beside power */
 
-enum { TR_BESIDE_DIM };
+enum { TR_PERMUTE_ORDER };
+enum { TR_ROLL_DIM, TR_ROLL_SHIFT };
+enum { TR_PAD_DIM, TR_PAD_FIRST, TR_PAD_SIZE };
+enum { TR_CONCAT_DIM };
+enum { TR_REPEAT_DIM, TR_REPEAT_COUNT };
+enum { TR_SUM_DIM_DIM };
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
 enum { TR_DEAL_DIM, TR_DEAL_PARTS, TR_DEAL_UNIT, TR_DEAL_BACK };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };

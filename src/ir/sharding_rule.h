@@ -4,7 +4,7 @@
 #pragma once
 #include "ir/table.h"
 
-enum { TR_MAX_OPERANDS = 12 };
+enum { TR_MAX_OPERANDS = 16 };
 
 /* One dim of one operand. Equal labels may be cut on the same mesh axis; label 0 is never cut. */
 typedef struct tr_rule_dim {

@@ -39,8 +39,8 @@ typedef struct tr_op_row {
     int min_in, max_in; /* max_in -1: any number; absent optional inputs count */
     unsigned flags;
     tr_attr_row attrs[TR_MAX_ATTRS];
-    int updates[4]; /* TR_OP_UPDATES: the inputs whose buffers the outputs take, in order, -1 none */
-    /* Fills out[0..] and *n_out (at most 4). The inputs are valid ids or 0. */
+    int updates[TR_MAX_OUTPUTS]; /* TR_OP_UPDATES: the inputs whose buffers the outputs take, in order, -1 none */
+    /* Fills out[0..] and *n_out (at most TR_MAX_OUTPUTS). The inputs are valid ids or 0. */
     tr_error *(*infer)(const tr_graph *graph, const tr_value *in, int n_in, const tr_attr *attrs,
                        tr_shape *out, int *n_out);
     /* Appends the nodes of the gradient: d_out[k] is the gradient of output k or 0; sets d_in[k] where

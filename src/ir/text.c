@@ -491,7 +491,7 @@ static tr_error *parse_line(parser *p)
         TR_TRY(value(p, &v));
         tr_graph_output(g, name, v);
     } else {
-        tr_value outs[4];
+        tr_value outs[TR_MAX_OUTPUTS];
         int n_out = 0, role = 0;
         do {
             if (n_out == 4)

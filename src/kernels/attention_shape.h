@@ -28,6 +28,10 @@ typedef struct tr_attention_shape {
     int64_t lse_rows; /* queries of one (batch, head) in lse */
     bool more;        /* o and lse are of other keys already, and these come on top */
     bool wide;        /* o is f32; gradients are f32 and are added to what is there */
+    const tr_tensor *relative; /* [n,h], NULL: none */
+    int64_t row;
+    const int32_t *query_segments, *key_segments; /* NULL: none */
+    int64_t segment_rows;
 } tr_attention_shape;
 
 static inline tr_rows tr_rows_offset(tr_rows rows, int64_t elems, bool bf16)
@@ -74,8 +78,18 @@ static inline tr_attention_shape tr_attention_shape_of(const tr_call *call, int 
     a.offset = a.s - a.t;
     a.lse_rows = a.t;
     a.causal = true;
-    if (call->op == TR_OP_attention_cached)
+    if (call->op == TR_OP_attention_cached) {
+        a.relative = tr_has(call, 6) ? &call->in[6] : NULL;
+        a.row = call->attrs[TR_ATTENTION_ROW].i;
         return a;
+    }
+    if (call->op == TR_OP_attention || call->op == TR_OP_attention_grad) {
+        a.relative = tr_has(call, q + 3) ? &call->in[q + 3] : NULL;
+        a.row = call->attrs[TR_ATTENTION_ROW].i;
+        a.query_segments = tr_has(call, q + 4) ? call->in[q + 4].data : NULL;
+        a.key_segments = tr_has(call, q + 5) ? call->in[q + 5].data : NULL;
+        a.segment_rows = a.key_segments ? call->in[q + 5].dims[0] : 1;
+    }
     a.causal = call->attrs[TR_ATTENTION_CAUSAL].i != 0;
     a.p = (float)call->attrs[TR_ATTENTION_P].f;
     a.stream = (uint32_t)call->attrs[TR_ATTENTION_STREAM].i;
@@ -102,6 +116,33 @@ static inline void tr_attention_range(const tr_attention_shape *a, int64_t i, in
         *first = keys;
     if (*last < *first)
         *last = *first;
+}
+
+/* Does query i see key j, of those in its range. */
+static inline bool tr_attention_sees(const tr_attention_shape *a, int64_t b, int64_t i, int64_t j)
+{
+    if (!a->key_segments)
+        return true;
+    int64_t at = b % a->segment_rows;
+    int32_t key = a->key_segments[at * a->s + j];
+    return key != 0 && (!a->query_segments || a->query_segments[at * a->t + i] == key);
+}
+
+/* The row of `relative` for a query and a key at these positions. */
+static inline int64_t tr_attention_distance(const tr_attention_shape *a, int64_t query, int64_t key)
+{
+    int64_t n = a->relative->dims[0], d = query - key;
+    if (a->row)
+        d = query / a->row * (2 * a->row - 1) + query % a->row - (key / a->row * (2 * a->row - 1) + key % a->row);
+    d += n / 2;
+    return d < 0 ? 0 : d >= n ? n - 1 : d;
+}
+
+static inline float tr_attention_bias(const tr_attention_shape *a, int64_t distance, int64_t h)
+{
+    int64_t at = distance * a->h + h;
+    return a->relative->dtype == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)a->relative->data)[at])
+                                         : ((const float *)a->relative->data)[at];
 }
 
 /* Dropout's random number for query i of (b, h) and key 0 is the one at this index; key j is + j.

@@ -98,6 +98,20 @@ static inline uint64_t tr_global_row(const tr_call *call, int64_t row)
     return (uint64_t)index;
 }
 
+/* The index of element i of in[0] in the whole tensor, of its first `dims` dims alone. */
+static inline uint64_t tr_global_block(const tr_call *call, int64_t i, int dims)
+{
+    const tr_tensor *t = &call->in[0];
+    int64_t index = 0, stride = 1;
+    i /= tr_tensor_span(t, dims, t->rank);
+    for (int d = dims - 1; d >= 0; d--) {
+        index += (i % t->dims[d] + call->origin[d]) * stride;
+        i /= t->dims[d];
+        stride *= call->extent[d];
+    }
+    return (uint64_t)index;
+}
+
 /* An f32 in two halves: `high` is the value rounded to bf16 (half away from zero in magnitude), and
  * high and low together give back every bit. So a bf16 weight and its f32 master cost 4 bytes, not 6. */
 static inline void tr_split_f32(float value, uint16_t *high, uint16_t *low)
@@ -119,8 +133,8 @@ static inline float tr_join_f32(uint16_t high, uint16_t low)
 /* Families: each has kernels/reference/FAMILY.c with the table tr_reference_FAMILY and, where it pays,
  * kernels/fast/FAMILY.c with the table TR_KERNELS(FAMILY). A table ends with an entry whose run is NULL. */
 #define TR_KERNEL_FAMILIES(X) \
-    X(elementwise) X(reduce) X(linear) X(norm) X(rope) X(embedding) X(attention) X(attention_part) \
-    X(cross_entropy) X(optimizer) X(optimizer_sums)
+    X(elementwise) X(arrange) X(reduce) X(linear) X(norm) X(rope) X(embedding) \
+    X(attention) X(attention_part) X(moe) X(cross_entropy) X(optimizer) X(optimizer_sums)
 
 #define TR_PASTE2(a, b, c) a##_##b##_##c
 #define TR_PASTE(a, b, c) TR_PASTE2(a, b, c)

@@ -3,11 +3,12 @@
 #include "ops/rule.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #define ATTENTION_ATTRS                                                                       \
     {                                                                                         \
         {"causal", TR_ATTR_BOOL}, {"window", TR_ATTR_INT}, {"scale", TR_ATTR_FLOAT},          \
-            {"p", TR_ATTR_FLOAT}, {"stream", TR_ATTR_INT}                                     \
+            {"p", TR_ATTR_FLOAT}, {"stream", TR_ATTR_INT}, {"row", TR_ATTR_INT}                \
     }
 
 /* The query's shape without the packing dim. */
@@ -46,10 +47,52 @@ static tr_error *check_qkv(const tr_graph *g, const tr_value *in, int n_in, int 
     return tr_dims_match(g, "key and value must have one shape", k, 0, v, 0, 4);
 }
 
+/* The bias by distance, in place `at`. */
+static tr_error *check_relative(const tr_graph *g, const tr_value *in, int n_in, int q, int at, const tr_attr *attrs)
+{
+    int64_t row = attrs[TR_ATTENTION_ROW].i;
+    char text[256];
+    if (row < 0 || (row && !has(in, n_in, at)))
+        return tr_error_new(TR_USER, "rows of %lld tokens; a row goes with a relative bias", (long long)row);
+    if (!has(in, n_in, at))
+        return NULL;
+    const tr_shape *r = shape_in(g, in, at);
+    int64_t heads = query_shape(shape_in(g, in, q)).dims[2];
+    TR_TRY(tr_floats_only(g, in + at, 1));
+    if (r->rank != 2 || r->dims[1] != heads || r->dims[0] % 2 == 0 ||
+        (row && r->dims[0] != (2 * row - 1) * (2 * row - 1)))
+        return tr_error_new(TR_USER, "the relative bias must be [distances, heads=%lld], an odd number of distances%s, "
+                                     "not [%s]",
+                            (long long)heads, row ? ", (2 row - 1)^2" : "", tr_dims_text(g, r, text, sizeof text));
+    return NULL;
+}
+
+/* Segments of queries and of keys, in places at and at + 1. */
+static tr_error *check_segments(const tr_graph *g, const tr_value *in, int n_in, int q, int at)
+{
+    char text[256];
+    const tr_shape query = query_shape(shape_in(g, in, q));
+    if (has(in, n_in, at) && !has(in, n_in, at + 1))
+        return tr_error_new(TR_USER, "segments of queries go with segments of keys");
+    for (int k = at; k < at + 2; k++) {
+        if (!has(in, n_in, k))
+            continue;
+        const tr_shape *x = shape_in(g, in, k);
+        int64_t length = k == at || !has(in, n_in, q + 1) ? query.dims[1] : shape_in(g, in, q + 1)->dims[1];
+        if (x->dtype != TR_I32 || x->rank != 2 || x->dims[1] != length || query.dims[0] % x->dims[0] != 0 ||
+            (has(in, n_in, at) && x->dims[0] != shape_in(g, in, at + 1)->dims[0]))
+            return tr_error_new(TR_USER, "segments must be i32 [m, seq=%lld], m a part of batch=%lld, not %s[%s]",
+                                (long long)length, (long long)query.dims[0], tr_dtype_name(x->dtype),
+                                tr_dims_text(g, x, text, sizeof text));
+    }
+    return NULL;
+}
+
 TR_INFER(infer_attention)
 {
-    (void)attrs;
     TR_TRY(check_qkv(g, in, n_in, 0));
+    TR_TRY(check_relative(g, in, n_in, 0, 3, attrs));
+    TR_TRY(check_segments(g, in, n_in, 0, 4));
     out[0] = query_shape(shape_in(g, in, 0));
     out[1] = (tr_shape){.dtype = TR_F32, .rank = 3};
     const int from[] = {0, 2, 1};
@@ -65,10 +108,12 @@ static void grad_attention(tr_graph *g, tr_node n, const tr_value *d_out, tr_val
 {
     TR_CHECK(!d_out[1], "lse has no gradient");
     const tr_value in[] = {d_out[0], tr_out(g, n, 0), tr_out(g, n, 1), tr_in(g, n, 0), tr_in(g, n, 1),
-                           tr_in(g, n, 2)};
-    tr_node back = tr_graph_node(g, TR_OP_attention_grad, in, 6, g->nodes[n].attrs);
-    for (int k = 0; k < 3; k++)
+                           tr_in(g, n, 2), tr_in(g, n, 3), tr_in(g, n, 4), tr_in(g, n, 5)};
+    tr_node back = tr_graph_node(g, TR_OP_attention_grad, in, 9, g->nodes[n].attrs);
+    int parts = in[4] ? 3 : 1;
+    for (int k = 0; k < parts; k++)
         d_in[k] = tr_out(g, back, k);
+    d_in[3] = tr_out(g, back, parts);
 }
 
 /* Two products of [t, e] by [e, s], halved when causal. Backward: five. */
@@ -90,49 +135,69 @@ static void cost_attention(const tr_graph *g, tr_node n, tr_cost *cost)
     cost->flops = products * 2.0 * (double)tr_shape_elems(&q) * keys;
 }
 
-/* Queries of a sequence that is cut need keys of all of it: on a ring they come by (passes/shard_ring.c), elsewhere
- * the sequence is whole and heads may be cut. */
+/* Queries of a sequence that is cut would need keys of all of it: the sequence is whole, heads may be cut. Segments
+ * that serve several sequences are whole. */
+static const char *segment_rule(const tr_graph *g, tr_value q, tr_value segments)
+{
+    return segments && tr_shape_at(g, segments)->dims[0] != tr_shape_at(g, q)->dims[0] ? "[m]" : "b";
+}
+
 static const char *rule_attention(const tr_graph *g, tr_node n)
 {
-    return tr_in(g, n, 1) ? "b(t)h[e],b(s)h[e],b(s)h[e]->b(t)h[e],bh(t)" : "b(t)[q]h[e],,->b(t)h[e],bh(t)";
+    static _Thread_local char text[160];
+    const char *m = segment_rule(g, tr_in(g, n, 0), tr_in(g, n, 5));
+    bool packed = !tr_in(g, n, 1);
+    snprintf(text, sizeof text, "%s,[n]h,%s(t),%s(%c)->b(t)h[e],bh(t)",
+             packed ? "b(t)[q]h[e],," : "b(t)h[e],b(s)h[e],b(s)h[e]", m, m, packed ? 't' : 's');
+    return text;
 }
 
 static const char *rule_attention_grad(const tr_graph *g, tr_node n)
 {
-    return tr_in(g, n, 4) ? "b(t)h[e],b(t)h[e],bh(t),b(t)h[e],b(s)h[e],b(s)h[e]->b(t)h[e],b(s)h[e],b(s)h[e]"
-                          : "b(t)h[e],b(t)h[e],bh(t),b(t)[q]h[e],,->b(t)[q]h[e]";
+    static _Thread_local char text[200];
+    const char *m = segment_rule(g, tr_in(g, n, 3), tr_in(g, n, 8));
+    bool packed = !tr_in(g, n, 4);
+    const char *qkv = packed ? "b(t)[q]h[e],," : "b(t)h[e],b(s)h[e],b(s)h[e]";
+    snprintf(text, sizeof text, "b(t)h[e],b(t)h[e],bh(t),%s,[n]h,%s(t),%s(%c)->%s,[n]h", qkv, m, m, packed ? 't' : 's',
+             packed ? "b(t)[q]h[e]" : qkv);
+    return text;
 }
 
 static const char *rule_attention_cached(const tr_graph *g, tr_node n)
 {
-    return tr_in(g, n, 1) ? "b[t]h[e],b[s]h[e],b[s]h[e],bh[c][e],bh[c][e],->b[t]h[e],bh[c][e],bh[c][e]"
-                          : "b[t][q]h[e],,,bh[c][e],bh[c][e],->b[t]h[e],bh[c][e],bh[c][e]";
+    return tr_in(g, n, 1) ? "b[t]h[e],b[s]h[e],b[s]h[e],bh[c][e],bh[c][e],,[n]h->b[t]h[e],bh[c][e],bh[c][e]"
+                          : "b[t][q]h[e],,,bh[c][e],bh[c][e],,[n]h->b[t]h[e],bh[c][e],bh[c][e]";
 }
 
 const tr_op_row tr_row_attention = {
-    .min_in = 1, .max_in = 3, .flags = TR_OP_RANDOM, .attrs = ATTENTION_ATTRS, .infer = infer_attention,
+    .min_in = 1, .max_in = 6, .flags = TR_OP_RANDOM, .attrs = ATTENTION_ATTRS, .infer = infer_attention,
     .gradient = grad_attention, .sharding_of = rule_attention, .cost = cost_attention};
 
 TR_INFER(infer_attention_grad)
 {
-    (void)attrs;
     TR_TRY(check_qkv(g, in, n_in, 3));
+    TR_TRY(check_relative(g, in, n_in, 3, 6, attrs));
+    TR_TRY(check_segments(g, in, n_in, 3, 7));
     *n_out = has(in, n_in, 4) ? 3 : 1;
     for (int k = 0; k < *n_out; k++)
         out[k] = *shape_in(g, in, 3 + k);
+    if (has(in, n_in, 6)) {
+        out[*n_out] = *shape_in(g, in, 6);
+        out[(*n_out)++].dtype = TR_F32;
+    }
     return NULL;
 }
 
 const tr_op_row tr_row_attention_grad = {
-    .min_in = 4, .max_in = 6, .flags = TR_OP_RANDOM, .attrs = ATTENTION_ATTRS,
+    .min_in = 4, .max_in = 9, .flags = TR_OP_RANDOM, .attrs = ATTENTION_ATTRS,
     .infer = infer_attention_grad, .no_gradient = "second derivatives are not needed for training",
     .sharding_of = rule_attention_grad, .cost = cost_attention};
 
 TR_INFER(infer_attention_cached)
 {
-    (void)attrs;
-    TR_TRY(check_qkv(g, in, n_in, 0));
-    if (n_in != 6 || !in[3] || !in[4] || !in[5])
+    TR_TRY(check_qkv(g, in, TR_MIN(n_in, 3), 0));
+    TR_TRY(check_relative(g, in, n_in, 0, 6, attrs));
+    if (!has(in, n_in, 3) || !has(in, n_in, 4) || !has(in, n_in, 5))
         return tr_error_new(TR_USER, "takes query, key, value, both caches and the start");
     out[0] = query_shape(shape_in(g, in, 0));
     out[1] = *shape_in(g, in, 3);
@@ -145,7 +210,7 @@ TR_INFER(infer_attention_cached)
 
 /* Outputs 1 and 2 live in the caches; output 0 has a buffer of its own (updates -1). */
 const tr_op_row tr_row_attention_cached = {
-    .min_in = 1, .max_in = 6, .flags = TR_OP_UPDATES, .updates = {-1, 3, 4},
+    .min_in = 1, .max_in = 7, .flags = TR_OP_UPDATES, .updates = {-1, 3, 4},
     .attrs = ATTENTION_ATTRS, .infer = infer_attention_cached, .no_gradient = "inference only",
     .sharding_of = rule_attention_cached, .cost = cost_attention};
 
@@ -163,9 +228,9 @@ tr_value tr_attend(tr_graph *g, tr_value q, tr_value k, tr_value v, const tr_att
     const tr_attr attrs[TR_MAX_ATTRS] = {
         [TR_ATTENTION_CAUSAL] = {.i = o->causal}, [TR_ATTENTION_WINDOW] = {.i = o->window},
         [TR_ATTENTION_SCALE] = {.f = scale},      [TR_ATTENTION_P] = {.f = o->p},
-        [TR_ATTENTION_STREAM] = {.i = o->p > 0 ? g->streams++ : 0}};
-    const tr_value in[] = {q, k, v};
-    return tr_out(g, tr_graph_node(g, TR_OP_attention, in, 3, attrs), 0);
+        [TR_ATTENTION_STREAM] = {.i = o->p > 0 ? g->streams++ : 0}, [TR_ATTENTION_ROW] = {.i = o->row}};
+    const tr_value in[] = {q, k, v, o->relative, o->query_segments, o->key_segments};
+    return tr_out(g, tr_graph_node(g, TR_OP_attention, in, 6, attrs), 0);
 }
 
 tr_value tr_attention(tr_graph *g, tr_value qkv, bool causal, int64_t window, double p)

@@ -1,4 +1,4 @@
-/* What the sharding pass adds: cutting a dim locally, and the collectives over a mesh axis. */
+/* What the sharding pass adds: ids of a part of a table, and the collectives over a mesh axis. */
 #include "ops/rule.h"
 
 static const char made_by[] = "made by sharding, after autodiff";
@@ -18,21 +18,6 @@ static tr_error *with_dim(const tr_shape *x, int64_t dim, int64_t size, tr_shape
     *n_out = 1;
     return NULL;
 }
-
-TR_INFER(infer_slice)
-{
-    const tr_shape *x = shape_in(g, in, 0);
-    int64_t dim = attrs[TR_SLICE_DIM].i, first = attrs[TR_SLICE_FIRST].i, count = attrs[TR_SLICE_COUNT].i;
-    (void)n_in;
-    TR_TRY(check_dim(x, dim));
-    if (first < 0 || count < 1 || count > x->dims[dim] - first)
-        return tr_error_new(TR_RUN, "%lld elements from %lld on of a dim of %lld", (long long)count, (long long)first,
-                            (long long)x->dims[dim]);
-    return with_dim(x, dim, count, &out[0], n_out);
-}
-
-const tr_op_row tr_row_slice = {.min_in = 1, .max_in = 1, .infer = infer_slice, .no_gradient = made_by,
-                                .attrs = {{"dim", TR_ATTR_INT}, {"first", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
 
 TR_INFER(infer_deal)
 {
@@ -129,17 +114,3 @@ TR_INFER(infer_pack)
 }
 
 const tr_op_row tr_row_pack = {.min_in = 1, .max_in = -1, .infer = infer_pack, .no_gradient = made_by};
-
-TR_INFER(infer_beside)
-{
-    TR_TRY(check_dim(shape_in(g, in, 0), attrs[TR_BESIDE_DIM].i));
-    out[0] = *shape_in(g, in, 0);
-    out[0].dims[attrs[TR_BESIDE_DIM].i] = 0;
-    for (int k = 0; k < n_in; k++)
-        out[0].dims[attrs[TR_BESIDE_DIM].i] += shape_in(g, in, k)->dims[attrs[TR_BESIDE_DIM].i];
-    *n_out = 1;
-    return NULL;
-}
-
-const tr_op_row tr_row_beside = {
-    .min_in = 2, .max_in = 8, .infer = infer_beside, .no_gradient = made_by, .attrs = {{"dim", TR_ATTR_INT}}};

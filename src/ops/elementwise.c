@@ -119,6 +119,14 @@ const tr_op_row tr_row_cast = {.min_in = 1, .max_in = 1, .flags = TR_OP_ELEMENTW
                                .attrs = {{"dtype", TR_ATTR_DTYPE}}, .infer = infer_cast,
                                .gradient = grad_cast, .sharding = "+->+"};
 
+tr_value tr_cast(tr_graph *g, tr_value x, bool to_f32)
+{
+    tr_dtype to = to_f32 ? TR_F32 : g->compute;
+    if (g->error || !x || tr_shape_at(g, x)->dtype == to)
+        return x;
+    return emit(g, TR_OP_cast, x, 0, (tr_attr[TR_MAX_ATTRS]){[TR_CAST_DTYPE] = {.i = to}});
+}
+
 /* activate -------------------------------------------------------------------------------------- */
 
 static void grad_activate(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
@@ -192,6 +200,15 @@ GATED(tr_geglu_tanh, TR_FN_gelu_tanh)
 
 /* dropout --------------------------------------------------------------------------------------- */
 
+TR_INFER(infer_dropout)
+{
+    int64_t dims = attrs[TR_DROPOUT_DIMS].i;
+    TR_TRY(infer_same(g, in, n_in, attrs, out, n_out));
+    if (dims < 0 || dims > out[0].rank)
+        return tr_error_new(TR_USER, "the first %lld of %d dims", (long long)dims, out[0].rank);
+    return NULL;
+}
+
 /* The mask is a function of (seed, step, stream, index): the gradient draws the same one again. */
 static void grad_dropout(tr_graph *g, tr_node n, const tr_value *d_out, tr_value *d_in)
 {
@@ -200,10 +217,10 @@ static void grad_dropout(tr_graph *g, tr_node n, const tr_value *d_out, tr_value
 
 const tr_op_row tr_row_dropout = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_ELEMENTWISE | TR_OP_IN_PLACE | TR_OP_RANDOM | TR_OP_CHEAP,
-    .attrs = {{"p", TR_ATTR_FLOAT}, {"stream", TR_ATTR_INT}}, .infer = infer_same,
+    .attrs = {{"p", TR_ATTR_FLOAT}, {"stream", TR_ATTR_INT}, {"dims", TR_ATTR_INT}}, .infer = infer_dropout,
     .gradient = grad_dropout, .sharding = "+->+"};
 
-tr_value tr_dropout(tr_graph *g, tr_value x, double p)
+static tr_value dropout(tr_graph *g, tr_value x, double p, int64_t dims)
 {
     if (p == 0)
         return x;
@@ -212,7 +229,18 @@ tr_value tr_dropout(tr_graph *g, tr_value x, double p)
         return 0;
     }
     return emit(g, TR_OP_dropout, x, 0,
-                (tr_attr[TR_MAX_ATTRS]){[TR_DROPOUT_P] = {.f = p}, [TR_DROPOUT_STREAM] = {.i = g->streams++}});
+                (tr_attr[TR_MAX_ATTRS]){[TR_DROPOUT_P] = {.f = p}, [TR_DROPOUT_STREAM] = {.i = g->streams++},
+                                        [TR_DROPOUT_DIMS] = {.i = dims}});
+}
+
+tr_value tr_dropout(tr_graph *g, tr_value x, double p)
+{
+    return dropout(g, x, p, 0);
+}
+
+tr_value tr_drop_path(tr_graph *g, tr_value x, double p)
+{
+    return dropout(g, x, p, 1);
 }
 
 /* fill, clear, expand ----------------------------------------------------------------------------- */

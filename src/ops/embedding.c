@@ -72,3 +72,31 @@ tr_value tr_embedding(tr_graph *g, tr_value table, tr_value ids)
     const tr_value in[] = {table, ids};
     return tr_out(g, tr_graph_node(g, TR_OP_embedding, in, 2, NULL), 0);
 }
+
+/* Buckets of distances (Raffel et al. 2020) -------------------------------------------------------------- */
+
+TR_INFER(infer_buckets)
+{
+    (void)g, (void)in, (void)n_in;
+    int64_t count = attrs[TR_BUCKETS_COUNT].i, most = attrs[TR_BUCKETS_MOST].i, both = attrs[TR_BUCKETS_BOTH].i;
+    int64_t exact = count / (both ? 4 : 2);
+    if (exact < 1 || most <= exact || most > INT32_MAX / 4)
+        return tr_error_new(TR_USER, "%lld buckets of distances up to %lld; a half of them in each direction are exact, and the "
+                                     "largest distance is beyond those",
+                            (long long)count, (long long)most);
+    out[0] = (tr_shape){.dtype = TR_I32, .rank = 1, .dims = {2 * most + 1}};
+    *n_out = 1;
+    return NULL;
+}
+
+const tr_op_row tr_row_buckets = {
+    .min_in = 0, .max_in = 0, .attrs = {{"buckets", TR_ATTR_INT}, {"most", TR_ATTR_INT}, {"both", TR_ATTR_BOOL}},
+    .infer = infer_buckets, .no_gradient = "a constant", .sharding = "->[n]"};
+
+tr_value tr_relative_buckets(tr_graph *g, int64_t buckets, int64_t most, bool both)
+{
+    return tr_out(g, tr_graph_node(g, TR_OP_buckets, NULL, 0,
+                                   (tr_attr[TR_MAX_ATTRS]){[TR_BUCKETS_COUNT] = {.i = buckets},
+                                                           [TR_BUCKETS_MOST] = {.i = most},
+                                                           [TR_BUCKETS_BOTH] = {.i = both}}), 0);
+}

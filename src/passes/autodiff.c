@@ -36,7 +36,7 @@ tr_error *tr_pass_autodiff(tr_graph *g, tr_value loss, tr_value **out_grads, uin
 
     for (tr_node n = n_nodes - 1; n >= 1 && !g->error; n--) {
         const tr_op_row *row = tr_op_table[g->nodes[n].op];
-        tr_value d_out[4] = {0}, d_in[8] = {0};
+        tr_value d_out[TR_MAX_OUTPUTS] = {0}, d_in[8] = {0};
         bool reached = false;
         for (uint32_t k = 0; k < g->nodes[n].n_out; k++) {
             d_out[k] = grads[tr_out(g, n, (int)k)];

@@ -32,9 +32,12 @@ tr_error *tr_pass_cache(tr_graph *g, int64_t context)
             free(name);
         }
         layer++;
-        const tr_value in[] = {q, k, tr_in(g, n, 2), caches[0], caches[1], start};
+        if (tr_in(g, n, 5))
+            tr_graph_fail(g, tr_error_new(TR_USER, "packed sequences and padding do not go with a cache of keys; give "
+                                                   "attention no segments in generation"));
+        const tr_value in[] = {q, k, tr_in(g, n, 2), caches[0], caches[1], start, tr_in(g, n, 3)};
         g->layer = node.layer;
-        tr_node cached = tr_graph_node(g, TR_OP_attention_cached, in, 6, node.attrs);
+        tr_node cached = tr_graph_node(g, TR_OP_attention_cached, in, 7, node.attrs);
         if (cached) {
             tr_graph_replace(g, tr_out(g, n, 0), tr_out(g, cached, 0));
             order[count++] = cached;

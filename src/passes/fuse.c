@@ -166,13 +166,14 @@ static bool fuse_loss(fusion *f, tr_node back)
     tr_graph *g = f->g;
     if (g->nodes[back].op != TR_OP_cross_entropy_grad)
         return false;
-    tr_node seed = g->values[tr_in(g, back, 3)].node;
+    tr_node seed = g->values[tr_in(g, back, 4)].node;
     if (!seed || g->nodes[seed].op != TR_OP_fill || g->nodes[seed].attrs[TR_FILL_VALUE].f != 1)
         return false;
     tr_node loss = 0;
     for (tr_node n = 1; n < back && !loss; n++)
         if (g->nodes[n].op == TR_OP_cross_entropy && !f->dropped[n] && tr_in(g, n, 0) == tr_in(g, back, 0) &&
-            tr_in(g, n, 1) == tr_in(g, back, 1) && tr_in(g, n, 2) == tr_in(g, back, 2))
+            tr_in(g, n, 1) == tr_in(g, back, 1) && tr_in(g, n, 2) == tr_in(g, back, 2) && tr_in(g, n, 3) == tr_in(g, back, 3) &&
+            memcmp(g->nodes[n].attrs, g->nodes[back].attrs, sizeof g->nodes[n].attrs) == 0)
             loss = n;
     if (!loss)
         return false;
@@ -180,11 +181,12 @@ static bool fuse_loss(fusion *f, tr_node back)
         for (uint32_t i = 0; i < g->nodes[n].n_in && !f->dropped[n]; i++)
             if (g->values[tr_in(g, n, (int)i)].node == loss)
                 return false;
-    const tr_value in[] = {tr_in(g, back, 0), tr_in(g, back, 1), tr_in(g, back, 2), tr_in(g, back, 4)};
-    const tr_value out[] = {tr_out(g, back, 0), tr_out(g, back, 1), tr_out(g, loss, 0), tr_out(g, loss, 1)};
+    const tr_value in[] = {tr_in(g, back, 0), tr_in(g, back, 1), tr_in(g, back, 2), tr_in(g, back, 3), tr_in(g, back, 5)};
+    const tr_value out[] = {tr_out(g, back, 0), tr_out(g, back, 1), tr_out(g, loss, 0), tr_out(g, loss, 1),
+                            tr_out(g, back, 2)};
     drop(f, loss);
-    rewrite(f, back, TR_OP_cross_entropy_train, in, 4);
-    set_outputs(g, back, out, 4);
+    rewrite(f, back, TR_OP_cross_entropy_train, in, 5);
+    set_outputs(g, back, out, out[4] ? 5 : 4);
     return true;
 }
 

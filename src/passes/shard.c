@@ -434,6 +434,7 @@ static tr_error *emit_reshape(sharder *s, tr_node n)
     tr_value x = tr_in(s->from, n, 0), y = tr_out(s->from, n, 0), moved;
     const tr_shape *from = tr_shape_at(s->from, x), *to = tr_shape_at(s->from, y);
     place want = s->places[x], out = place_whole();
+    want.flat = false; /* ZeRO-3: a parameter that is seen with other dims */
     for (int a = 0; a < s->how->n_axes; a++) {
         if (want.at[a] == PARTIAL)
             out.at[a] = PARTIAL;

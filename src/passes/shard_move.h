@@ -35,7 +35,7 @@ typedef struct sharder {
     uint32_t n_moves, moves_room;
     /* Statistics of losses whose vocabulary is cut; see shard_loss.c. */
     struct loss_statistics {
-        tr_value in[3]; /* hidden states, table, targets: of the whole graph */
+        tr_value in[4]; /* hidden states, table, targets, bias: of the whole graph */
         place tokens;
         tr_value lse; /* of the local graph */
     } *losses;

@@ -97,8 +97,8 @@ static tr_value pack(sharder *s, const tr_value *parts, tr_value like)
     shape.dims[2] = 1;
     for (int i = 0; i < PACKED; i++)
         in[i] = tr_graph_view(s->to, parts[i], shape);
-    return tr_out(s->to, tr_graph_node(s->to, TR_OP_beside, in, PACKED,
-                                       (tr_attr[TR_MAX_ATTRS]){[TR_BESIDE_DIM] = {.i = 2}}), 0);
+    return tr_out(s->to, tr_graph_node(s->to, TR_OP_concat, in, PACKED,
+                                       (tr_attr[TR_MAX_ATTRS]){[TR_CONCAT_DIM] = {.i = 2}}), 0);
 }
 
 static tr_value as_activation(sharder *s, tr_value x, tr_dtype dtype)

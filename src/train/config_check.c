@@ -50,6 +50,8 @@ void tr_config_resolve(tr_config *c)
         c->model.sizes.mlp = 4 * c->model.sizes.embed;
     if (is_open(c, "data.objective"))
         c->data.objective = tr_objective_find(family ? family->objective : "causal");
+    if (family && tr_objectives[c->data.objective]->no_text && is_open(c, "train.seq"))
+        c->train.seq = c->model.sizes.context; /* as many tokens as an image makes */
     if (is_open(c, "mesh.sequence_kind"))
         c->mesh.sequence_kind = c->mesh.sequence > 1 ? TR_SEQUENCE_ULYSSES : TR_SEQUENCE_NONE;
     if (is_open(c, "pipeline.schedule"))
@@ -229,7 +231,8 @@ static tr_error *check_grid(const tr_config *c)
     const struct {
         const char *what;
         int64_t ways, pieces;
-    } rows[] = {{"the sequences of a microbatch", c->mesh.data * g.row * (cube ? g.column : g.depth), c->train.micro_batch},
+    } rows[] = {{"the sequences of a microbatch", c->mesh.data * c->mesh.expert * g.row * (cube ? g.column : g.depth),
+                 c->train.micro_batch},
                 {"the heads", cube ? g.depth * g.row : g.column, c->model.sizes.heads},
                 {"the MLP's width", cube ? g.depth * g.row : g.column, c->model.sizes.mlp},
                 {"the embedding's width", cube ? g.column : g.row, c->model.sizes.embed},
@@ -280,6 +283,7 @@ static tr_error *check_mesh(const tr_config *c)
         const char *key, *what;
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
+                {"mesh.expert", "sequences of a data rank's microbatch", c->mesh.expert, c->train.micro_batch / c->mesh.data},
                 {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)

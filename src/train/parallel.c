@@ -10,6 +10,7 @@
 /* The axes on the device mesh. */
 static const tr_mesh_axis mesh_axis[TR_AXES + 1] = {
     [TR_AXIS_DATA] = TR_MESH_DATA,
+    [TR_AXIS_EXPERT] = TR_MESH_EXPERT,
     [TR_AXIS_SEQUENCE] = TR_MESH_SEQUENCE,
     [TR_AXIS_TENSOR_DEPTH] = TR_MESH_TENSOR_DEPTH,
     [TR_AXIS_TENSOR_ROW] = TR_MESH_TENSOR_ROW,
@@ -23,6 +24,7 @@ tr_mesh tr_config_mesh(const tr_config *c)
     tr_mesh mesh = tr_mesh_one();
     mesh.size[TR_MESH_PIPELINE] = (int32_t)c->mesh.pipeline;
     mesh.size[TR_MESH_DATA] = (int32_t)c->mesh.data;
+    mesh.size[TR_MESH_EXPERT] = (int32_t)c->mesh.expert;
     mesh.size[TR_MESH_SEQUENCE] = (int32_t)c->mesh.sequence;
     if (c->mesh.tensor_kind == TR_TENSOR_1D) {
         mesh.size[TR_MESH_TENSOR] = (int32_t)c->mesh.tensor;
@@ -125,6 +127,8 @@ tr_sharding tr_config_sharding(const tr_config *c, int64_t rank)
                               .size = mesh.size[mesh_axis[a]],
                               .index = at[mesh_axis[a]]};
     leaf(&s, "batch", TR_AXIS_DATA);
+    leaf(&s, "batch", TR_AXIS_EXPERT);
+    leaf(&s, "expert", TR_AXIS_EXPERT);
     leaf(&s, "seq", TR_AXIS_SEQUENCE);
     s.axes[TR_AXIS_SEQUENCE].ring = c->mesh.sequence_kind == TR_SEQUENCE_RING;
     if (c->mesh.tensor_kind == TR_TENSOR_1D) {

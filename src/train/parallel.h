@@ -9,6 +9,7 @@
  * see (passes/pipeline.h). */
 enum {
     TR_AXIS_DATA,
+    TR_AXIS_EXPERT,
     TR_AXIS_TENSOR_DEPTH,
     TR_AXIS_TENSOR_ROW,
     TR_AXIS_TENSOR_COLUMN,
@@ -27,6 +28,7 @@ int64_t tr_config_ranks(const tr_config *config);
 char *tr_config_mesh_text(const tr_config *config);
 /* Rules, axes, and where `rank` is on them:
  *   data parallel        batch -> data
+ *   expert parallel      batch -> expert, expert -> expert: the tokens go to their experts and back (all-to-all)
  *   Megatron tensor      heads, mlp, vocab -> tensor
  *   Megatron sequence    seq -> tensor outside of attention and MLP
  *   2D, 2.5D             batch -> depth and row, heads, mlp, vocab -> column, embed -> row (weights), seq -> column

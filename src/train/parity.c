@@ -16,6 +16,7 @@ typedef struct parity {
     char *const *overrides;
     int n_overrides;
     int64_t steps, batch;
+    int64_t experts; /* of a layer; 1: there are none */
     tr_model model;
     char directory[64];
     double *base; /* losses of one rank */
@@ -259,7 +260,7 @@ static tr_error *run_case(parity *p, const tr_parity_case *of)
 /* All meshes -------------------------------------------------------------------------------------- */
 
 typedef struct sizes {
-    int64_t pipeline, data, tensor, sequence;
+    int64_t pipeline, data, tensor, sequence, expert;
 } sizes;
 
 /* Axes that are 1 are left out of the name. */
@@ -268,8 +269,9 @@ static tr_parity_case case_of(const sizes *m, const char *kind)
     const struct {
         const char *name;
         int64_t size;
-    } axes[] = {{"pipeline", m->pipeline}, {"data", m->data}, {"tensor", m->tensor}, {"sequence", m->sequence}};
-    tr_parity_case c = {.ranks = m->pipeline * m->data * m->tensor * m->sequence};
+    } axes[] = {{"pipeline", m->pipeline}, {"data", m->data}, {"expert", m->expert}, {"tensor", m->tensor},
+                {"sequence", m->sequence}};
+    tr_parity_case c = {.ranks = m->pipeline * m->data * m->expert * m->tensor * m->sequence};
     size_t used = 0;
     for (int a = 0; a < TR_COUNT(axes); a++)
         if (axes[a].size > 1)
@@ -300,7 +302,7 @@ static tr_error *run_ways(parity *p, const sizes *m, const char *kind, int64_t c
     for (c.zero = 0; c.zero <= (m->data > 1 ? 3 : 0); c.zero++) {
         if (m->pipeline == 1)
             TR_TRY(run_case(p, &c));
-        c.micro_batch = m->pipeline > 1 ? micro_batch_for(p, m->data * cuts) : 0;
+        c.micro_batch = m->pipeline > 1 ? micro_batch_for(p, m->data * m->expert * cuts) : 0;
         for (int s = 0; s < TR_COUNT(schedules) && m->pipeline > 1; s++) {
             c.schedule = schedules[s];
             TR_TRY(run_case(p, &c));
@@ -330,16 +332,17 @@ static tr_error *run_kinds(parity *p, const sizes *m)
 
 static tr_error *run_all(parity *p, int64_t ranks)
 {
-    sizes m = {1, 1, 1, 1};
+    sizes m = {1, 1, 1, 1, 1};
     tr_parity_case one = case_of(&m, NULL);
     TR_TRY(run_case(p, &one));
     for (m.pipeline = 1; m.pipeline <= ranks && ranks > 1; m.pipeline++)
         for (m.tensor = 1; m.tensor * m.pipeline <= ranks; m.tensor++)
             for (m.sequence = 1; m.sequence * m.tensor * m.pipeline <= ranks; m.sequence++)
-                if (ranks % (m.pipeline * m.tensor * m.sequence) == 0) {
-                    m.data = ranks / (m.pipeline * m.tensor * m.sequence);
-                    TR_TRY(run_kinds(p, &m));
-                }
+                for (m.expert = 1; m.expert * m.sequence * m.tensor * m.pipeline <= ranks; m.expert++)
+                    if (ranks % (m.pipeline * m.tensor * m.sequence * m.expert) == 0 && m.expert <= p->experts) {
+                        m.data = ranks / (m.pipeline * m.tensor * m.sequence * m.expert);
+                        TR_TRY(run_kinds(p, &m));
+                    }
     return NULL;
 }
 
@@ -355,6 +358,7 @@ tr_error *tr_parity_run(const char *config_path, char *const *overrides, int n_o
     tr_error *error = tr_config_load(config_path, overrides, n_overrides, &config);
     if (!error) {
         p.batch = config->train.batch;
+        p.experts = TR_MAX(config->model.sizes.experts, 1);
         error = run_all(&p, ranks);
     }
     if (!error && !p.found)

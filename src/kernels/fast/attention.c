@@ -16,14 +16,13 @@
 #include <math.h>
 #include <omp.h>
 
-static const float NOTHING = -1e30f; /* the score of what is not seen */
-
 /* One thread's scratch. */
 typedef struct room {
     word *k, *v;               /* where keys and values are packed: rows, pairs */
     const word *keys, *values; /* there, or in the tensors themselves when they lie just so */
     word *q, *q_lanes, *s;     /* s: [KEYS][LANES] scores, then weights (as pairs when dot) */
     float *o, *m, *l, *factor;
+    tile_bias bias; /* shared */
 } room;
 
 static size_t room_set(room *r, const tr_attention_shape *a, int64_t keys, void *memory)
@@ -53,7 +52,13 @@ static size_t room_set(room *r, const tr_attention_shape *a, int64_t keys, void 
 size_t TILE(forward_bytes)(const tr_attention_shape *a, int64_t keys)
 {
     room r;
-    return room_set(&r, a, keys, NULL) * (size_t)omp_get_max_threads();
+    size_t bias = (size_t)(a->h * TILE(bias_of)(a, keys, NULL).head) * sizeof(float);
+    return room_set(&r, a, keys, NULL) * (size_t)omp_get_max_threads() + bias;
+}
+
+static bool is_adjusted(const tr_attention_shape *a)
+{
+    return a->relative || a->key_segments;
 }
 
 /* The tile's weights for one vector of queries. `general`: with a mask or dropout. Gives what o is
@@ -89,8 +94,8 @@ TR_INLINE vf softmax(bool dot, bool general, const tr_attention_shape *a, const 
                 break;
             vf x = vf_load(s + (j + u) * LANES);
             p[u] = tile_exp2(vf_fma(x, scale, -base));
-            if (general && t->masked)
-                p[u] = vf_select(tile_visible(a, i, offset, t->j + j + u, v), p[u], vf_zero());
+            if (general)
+                p[u] = vf_select(vf_le(x, vf_set1(NOTHING / 2)), vf_zero(), p[u]);
             sum[u] += p[u];
             if (general && a->p > 0)
                 p[u] *= vf_load(r->factor + (j + u) * LANES + v * TR_VL);
@@ -111,7 +116,7 @@ TR_INLINE vf softmax(bool dot, bool general, const tr_attention_shape *a, const 
 static void softmax_tile(const tr_attention_shape *a, const tile_form *f, const room *r,
                          const tile_step *t, int64_t i, int64_t offset)
 {
-    bool general = t->masked || a->p > 0;
+    bool general = t->masked || a->p > 0 || a->key_segments;
     for (int v = t->low; v < t->high; v++) {
         vf change = f->dot    ? general ? softmax(TILE_DOT, true, a, r, t, i, offset, v)
                                         : softmax(TILE_DOT, false, a, r, t, i, offset, v)
@@ -153,6 +158,8 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
         r->m[v] = NOTHING;
     for (int64_t l = 0; a->more && l < n; l++)
         go_on(a, f, r, o, lse[(b * a->h + h) * a->lse_rows + i + l], b, h, i + l, l);
+    int32_t lanes[LANES];
+    const int32_t *segments = tile_segments(a, b, i, n, lanes);
     tile_span x = tile_span_of(a, i, n, offset, keys);
     for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
         tile_step t = tile_step_at(a, &x, i, n, offset, j);
@@ -160,6 +167,8 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
         TILE(product)
         (f->dot, false, false, t.n, t.high - t.low, f->words, r->keys + at * f->row, f->row,
          r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
+        if (is_adjusted(a))
+            TILE(adjust)(&t, r->s, tile_bias_at(&r->bias, h, i), r->bias.step, segments, tile_key_segments(a, b));
         if (a->p > 0)
             TILE(dropout)(a, b, h, i, j, t.n, r->factor);
         softmax_tile(a, f, r, &t, i, offset);
@@ -222,8 +231,15 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
         size_t bytes = room_set(&r, a, most, NULL);
         int threads = omp_get_num_threads(), thread = omp_get_thread_num();
         room_set(&r, a, most, (char *)scratch + bytes * (size_t)thread);
+        r.bias = TILE(bias_of)(a, keys, (char *)scratch + bytes * (size_t)threads);
+        if (a->relative) {
+#pragma omp for schedule(static)
+            for (int64_t h = 0; h < a->h; h++)
+                TILE(bias_fill)(a, &r.bias, h, offset, keys);
+        }
         int64_t from = all_cost * thread / threads, to = all_cost * (thread + 1) / threads,
                 group_packed = -1;
+        tile_begin(&f);
         for (int64_t head = 0; head < a->b * a->h; head++) {
             int64_t cost = head * head_cost, b = head / a->h, h = head % a->h;
             if (cost >= to || cost + head_cost <= from)
@@ -242,6 +258,7 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
                 attend(a, &f, &r, q, o, lse, b, h, i, n, offset, keys, lowest);
             }
         }
+        tile_end(&f);
     }
 }
 

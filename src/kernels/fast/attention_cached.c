@@ -112,9 +112,9 @@ TR_INLINE void weigh(bool bf16, int vectors, float *o, const float *p, const voi
         vf_store(o + c * TR_VL, sum[c]);
 }
 
-/* Adds the n <= CHUNK keys at k, v to the state of one query. */
+/* Adds the n <= CHUNK keys at k, v to the state of one query. bias: CHUNK of them, divided by scale, or NULL. */
 TR_INLINE void decode(bool bf16, float scale, const void *q, const void *k, const void *v,
-                      int64_t e, int64_t n, float *o, float *m, float *l)
+                      int64_t e, int64_t n, const float *bias, float *o, float *m, float *l)
 {
     float p[CHUNK];
     vf top = vf_set1(*m), sum = vf_zero(), unit = vf_set1(scale * 1.44269504f);
@@ -122,6 +122,8 @@ TR_INLINE void decode(bool bf16, float scale, const void *q, const void *k, cons
         const void *k_at = (const char *)k + j * e * (bf16 ? 2 : 4);
         vf x = j + TR_VL <= n ? scores(bf16, true, q, k_at, e, TR_VL)
                               : scores(bf16, false, q, k_at, e, n - j);
+        if (bias)
+            x += vf_load(bias + j);
         x = vf_select(vm_first((int)TR_MIN(TR_VL, n - j)), x, vf_set1(-1e30f)) * unit;
         vf_store(p + j, x);
         top = vf_max(top, x);
@@ -193,11 +195,14 @@ static void decode_piece(const tr_attention_shape *a, const layout *w, tr_rows q
             const void *q_at = tile_at(q, a->bf16, b, i, h);
             const void *k_at = tile_at(k, a->bf16, b, first, g),
                        *v_at = tile_at(v, a->bf16, b, first, g);
-            float *mine = state + x * w->row, *m = mine + w->row - 16;
+            float *mine = state + x * w->row, *m = mine + w->row - 16, room[CHUNK] = {0};
+            for (int64_t y = first; y < last && a->relative; y++)
+                room[y - first] = tr_attention_bias(a, tr_attention_distance(a, i + start, y), h) / a->scale;
+            const float *bias = a->relative ? room : NULL;
             if (a->bf16)
-                decode(true, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
+                decode(true, a->scale, q_at, k_at, v_at, a->e, last - first, bias, mine, m, m + 1);
             else
-                decode(false, a->scale, q_at, k_at, v_at, a->e, last - first, mine, m, m + 1);
+                decode(false, a->scale, q_at, k_at, v_at, a->e, last - first, bias, mine, m, m + 1);
         }
 }
 

@@ -23,6 +23,8 @@ typedef struct room {
     word *s, *dp; /* [KEYS][LANES]: scores and do v^T, then in f32 m p and ds */
     word *p_rows, *ds_rows, *ds_pairs; /* where the products read m p and ds */
     float *factor;
+    float *dbias;   /* as bias is spread out, of this thread */
+    tile_bias bias; /* shared */
 } room;
 
 static size_t room_set(room *r, const tr_attention_shape *a, void *memory)
@@ -51,7 +53,8 @@ static size_t room_set(room *r, const tr_attention_shape *a, void *memory)
                  {&r->p_rows, dot * KEYS * LANES / 2},
                  {&r->ds_rows, dot * KEYS * LANES / 2},
                  {&r->ds_pairs, dot * KEYS * LANES / 2},
-                 {&r->factor, a->p > 0 ? KEYS * LANES : 0}};
+                 {&r->factor, a->p > 0 ? KEYS * LANES : 0},
+                 {&r->dbias, a->h * TILE(bias_of)(a, a->s, NULL).head}};
     for (int64_t i = 0; i < TR_COUNT(parts); i++) {
         word *place = memory ? (word *)memory + at : NULL;
         memcpy(parts[i].field, &place, sizeof place);
@@ -78,7 +81,7 @@ TR_INLINE float row_dot(bool bf16, const void *x, const void *y, int64_t n)
 
 /* From scores and do v^T to m p and ds, for one tile. */
 TR_INLINE void gradient(bool dot, bool general, const tr_attention_shape *a, const room *r,
-                        const tile_step *t, int64_t i, int64_t offset)
+                        const tile_step *t, int64_t i, int64_t offset, float *dbias)
 {
     vf scale = vf_set1(a->scale * 1.44269504f);
     for (int v = t->low; v < t->high; v++) {
@@ -91,7 +94,9 @@ TR_INLINE void gradient(bool dot, bool general, const tr_attention_shape *a, con
                 if (u >= pair)
                     break;
                 int64_t at = (j + u) * LANES + v * TR_VL;
-                vf p = tile_exp2(vf_fma(vf_load(r->s + at), scale, -lse)), dp = vf_load(r->dp + at);
+                vf x = vf_load(r->s + at), p = tile_exp2(vf_fma(x, scale, -lse)), dp = vf_load(r->dp + at);
+                if (general && a->key_segments)
+                    p = vf_select(vf_le(x, vf_set1(NOTHING / 2)), vf_zero(), p);
                 if (general && t->masked)
                     p = vf_select(tile_visible(a, i, offset, t->j + j + u, v), p, vf_zero());
                 if (general && a->p > 0) {
@@ -100,6 +105,10 @@ TR_INLINE void gradient(bool dot, bool general, const tr_attention_shape *a, con
                     p *= factor;
                 } else {
                     ds[u] = p * (dp - d);
+                }
+                if (general && dbias) {
+                    float *to = dbias + (t->j + j + u) * r->bias.step + v * TR_VL;
+                    vf_store(to, vf_load(to) + ds[u]);
                 }
                 if (dot) {
                     vf_store_bf16((word_half *)r->p_rows + at, p);
@@ -118,17 +127,17 @@ TR_INLINE void gradient(bool dot, bool general, const tr_attention_shape *a, con
 }
 
 static void gradient_tile(bool dot, const tr_attention_shape *a, const room *r, const tile_step *t,
-                          int64_t i, int64_t offset)
+                          int64_t i, int64_t offset, float *dbias)
 {
-    bool general = t->masked || a->p > 0;
+    bool general = t->masked || a->p > 0 || dbias || a->key_segments;
     if (dot && general)
-        gradient(TILE_DOT, true, a, r, t, i, offset);
+        gradient(TILE_DOT, true, a, r, t, i, offset, dbias);
     else if (dot)
-        gradient(TILE_DOT, false, a, r, t, i, offset);
+        gradient(TILE_DOT, false, a, r, t, i, offset, NULL);
     else if (general)
-        gradient(false, true, a, r, t, i, offset);
+        gradient(false, true, a, r, t, i, offset, dbias);
     else
-        gradient(false, false, a, r, t, i, offset);
+        gradient(false, false, a, r, t, i, offset, NULL);
 }
 
 static void unpack(const tr_attention_shape *a, const tile_form *f, void *to, int64_t step, const float *from,
@@ -159,6 +168,8 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
     memset(r->dq, 0, (size_t)(LANES * f->col) * sizeof *r->dq);
     for (int64_t l = 0; l < LANES; l++) {
         r->lse[l] = l < n ? w->lse[(b * a->h + h) * a->lse_rows + i + l] * 1.44269504f : 0;
+        if (r->lse[l] == -INFINITY)
+            r->lse[l] = -NOTHING; /* a query that sees nothing: p is 0 */
         r->d[l] = 0;
         if (l < n) {
             const void *x = tile_at(dout, f->bf16, b, i + l, h),
@@ -166,6 +177,9 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
             r->d[l] = f->bf16 ? row_dot(true, x, y, f->e) : row_dot(false, x, y, f->e);
         }
     }
+    int32_t lanes[LANES];
+    const int32_t *segments = tile_segments(a, b, i, n, lanes);
+    float *dbias = a->relative ? r->dbias + (tile_bias_at(&r->bias, h, i) - r->bias.base) : NULL;
     tile_span x = tile_span_of(a, i, n, offset, a->s);
     for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
         tile_step t = tile_step_at(a, &x, i, n, offset, j);
@@ -176,9 +190,11 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
         TILE(product)
         (f->dot, false, false, t.n, t.high - t.low, f->words, r->v + j * f->row, f->row,
          r->dout_lanes + t.i0, LANES, r->dp + t.i0, LANES);
+        if (a->relative || a->key_segments)
+            TILE(adjust)(&t, r->s, tile_bias_at(&r->bias, h, i), r->bias.step, segments, tile_key_segments(a, b));
         if (a->p > 0)
             TILE(dropout)(a, b, h, i, j, t.n, r->factor);
-        gradient_tile(f->dot, a, r, &t, i, offset);
+        gradient_tile(f->dot, a, r, &t, i, offset, dbias);
         TILE(product)
         (f->dot, false, true, t.n, f->col / TR_VL, seen, r->p_rows + first, row,
          r->dout_pairs + first * f->col, f->col, r->dv + j * f->col, f->col);
@@ -194,10 +210,45 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
     unpack(a, f, tile_at(w->dx[0], narrow, b, i, h), w->dx[0].step, r->dq, n, a->scale);
 }
 
+/* Fills the bias, and clears the threads' sums of its gradient. */
+static void start_bias(const tr_attention_shape *a, const tile_bias *x, void *scratch, size_t bytes, int threads)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t h = 0; h < a->h; h++) {
+        TILE(bias_fill)(a, x, h, a->offset, a->s);
+        for (int t = 0; t < threads; t++) {
+            room r;
+            room_set(&r, a, (char *)scratch + bytes * (size_t)t);
+            memset(r.dbias + h * x->head, 0, (size_t)x->head * sizeof(float));
+        }
+    }
+}
+
+/* From the threads' spread-out sums to the rows of `relative`, in a fixed order. */
+static void sum_bias(const tr_attention_shape *a, const tile_bias *x, void *scratch, size_t bytes, int threads, int64_t h,
+                     float *to)
+{
+    for (int64_t n = 0; n < a->relative->dims[0]; n++)
+        to[n * a->h + h] = 0;
+    for (int64_t i = 0; i < a->t; i++)
+        for (int64_t j = 0; j < a->s && (a->row || i == 0 || j == 0); j++) {
+            float sum = 0;
+            for (int t = 0; t < threads; t++) {
+                tile_bias mine = *x;
+                room r;
+                room_set(&r, a, (char *)scratch + bytes * (size_t)t);
+                mine.base = r.dbias;
+                sum += tile_bias_at(&mine, h, i / LANES * LANES)[j * x->step + i % LANES];
+            }
+            to[tr_attention_distance(a, i + a->offset, j) * a->h + h] += sum;
+        }
+}
+
 size_t TILE(grad_bytes)(const tr_attention_shape *a)
 {
     room r;
-    return room_set(&r, a, NULL) * (size_t)omp_get_max_threads();
+    return room_set(&r, a, NULL) * (size_t)omp_get_max_threads() +
+           (size_t)(a->h * TILE(bias_of)(a, a->s, NULL).head) * sizeof(float);
 }
 
 void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch)
@@ -206,24 +257,39 @@ void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch)
     bool narrow = f.bf16 && !a->wide;
     room none;
     size_t bytes = room_set(&none, a, NULL);
-#pragma omp parallel for schedule(static)
-    for (int64_t item = 0; item < a->b * a->g; item++) {
-        room r;
-        room_set(&r, a, (char *)scratch + bytes * (size_t)omp_get_thread_num());
-        int64_t b = item / a->g, g = item % a->g, group = a->h / a->g;
-        const void *k = tile_at(w->x[1], f.bf16, b, 0, g), *v = tile_at(w->x[2], f.bf16, b, 0, g);
-        TILE(pack_rows)(&f, r.k, k, w->x[1].step, a->s, a->s);
-        TILE(pack_rows)(&f, r.v, v, w->x[2].step, a->s, a->s);
-        if (f.dot)
-            TILE(pack_pairs)(&f, r.k_pairs, k, w->x[1].step, a->s);
-        memset(r.dk, 0, (size_t)(a->s * f.col) * sizeof *r.dk);
-        memset(r.dv, 0, (size_t)(a->s * f.col) * sizeof *r.dv);
-        for (int64_t h = g * group; h < (g + 1) * group; h++)
-            for (int64_t i = 0; i < a->t; i += LANES)
-                block(a, &f, &r, w, b, h, i, TR_MIN(LANES, a->t - i));
-        unpack(a, &f, tile_at(w->dx[1], narrow, b, 0, g), w->dx[1].step, r.dk, a->s, a->scale);
-        unpack(a, &f, tile_at(w->dx[2], narrow, b, 0, g), w->dx[2].step, r.dv, a->s, 1.0f);
+    int threads = omp_get_max_threads();
+    tile_bias bias = TILE(bias_of)(a, a->s, (char *)scratch + bytes * (size_t)threads);
+    if (a->relative)
+        start_bias(a, &bias, scratch, bytes, threads);
+#pragma omp parallel
+    {
+        tile_begin(&f);
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < a->b * a->g; item++) {
+            room r;
+            room_set(&r, a, (char *)scratch + bytes * (size_t)omp_get_thread_num());
+            r.bias = bias;
+            int64_t b = item / a->g, g = item % a->g, group = a->h / a->g;
+            const void *k = tile_at(w->x[1], f.bf16, b, 0, g), *v = tile_at(w->x[2], f.bf16, b, 0, g);
+            TILE(pack_rows)(&f, r.k, k, w->x[1].step, a->s, a->s);
+            TILE(pack_rows)(&f, r.v, v, w->x[2].step, a->s, a->s);
+            if (f.dot)
+                TILE(pack_pairs)(&f, r.k_pairs, k, w->x[1].step, a->s);
+            memset(r.dk, 0, (size_t)(a->s * f.col) * sizeof *r.dk);
+            memset(r.dv, 0, (size_t)(a->s * f.col) * sizeof *r.dv);
+            for (int64_t h = g * group; h < (g + 1) * group; h++)
+                for (int64_t i = 0; i < a->t; i += LANES)
+                    block(a, &f, &r, w, b, h, i, TR_MIN(LANES, a->t - i));
+            unpack(a, &f, tile_at(w->dx[1], narrow, b, 0, g), w->dx[1].step, r.dk, a->s, a->scale);
+            unpack(a, &f, tile_at(w->dx[2], narrow, b, 0, g), w->dx[2].step, r.dv, a->s, 1.0f);
+        }
+        tile_end(&f);
     }
+    if (!a->relative)
+        return;
+#pragma omp parallel for schedule(static)
+    for (int64_t h = 0; h < a->h; h++)
+        sum_bias(a, &bias, scratch, bytes, threads, h, w->drelative);
 }
 
 tr_error *TILE(grad_prepare)(tr_call *call)
@@ -240,5 +306,7 @@ void TILE(grad_run)(const tr_call *call)
         .dout = tr_rows_of(&call->in[0]), .o = tr_rows_of(&call->in[1]), .lse = call->in[2].data};
     tr_rows_qkv(&call->in[3], a.packed, w.x);
     tr_rows_qkv(&call->out[0], a.packed, w.dx);
+    if (a.relative)
+        w.drelative = call->out[a.packed ? 1 : 3].data;
     TILE(grad)(&a, &w, call->scratch);
 }

@@ -44,6 +44,11 @@ enum {
     TILE_DOT = 0,
 #endif
 };
+#ifdef __AMX_BF16__
+#define TILE_AMX 1 /* pairs are multiplied on the processor's tiles */
+#else
+#define TILE_AMX 0
+#endif
 
 #if defined(__clang__)
 #define TILE_UNROLL _Pragma("clang loop unroll(full)")
@@ -69,6 +74,25 @@ static inline tile_form tile_form_of(const tr_attention_shape *a)
     f.row = (f.words + TR_VL - 1) / TR_VL * TR_VL;
     f.col = (a->e + TR_VL - 1) / TR_VL * TR_VL;
     return f;
+}
+
+/* A thread that calls `product` for pairs does it between these. */
+static inline void tile_begin(const tile_form *f)
+{
+#if TILE_AMX
+    if (f->dot)
+        tr_tiles_configure();
+#endif
+    (void)f;
+}
+
+static inline void tile_end(const tile_form *f)
+{
+#if TILE_AMX
+    if (f->dot)
+        _tile_release();
+#endif
+    (void)f;
 }
 
 /* Rows of pairs, or words along n queries or keys. */
@@ -104,6 +128,22 @@ void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vec
 void TILE(unpack_add)(const tile_form *f, float *to, int64_t step, const float *from, int64_t n,
                       float factor);
 
+/* The bias by distance, spread out so that a tile finds it as vectors: for LANES queries from i (a multiple of LANES)
+ * and key j at base + h head + i / LANES block + first + j step. Without rows of a window it is a line of distances,
+ * which a key shifts by one; with them a matrix. Values are divided by scale, as scores are before the softmax. */
+typedef struct tile_bias {
+    float *base; /* NULL: none */
+    int64_t head, block, first, step;
+} tile_bias;
+
+tile_bias TILE(bias_of)(const tr_attention_shape *a, int64_t keys, void *memory);
+/* Of head h. */
+void TILE(bias_fill)(const tr_attention_shape *a, const tile_bias *x, int64_t h, int64_t offset, int64_t keys);
+static inline float *tile_bias_at(const tile_bias *x, int64_t h, int64_t i)
+{
+    return x->base ? x->base + h * x->head + i / LANES * x->block + x->first : NULL;
+}
+
 /* Dropout's factors for keys j.. j + n and LANES queries from i, as factor[key][query]. */
 void TILE(dropout)(const tr_attention_shape *a, int64_t b, int64_t h, int64_t i, int64_t j,
                    int64_t n, float *factor);
@@ -119,6 +159,7 @@ size_t TILE(grad_bytes)(const tr_attention_shape *a);
 typedef struct tile_grad {
     tr_rows x[3], dx[3], dout, o;
     const float *lse;
+    float *drelative; /* where there is a bias by distance */
 } tile_grad;
 void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch);
 tr_error *TILE(grad_prepare)(tr_call *call);
@@ -212,6 +253,28 @@ static inline tile_step tile_step_at(const tr_attention_shape *a, const tile_spa
     s.i0 = s.low * TR_VL;
     s.i1 = TR_MIN(n, s.high * TR_VL);
     return s;
+}
+
+/* Adds the bias to a tile's scores, and NOTHING in place of those that segments hide. `bias`: of this block of
+ * queries; `segments`: LANES of the queries, or NULL; keys: of all keys of the sequence, or NULL. */
+static const float NOTHING = -1e30f; /* the score of what is not seen */
+void TILE(adjust)(const tile_step *t, word *s, const float *bias, int64_t bias_step, const int32_t *segments,
+                  const int32_t *keys);
+
+/* Of queries i .. i + n; zeros behind them. */
+static inline const int32_t *tile_segments(const tr_attention_shape *a, int64_t b, int64_t i, int64_t n,
+                                           int32_t lanes[LANES])
+{
+    if (!a->query_segments)
+        return NULL;
+    for (int64_t l = 0; l < LANES; l++)
+        lanes[l] = l < n ? a->query_segments[b % a->segment_rows * a->t + i + l] : 0;
+    return lanes;
+}
+
+static inline const int32_t *tile_key_segments(const tr_attention_shape *a, int64_t b)
+{
+    return a->key_segments ? a->key_segments + b % a->segment_rows * a->s : NULL;
 }
 
 /* Which of the queries i + v * TR_VL .. see key j of a masked tile. */

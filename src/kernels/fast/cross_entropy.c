@@ -13,7 +13,10 @@
  * without gradients. A chunk's logits are at most CHUNK_BYTES: more tokens in a chunk means fewer
  * passes over dw, which costs 8 v d bytes each time.
  *
- * Scratch: logits | x packed | dx (bf16 only) | largest, sum, goal, scale [T] | oneDNN's.
+ * A bias is added to a block's logits before they are looked at; total[t] is their sum, for label smoothing.
+ * With smoothing e and z loss z:  P = dloss ((1 + 2 z lse) exp(logits - lse) - e / v - (1 - e) onehot).
+ *
+ * Scratch: logits | x packed | dx (bf16 only) | largest, sum, goal, scale, total, dloss [T] | oneDNN's.
  * A target outside 0 .. v-1 is not counted; its row of dx and its part in dw are zero.
  */
 #include <math.h>
@@ -33,6 +36,11 @@ enum {
     ALIGN = 64,
 };
 
+#if defined(__AMX_BF16__)
+static const bool on_tiles = true;
+#else
+static const bool on_tiles = false;
+#endif
 #if defined(__AVX512BF16__)
 static const bool no_bf16_product = false;
 #else
@@ -49,6 +57,8 @@ typedef struct head {
     int64_t chunk, block;
     bool bf16, grad;
     bool given; /* log sum exp is: the forward pass makes logits only */
+    const float *bias; /* of the words, or NULL */
+    float smoothing, z_loss, vocab; /* vocab: all words, with those of other ranks */
     products products[2]
                      [2]; /* [last chunk][last block]; where the last is as the others, the same */
     size_t logits_bytes, packed_bytes, dx_bytes, product_bytes;
@@ -57,7 +67,7 @@ typedef struct head {
 /* Scratch, cut up. */
 typedef struct space {
     void *logits, *packed, *product;
-    float *dx, *largest, *sum, *goal, *scale;
+    float *dx, *largest, *sum, *goal, *scale, *total, *dloss;
 } space;
 
 static size_t round_up(size_t bytes)
@@ -109,6 +119,7 @@ static tr_error *make_products(head *h, int64_t tokens, int64_t words, const pro
                              .dtype = dtype,
                              .out = dtype,
                              .b_transposed = true,
+                             .tiles = on_tiles,
                              .widen = widen,
                              .packed = true,
                              .packed_like = like ? like->logits : NULL};
@@ -123,7 +134,8 @@ static tr_error *make_products(head *h, int64_t tokens, int64_t words, const pro
                          .out = TR_F32,
                          .a_transposed = true,
                          .accumulate = true,
-                         .widen = widen};
+                         .tiles = on_tiles,
+                             .widen = widen};
     TR_TRY(tr_matmul_new(&dx, &out->dx));
     note_scratch(h, out->dx);
     tr_matmul_spec dw = {.m = words,
@@ -132,7 +144,8 @@ static tr_error *make_products(head *h, int64_t tokens, int64_t words, const pro
                          .dtype = dtype,
                          .out = TR_F32,
                          .accumulate = true,
-                         .widen = widen};
+                         .tiles = on_tiles,
+                             .widen = widen};
     TR_TRY(tr_matmul_new(&dw, &out->dw));
     note_scratch(h, out->dw);
     return NULL;
@@ -162,6 +175,9 @@ static tr_error *prepare_head(tr_call *call, bool grad, bool given)
     h->bf16 = x->dtype == TR_BF16;
     h->grad = grad;
     h->given = given;
+    h->smoothing = (float)call->attrs[TR_LOSS_SMOOTHING].f;
+    h->z_loss = (float)call->attrs[TR_LOSS_Z].f;
+    h->vocab = (float)(call->attrs[TR_LOSS_VOCAB].i ? call->attrs[TR_LOSS_VOCAB].i : h->v);
     int64_t bytes = h->bf16 ? 2 : 4;
     int64_t most = CHUNK_BYTES / (h->v * bytes) / TOKEN_UNIT * TOKEN_UNIT;
     h->chunk = even_part(h->tokens, grad ? TR_MAX(most, TOKEN_UNIT) : LOSS_TOKENS, TOKEN_UNIT);
@@ -175,7 +191,7 @@ static tr_error *prepare_head(tr_call *call, bool grad, bool given)
     h->dx_bytes = grad && h->bf16 ? round_up(sizeof(float) * (size_t)(h->chunk * h->d)) : 0;
     call->state = h;
     call->scratch_bytes = h->logits_bytes + h->packed_bytes + h->dx_bytes +
-                          4 * sizeof(float) * (size_t)up_to(h->chunk, TOKEN_UNIT) +
+                          6 * sizeof(float) * (size_t)up_to(h->chunk, TOKEN_UNIT) +
                           h->product_bytes;
     return NULL;
 }
@@ -191,7 +207,9 @@ static space cut_scratch(const head *h, char *scratch)
     s.sum = s.largest + row;
     s.goal = s.sum + row;
     s.scale = s.goal + row;
-    s.product = s.scale + row;
+    s.total = s.scale + row;
+    s.dloss = s.total + row;
+    s.product = s.dloss + row;
     return s;
 }
 
@@ -262,21 +280,22 @@ TR_INLINE void softmax_as(const void *logits, int64_t tokens, int64_t words, spa
     }
 }
 
-/* logits <- scale exp(logits - lse), for a block; `largest` holds lse by now. */
-TR_INLINE void gradient_as(void *logits, int64_t tokens, int64_t words, const space *s, bool bf16)
+/* logits <- scale exp(logits - lse) - floor dloss, for a block; `largest` holds lse by now. */
+TR_INLINE void gradient_as(void *logits, int64_t tokens, int64_t words, const space *s, float floor, bool bf16)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < words; j++) {
         int64_t t = 0;
         for (; t + TR_VL <= tokens; t += TR_VL) {
             vf p = vf_exp(vf_load_as(logits, j * tokens + t, bf16) - vf_load(s->largest + t));
-            vf_store_as(logits, j * tokens + t, p * vf_load(s->scale + t), bf16);
+            vf_store_as(logits, j * tokens + t, vf_fma(p, vf_load(s->scale + t), vf_load(s->dloss + t) * -floor), bf16);
         }
         if (t < tokens) {
             int n = (int)(tokens - t);
             vf p = vf_exp(vf_load_as_n(logits, j * tokens + t, n, bf16) -
                           vf_load_n(s->largest + t, n));
-            vf_store_as_n(logits, j * tokens + t, p * vf_load_n(s->scale + t, n), n, bf16);
+            vf_store_as_n(logits, j * tokens + t,
+                          vf_fma(p, vf_load_n(s->scale + t, n), vf_load_n(s->dloss + t, n) * -floor), n, bf16);
         }
     }
 }
@@ -294,9 +313,9 @@ static void gradient_block(const head *h, void *logits, int64_t tokens, int64_t 
                            const space *s)
 {
     if (h->bf16)
-        gradient_as(logits, tokens, words, s, true);
+        gradient_as(logits, tokens, words, s, h->smoothing / h->vocab, true);
     else
-        gradient_as(logits, tokens, words, s, false);
+        gradient_as(logits, tokens, words, s, h->smoothing / h->vocab, false);
 }
 
 /* Where a token's target is in this block: its logit is kept. */
@@ -311,6 +330,50 @@ static void keep_goals(const head *h, const int32_t *targets, const void *logits
     }
 }
 
+/* Adds the words' bias to a block of logits, and the logits to the tokens' totals. */
+TR_INLINE void bias_and_total_as(void *logits, int64_t tokens, int64_t words, const float *bias, float *total, bool bf16)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < tokens; t += TR_VL) {
+        int n = (int)TR_MIN(tokens - t, TR_VL);
+        vf sum = vf_zero();
+        for (int64_t j = 0; j < words; j++) {
+            vf x = vf_load_as_n(logits, j * tokens + t, n, bf16);
+            if (bias) {
+                x = vf_round_as(x + bias[j], bf16);
+                vf_store_as_n(logits, j * tokens + t, x, n, bf16);
+            }
+            sum += x;
+        }
+        vf_store_n(total + t, vf_load_n(total + t, n) + sum, n);
+    }
+}
+
+static void bias_and_total(const head *h, void *logits, int64_t tokens, int64_t word, int64_t words, space *s)
+{
+    const float *bias = h->bias ? h->bias + word : NULL;
+    if (!bias && (h->smoothing == 0 || h->given))
+        return;
+    if (h->bf16)
+        bias_and_total_as(logits, tokens, words, bias, s->total, true);
+    else
+        bias_and_total_as(logits, tokens, words, bias, s->total, false);
+}
+
+/* dbias[j] += the sum of a word's gradients over the tokens. */
+static void bias_gradient(const head *h, const void *logits, int64_t tokens, int64_t words, float *dbias)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t j = 0; j < words; j++) {
+        vf sum = vf_zero();
+        for (int64_t t = 0; t < tokens; t += TR_VL) {
+            int n = (int)TR_MIN(tokens - t, TR_VL);
+            sum += h->bf16 ? vf_load_as_n(logits, j * tokens + t, n, true) : vf_load_as_n(logits, j * tokens + t, n, false);
+        }
+        dbias[j] += vf_sum(sum);
+    }
+}
+
 /* The same in the gradient: p - 1, from the exact p. */
 static void subtract_goals(const head *h, const int32_t *targets, void *logits, int64_t tokens,
                            int64_t word, int64_t words, const space *s)
@@ -319,7 +382,8 @@ static void subtract_goals(const head *h, const int32_t *targets, void *logits, 
         int64_t j = targets[t] - word;
         if (j < 0 || j >= words)
             continue;
-        float p = s->scale[t] * expm1f(s->goal[t] - s->largest[t]);
+        float p = s->dloss[t] * (expm1f(s->goal[t] - s->largest[t]) + h->smoothing - h->smoothing / h->vocab) +
+                  (s->scale[t] - s->dloss[t]) * expf(s->goal[t] - s->largest[t]);
         if (h->bf16)
             ((uint16_t *)logits)[j * tokens + t] = tr_f32_to_bf16(p);
         else
@@ -356,7 +420,7 @@ static void chunk_logits(const head *h, const products *made, const char *x, con
     int64_t bytes = h->bf16 ? 2 : 4;
     for (int64_t t = 0; t < tokens; t++) {
         s->largest[t] = -1e38f;
-        s->sum[t] = s->goal[t] = 0;
+        s->sum[t] = s->goal[t] = s->total[t] = 0;
     }
     if (tr_matmul_packed_bytes(made[0].logits))
         tr_matmul_pack(made[0].logits, x, s->packed);
@@ -366,6 +430,7 @@ static void chunk_logits(const head *h, const products *made, const char *x, con
         char *logits = (char *)s->logits + (h->grad ? word * tokens * bytes : 0);
         tr_matmul_run(product, w + word * h->d * bytes,
                       tr_matmul_packed_bytes(product) ? s->packed : x, NULL, logits, s->product);
+        bias_and_total(h, logits, tokens, word, words, s);
         if (!h->given)
             softmax_block(h, logits, tokens, words, s);
         keep_goals(h, targets, logits, tokens, word, words, s);
@@ -379,7 +444,8 @@ static double chunk_loss(const head *h, const int32_t *targets, int64_t tokens, 
     for (int64_t t = 0; t < tokens; t++) {
         double lse = s->largest[t] + log(s->sum[t]);
         if (counted(h, targets[t]))
-            loss += lse - s->goal[t];
+            loss += lse - (1 - (double)h->smoothing) * (double)s->goal[t] + (double)h->z_loss * lse * lse -
+                    (double)h->smoothing * (double)s->total[t] / (double)h->vocab;
         s->largest[t] = (float)lse;
     }
     return loss;
@@ -394,9 +460,16 @@ static void store_dx(const float *from, uint16_t *to, int64_t count)
     }
 }
 
-/* s->largest holds log sum exp, s->scale the gradient of each token's loss. */
+/* s->largest holds log sum exp. */
+static void set_scale(const head *h, int64_t i, float dloss, space *s)
+{
+    s->dloss[i] = dloss;
+    s->scale[i] = dloss == 0 ? 0 : dloss * (1 + 2 * h->z_loss * s->largest[i]);
+}
+
+/* s->largest holds log sum exp, s->dloss the gradient of each token's loss. */
 static void chunk_backward(const head *h, const products *made, const char *x, const char *w,
-                           const int32_t *targets, int64_t tokens, float *dw, char *dx, space *s)
+                           const int32_t *targets, int64_t tokens, float *dw, char *dx, float *dbias, space *s)
 {
     int64_t bytes = h->bf16 ? 2 : 4;
     float *dx_sum = h->bf16 ? s->dx : (float *)dx;
@@ -407,6 +480,8 @@ static void chunk_backward(const head *h, const products *made, const char *x, c
         char *logits = (char *)s->logits + word * tokens * bytes;
         gradient_block(h, logits, tokens, words, s);
         subtract_goals(h, targets, logits, tokens, word, words, s);
+        if (dbias)
+            bias_gradient(h, logits, tokens, words, dbias + word);
         tr_matmul_run(p->dx, logits, w + word * h->d * bytes, NULL, dx_sum, s->product);
         tr_matmul_run(p->dw, logits, x, NULL, dw + word * h->d, s->product);
     }
@@ -414,16 +489,34 @@ static void chunk_backward(const head *h, const products *made, const char *x, c
         store_dx(s->dx, (uint16_t *)dx, tokens * h->d);
 }
 
+/* Output `place`, zeroed, when there is a bias. */
+static float *start_dbias(const tr_call *call, const head *h, int place)
+{
+    if (!h->bias)
+        return NULL;
+    zero(call->out[place].data, sizeof(float) * (size_t)h->v);
+    return call->out[place].data;
+}
+
+/* The head with this call's bias. */
+static head head_of(const tr_call *call, int bias)
+{
+    head h = *(const head *)call->state;
+    h.bias = tr_has(call, bias) ? call->in[bias].data : NULL;
+    return h;
+}
+
 /* dw and dx are NULL when only the loss is wanted. */
-static void run_head(const tr_call *call, float dloss, float *dw, char *dx, float *out_loss,
+static void run_head(const tr_call *call, float dloss, float *dw, char *dx, int dbias_place, float *out_loss,
                      float *out_count)
 {
-    const head *h = call->state;
+    const head own = head_of(call, 3), *h = &own;
     const char *x = call->in[0].data, *w = call->in[1].data;
     const int32_t *targets = call->in[2].data;
     int64_t bytes = h->bf16 ? 2 : 4, count = 0;
     double loss = 0;
     space s = cut_scratch(h, call->scratch);
+    float *dbias = dw ? start_dbias(call, h, dbias_place) : NULL;
     for (int64_t t = 0; t < h->tokens; t += h->chunk) {
         int64_t tokens = TR_MIN(h->tokens - t, h->chunk);
         const products *made = h->products[tokens < h->chunk];
@@ -431,9 +524,9 @@ static void run_head(const tr_call *call, float dloss, float *dw, char *dx, floa
         chunk_logits(h, made, x_chunk, w, targets + t, tokens, &s);
         loss += chunk_loss(h, targets + t, tokens, &s);
         for (int64_t i = 0; i < tokens && h->grad; i++)
-            s.scale[i] = counted(h, targets[t + i]) ? dloss : 0;
+            set_scale(h, i, counted(h, targets[t + i]) ? dloss : 0, &s);
         if (h->grad)
-            chunk_backward(h, made, x_chunk, w, targets + t, tokens, dw, dx + t * h->d * bytes, &s);
+            chunk_backward(h, made, x_chunk, w, targets + t, tokens, dw, dx + t * h->d * bytes, dbias, &s);
     }
     for (int64_t t = 0; t < h->tokens; t++)
         count += counted(h, targets[t]);
@@ -444,9 +537,9 @@ static void run_head(const tr_call *call, float dloss, float *dw, char *dx, floa
 }
 
 /* Some of the words: their log sum exp, and the target's logit where it is one of them. */
-static void run_part(const tr_call *call, float *lse, float *goal)
+static void run_part(const tr_call *call, float *lse, float *goal, float *total)
 {
-    const head *h = call->state;
+    const head own = head_of(call, 3), *h = &own;
     const char *x = call->in[0].data, *w = call->in[1].data;
     const int32_t *targets = call->in[2].data;
     int64_t bytes = h->bf16 ? 2 : 4;
@@ -457,17 +550,20 @@ static void run_part(const tr_call *call, float *lse, float *goal)
         for (int64_t i = 0; i < tokens; i++)
             lse[t + i] = (float)(s.largest[i] + log(s.sum[i]));
         memcpy(goal + t, s.goal, sizeof(float) * (size_t)tokens);
+        if (total)
+            memcpy(total + t, s.total, sizeof(float) * (size_t)tokens);
     }
 }
 
 /* Their gradient, log sum exp of all words given; infinite for a token that is not counted. */
 static void run_part_grad(const tr_call *call, const float *lse, float dloss, float *dw, char *dx)
 {
-    const head *h = call->state;
+    const head own = head_of(call, 4), *h = &own;
     const char *x = call->in[0].data, *w = call->in[1].data;
     const int32_t *targets = call->in[2].data;
     int64_t bytes = h->bf16 ? 2 : 4;
     space s = cut_scratch(h, call->scratch);
+    float *dbias = start_dbias(call, h, 2);
     for (int64_t t = 0; t < h->tokens; t += h->chunk) {
         int64_t tokens = TR_MIN(h->tokens - t, h->chunk);
         const products *made = h->products[tokens < h->chunk];
@@ -476,9 +572,9 @@ static void run_part_grad(const tr_call *call, const float *lse, float dloss, fl
         for (int64_t i = 0; i < tokens; i++) {
             bool is_counted = !isinf(lse[t + i]);
             s.largest[i] = is_counted ? lse[t + i] : 1e30f; /* exp(logit - this) is 0 */
-            s.scale[i] = is_counted ? dloss : 0;
+            set_scale(h, i, is_counted ? dloss : 0, &s);
         }
-        chunk_backward(h, made, x_chunk, w, targets + t, tokens, dw, dx + t * h->d * bytes, &s);
+        chunk_backward(h, made, x_chunk, w, targets + t, tokens, dw, dx + t * h->d * bytes, dbias, &s);
     }
 }
 
@@ -525,31 +621,30 @@ static void start_dw(const tr_call *call, int acc)
 
 static void cross_entropy(const tr_call *call)
 {
-    run_head(call, 1, NULL, NULL, call->out[0].data, call->out[1].data);
+    run_head(call, 1, NULL, NULL, 0, call->out[0].data, call->out[1].data);
 }
 
 static void cross_entropy_grad(const tr_call *call)
 {
-    start_dw(call, 4);
-    run_head(call, *(const float *)call->in[3].data, call->out[0].data, call->out[1].data, NULL,
-             NULL);
+    start_dw(call, 5);
+    run_head(call, *(const float *)call->in[4].data, call->out[0].data, call->out[1].data, 2, NULL, NULL);
 }
 
 static void cross_entropy_train(const tr_call *call)
 {
-    start_dw(call, 3);
-    run_head(call, 1, call->out[0].data, call->out[1].data, call->out[2].data, call->out[3].data);
+    start_dw(call, 4);
+    run_head(call, 1, call->out[0].data, call->out[1].data, 4, call->out[2].data, call->out[3].data);
 }
 
 static void cross_entropy_part(const tr_call *call)
 {
-    run_part(call, call->out[0].data, call->out[1].data);
+    run_part(call, call->out[0].data, call->out[1].data, call->n_out > 2 ? call->out[2].data : NULL);
 }
 
 static void cross_entropy_part_grad(const tr_call *call)
 {
-    start_dw(call, 5);
-    run_part_grad(call, call->in[3].data, *(const float *)call->in[4].data, call->out[0].data, call->out[1].data);
+    start_dw(call, 6);
+    run_part_grad(call, call->in[3].data, *(const float *)call->in[5].data, call->out[0].data, call->out[1].data);
 }
 
 const tr_kernel TR_KERNELS(cross_entropy)[] = {

@@ -331,6 +331,37 @@ TR_INLINE void drop_range(const tr_call *call, int64_t first, int64_t last, bool
     }
 }
 
+/* What has the same first dims is kept or dropped together. */
+TR_INLINE void drop_blocks(const tr_call *call, int64_t first, int64_t last, bool bf16)
+{
+    const tr_tensor *x = &call->in[0];
+    int dims = (int)call->attrs[TR_DROPOUT_DIMS].i;
+    double p = call->attrs[TR_DROPOUT_P].f;
+    int64_t block = tr_tensor_span(x, dims, x->rank);
+    for (int64_t i = first; i < last;) {
+        uint64_t index = tr_global_block(call, i, dims);
+        uint32_t word = tr_random(call->seed, call->step, (uint32_t)call->attrs[TR_DROPOUT_STREAM].i, index / 4).word[index % 4];
+        float factor = tr_random_unit(word) >= p ? (float)(1 / (1 - p)) : 0;
+        int64_t end = i - i % block + block < last ? i - i % block + block : last;
+        for (; i < end; i += TR_VL) {
+            int part = end - i < TR_VL ? (int)(end - i) : TR_VL;
+            vf y = factor == 0 ? vf_zero() : vf_load_as_n(x->data, i, part, bf16) * factor;
+            vf_store_as_n(call->out[0].data, i, y, part, bf16);
+        }
+        i = end;
+    }
+}
+
+static void drop_blocks_f32(const tr_call *call, int64_t first, int64_t last)
+{
+    drop_blocks(call, first, last, false);
+}
+
+static void drop_blocks_bf16(const tr_call *call, int64_t first, int64_t last)
+{
+    drop_blocks(call, first, last, true);
+}
+
 static void drop_range_f32(const tr_call *call, int64_t first, int64_t last)
 {
     drop_range(call, first, last, false);
@@ -349,7 +380,10 @@ static void run_dropout(const tr_call *call)
             run_cast(call);
         return;
     }
-    in_ranges(call, tr_tensor_elems(x), is_bf16(x) ? drop_range_bf16 : drop_range_f32);
+    if (call->attrs[TR_DROPOUT_DIMS].i)
+        in_ranges(call, tr_tensor_elems(x), is_bf16(x) ? drop_blocks_bf16 : drop_blocks_f32);
+    else
+        in_ranges(call, tr_tensor_elems(x), is_bf16(x) ? drop_range_bf16 : drop_range_f32);
 }
 
 /* clear, expand ------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
  * precision: what the fast kernels are compared with.
  *
  * For query i of head h, over the keys j that it may see (tr_attention_range):
- *     x_j = scale q_i . k_j,  lse = log sum exp x_j,  p_j = exp(x_j - lse),  o_i = sum m_j p_j v_j
+ *     x_j = scale q_i . k_j + bias_ij,  lse = log sum exp x_j,  p_j = exp(x_j - lse),  o_i = sum m_j p_j v_j
  * where m_j is dropout's factor: 0 or 1 / (1 - p). A query that sees nothing has o = 0, lse = -inf.
  * Gradient, with d = do_i . o_i (which is sum m_j p_j do_i . v_j):
  *     dv_j += m_j p_j do_i,  dx_j = p_j (m_j do_i . v_j - d),  dq_i += scale dx_j k_j,  dk_j +=
@@ -41,6 +41,16 @@ static double dot(tr_rows x, int64_t at_x, tr_rows y, int64_t at_y, int64_t n, b
     return sum;
 }
 
+/* The score of query i and key j; minus infinity where it is not seen. */
+static double score_of(const tr_attention_shape *a, tr_rows q, tr_rows k, int64_t b, int64_t i, int64_t h, int64_t j,
+                       int64_t offset)
+{
+    if (!tr_attention_sees(a, b, i, j))
+        return -INFINITY;
+    double x = (double)a->scale * dot(q, row(q, b, i, h), k, row(k, b, j, h / (a->h / a->g)), a->e, a->bf16);
+    return a->relative ? x + (double)tr_attention_bias(a, tr_attention_distance(a, i + offset, j), h) : x;
+}
+
 /* One query: o's row, and lse where it is wanted. */
 static void attend(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v, tr_rows o,
                    float *lse, int64_t b, int64_t i, int64_t h, int64_t offset, int64_t keys)
@@ -49,12 +59,13 @@ static void attend(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
     tr_attention_range(a, i, offset, keys, &first, &last);
     double max = -INFINITY, sum = 0;
     for (int64_t j = first; j < last; j++) {
-        double x = (double)a->scale * dot(q, row(q, b, i, h), k, row(k, b, j, g), a->e, a->bf16);
+        double x = score_of(a, q, k, b, i, h, j, offset);
         max = x > max || isnan(x) ? x : max;
     }
+    if (max == -INFINITY)
+        last = first;
     for (int64_t j = first; j < last; j++)
-        sum += exp((double)a->scale * dot(q, row(q, b, i, h), k, row(k, b, j, g), a->e, a->bf16) -
-                   max);
+        sum += exp(score_of(a, q, k, b, i, h, j, offset) - max);
     for (int64_t c = 0; c < a->e; c++)
         put(o, a->bf16, row(o, b, i, h) + c, 0);
     /* A chunk of columns at a time, so that the sum over keys is in double without any scratch. */
@@ -63,9 +74,7 @@ static void attend(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
         int64_t n = a->e - c0 < CHUNK ? a->e - c0 : CHUNK;
         double out[CHUNK] = {0};
         for (int64_t j = first; j < last; j++) {
-            double x =
-                (double)a->scale * dot(q, row(q, b, i, h), k, row(k, b, j, g), a->e, a->bf16);
-            double p = exp(x - max) / sum;
+            double p = exp(score_of(a, q, k, b, i, h, j, offset) - max) / sum;
             if (a->p > 0)
                 p = tr_attention_kept(a, tr_attention_index(a, b, h, i) + (uint64_t)j)
                         ? p / (1.0 - (double)a->p)
@@ -97,7 +106,8 @@ static void attention_run(const tr_call *call)
 static tr_error *attention_grad_prepare(tr_call *call)
 {
     tr_attention_shape a = tr_attention_shape_of(call, 3);
-    call->scratch_bytes = (size_t)((a.t * (a.h / a.g) + 2 * a.s) * a.e) * sizeof(double);
+    int64_t relative = a.relative ? tr_tensor_elems(a.relative) : 0;
+    call->scratch_bytes = (size_t)((a.t * (a.h / a.g) + 2 * a.s) * a.e + relative) * sizeof(double);
     return NULL;
 }
 
@@ -110,10 +120,12 @@ static void attention_grad_run(const tr_call *call)
     const float *lse = call->in[2].data;
     const tr_rows q = x[0], k = x[1], v = x[2];
     int64_t group = a.h / a.g, e = a.e;
-    double *dq = call->scratch, *dk = dq + a.t * group * e, *dv = dk + a.s * e;
+    double *dq = call->scratch, *dk = dq + a.t * group * e, *dv = dk + a.s * e, *relative = dv + a.s * e;
+    size_t bytes = (size_t)(relative - dq) * sizeof *dq;
+    memset(relative, 0, call->scratch_bytes - bytes);
     for (int64_t b = 0; b < a.b; b++)
         for (int64_t g = 0; g < a.g; g++) {
-            memset(dq, 0, call->scratch_bytes);
+            memset(dq, 0, bytes);
             for (int64_t h = g * group; h < (g + 1) * group; h++)
                 for (int64_t i = 0; i < a.t; i++) {
                     int64_t at_q = row(q, b, i, h), at_do = row(dout, b, i, h), first, last;
@@ -122,14 +134,18 @@ static void attention_grad_run(const tr_call *call)
                     tr_attention_range(&a, i, a.s - a.t, a.s, &first, &last);
                     for (int64_t j = first; j < last; j++) {
                         int64_t at_k = row(k, b, j, g), at_v = row(v, b, j, g);
-                        double score = (double)a.scale * dot(q, at_q, k, at_k, e, a.bf16);
+                        double score = score_of(&a, q, k, b, i, h, j, a.s - a.t);
+                        if (score == -INFINITY)
+                            continue;
                         double p = exp(score - (double)lse[(b * a.h + h) * a.t + i]), m = 1;
                         if (a.p > 0)
                             m = tr_attention_kept(&a, tr_attention_index(&a, b, h, i) + (uint64_t)j)
                                     ? 1 / (1.0 - (double)a.p)
                                     : 0;
-                        double ds =
-                            p * (m * dot(dout, at_do, v, at_v, e, a.bf16) - d) * (double)a.scale;
+                        double ds = p * (m * dot(dout, at_do, v, at_v, e, a.bf16) - d);
+                        if (a.relative)
+                            relative[tr_attention_distance(&a, i + a.s - a.t, j) * a.h + h] += ds;
+                        ds *= (double)a.scale;
                         for (int64_t c = 0; c < e; c++) {
                             dv[j * e + c] += m * p * get(dout, a.bf16, at_do + c);
                             dq_row[c] += ds * get(k, a.bf16, at_k + c);
@@ -148,6 +164,9 @@ static void attention_grad_run(const tr_call *call)
                 }
             }
         }
+    const tr_tensor *out = &call->out[a.packed ? 1 : 3];
+    for (int64_t n = 0; a.relative && n < tr_tensor_elems(a.relative); n++)
+        ((float *)out->data)[n] = (float)relative[n];
 }
 
 static void attention_cached_run(const tr_call *call)

@@ -36,9 +36,15 @@ static int64_t target(const tr_call *call, int64_t token)
     return ((const int32_t *)call->in[2].data)[token];
 }
 
+static int bias_place(tr_op op)
+{
+    return op == TR_OP_cross_entropy_part_grad ? 4 : 3;
+}
+
 static double logit(const tr_call *call, int64_t d, int64_t token, int64_t word)
 {
-    double sum = 0;
+    int bias = bias_place(call->op);
+    double sum = tr_has(call, bias) ? get(&call->in[bias], word) : 0;
     for (int64_t i = 0; i < d; i++)
         sum += get(&call->in[0], token * d + i) * get(&call->in[1], word * d + i);
     return sum;
@@ -49,6 +55,22 @@ static tr_error *prepare(tr_call *call)
     sizes s = sizes_of(call);
     call->scratch_bytes = sizeof(double) * (size_t)(s.tokens + s.d);
     return NULL;
+}
+
+static double total(const tr_call *call, sizes s, int64_t token)
+{
+    double sum = 0;
+    for (int64_t j = 0; j < s.v; j++)
+        sum += logit(call, s.d, token, j);
+    return sum;
+}
+
+/* A token's loss, from the sums over all `vocab` words. */
+static double loss_of(const tr_call *call, double lse, double goal, double sum, double vocab)
+{
+    double smoothing = call->attrs[TR_LOSS_SMOOTHING].f;
+    return lse - (1 - smoothing) * goal - (smoothing > 0 ? smoothing * sum / vocab : 0) +
+           call->attrs[TR_LOSS_Z].f * lse * lse;
 }
 
 /* Over all words of the table. */
@@ -73,7 +95,7 @@ static void forward(const tr_call *call, double *lse, double *out_loss, double *
         if (goal < 0 || goal >= s.v)
             continue;
         lse[t] = log_sum_exp(call, s, t);
-        loss += lse[t] - logit(call, s.d, t, goal);
+        loss += loss_of(call, lse[t], logit(call, s.d, t, goal), total(call, s, t), (double)s.v);
         count++;
     }
     *out_loss = loss;
@@ -84,7 +106,10 @@ static double gradient(const tr_call *call, sizes s, const double *lse, int64_t 
 {
     if (isnan(lse[token]))
         return 0;
-    return exp(logit(call, s.d, token, word) - lse[token]) - (target(call, token) == word);
+    const tr_attr *a = call->attrs;
+    double smoothing = a[TR_LOSS_SMOOTHING].f, vocab = (double)(a[TR_LOSS_VOCAB].i ? a[TR_LOSS_VOCAB].i : s.v);
+    return exp(logit(call, s.d, token, word) - lse[token]) * (1 + 2 * a[TR_LOSS_Z].f * lse[token]) - smoothing / vocab -
+           (target(call, token) == word) * (1 - smoothing);
 }
 
 static void backward(const tr_call *call, const double *lse, double dloss, const tr_tensor *acc)
@@ -112,6 +137,13 @@ static void backward(const tr_call *call, const double *lse, double dloss, const
         for (int64_t i = 0; i < s.d; i++)
             put(&call->out[0], j * s.d + i, row[i]);
     }
+    int bias = call->op == TR_OP_cross_entropy_train ? 4 : 2;
+    for (int64_t j = 0; j < s.v && call->n_out > bias; j++) {
+        double sum = 0;
+        for (int64_t t = 0; t < s.tokens; t++)
+            sum += dloss * gradient(call, s, lse, t, j);
+        put(&call->out[bias], j, sum);
+    }
 }
 
 static void cross_entropy(const tr_call *call)
@@ -126,14 +158,14 @@ static void cross_entropy_grad(const tr_call *call)
 {
     double loss, count;
     forward(call, call->scratch, &loss, &count);
-    backward(call, call->scratch, get(&call->in[3], 0), tr_has(call, 4) ? &call->in[4] : NULL);
+    backward(call, call->scratch, get(&call->in[4], 0), tr_has(call, 5) ? &call->in[5] : NULL);
 }
 
 static void cross_entropy_train(const tr_call *call)
 {
     double loss, count;
     forward(call, call->scratch, &loss, &count);
-    backward(call, call->scratch, 1, tr_has(call, 3) ? &call->in[3] : NULL);
+    backward(call, call->scratch, 1, tr_has(call, 4) ? &call->in[4] : NULL);
     put(&call->out[2], 0, loss);
     put(&call->out[3], 0, count);
 }
@@ -148,6 +180,8 @@ static void cross_entropy_part(const tr_call *call)
         int64_t goal = target(call, t);
         put(&call->out[0], t, log_sum_exp(call, s, t));
         put(&call->out[1], t, goal >= 0 && goal < s.v ? logit(call, s.d, t, goal) : 0);
+        if (call->n_out > 2)
+            put(&call->out[2], t, total(call, s, t));
     }
 }
 
@@ -157,6 +191,8 @@ static void cross_entropy_rebase(const tr_call *call)
     for (int64_t t = 0; t < tokens; t++) {
         put(&call->out[0], t, exp(get(&call->in[0], t) - get(&call->in[2], t)));
         put(&call->out[0], tokens + t, get(&call->in[1], t));
+        if (tr_has(call, 3))
+            put(&call->out[0], 2 * tokens + t, get(&call->in[3], t));
     }
 }
 
@@ -165,10 +201,11 @@ static void cross_entropy_join(const tr_call *call)
     int64_t tokens = tr_tensor_elems(&call->in[1]);
     double loss = 0, count = 0;
     for (int64_t t = 0; t < tokens; t++) {
-        bool counted = target(call, t) >= 0 && target(call, t) < call->attrs[TR_JOIN_VOCAB].i;
+        bool counted = target(call, t) >= 0 && target(call, t) < call->attrs[TR_LOSS_VOCAB].i;
         double lse = get(&call->in[1], t) + log(get(&call->in[0], t));
         put(&call->out[2], t, counted ? lse : INFINITY);
-        loss += counted ? lse - get(&call->in[0], tokens + t) : 0;
+        double sum = call->attrs[TR_LOSS_SMOOTHING].f > 0 ? get(&call->in[0], 2 * tokens + t) : 0;
+        loss += counted ? loss_of(call, lse, get(&call->in[0], tokens + t), sum, (double)call->attrs[TR_LOSS_VOCAB].i) : 0;
         count += counted;
     }
     put(&call->out[0], 0, loss);
@@ -182,7 +219,7 @@ static void cross_entropy_part_grad(const tr_call *call)
         double of_all = get(&call->in[3], t);
         lse[t] = isinf(of_all) ? NAN : of_all;
     }
-    backward(call, lse, get(&call->in[4], 0), tr_has(call, 5) ? &call->in[5] : NULL);
+    backward(call, lse, get(&call->in[5], 0), tr_has(call, 6) ? &call->in[6] : NULL);
 }
 
 const tr_kernel tr_reference_cross_entropy[] = {

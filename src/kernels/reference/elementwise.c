@@ -159,8 +159,9 @@ static void run_dropout(const tr_call *call)
     int64_t n = tr_tensor_elems(x), width = x->rank ? x->dims[x->rank - 1] : 1;
     double p = call->attrs[TR_DROPOUT_P].f;
     uint32_t stream = (uint32_t)call->attrs[TR_DROPOUT_STREAM].i;
+    int64_t dims = call->attrs[TR_DROPOUT_DIMS].i;
     for (int64_t i = 0; i < n; i++) {
-        uint64_t index = tr_global_row(call, i / width) + (uint64_t)(i % width);
+        uint64_t index = dims ? tr_global_block(call, i, (int)dims) : tr_global_row(call, i / width) + (uint64_t)(i % width);
         uint32_t word = tr_random(call->seed, call->step, stream, index / 4).word[index % 4];
         put(&call->out[0], i, (double)tr_random_unit(word) >= p ? get(x, i) / (1 - p) : 0);
     }
@@ -197,17 +198,6 @@ static void run_expand(const tr_call *call)
     {                                                          \
         TR_OP_##op, "reference", accepts, NULL, run_##op, NULL \
     }
-/* [outer, dim, inner] -> [outer, count, inner]. */
-static void slice(const tr_call *call)
-{
-    const tr_tensor *x = &call->in[0];
-    int dim = (int)call->attrs[TR_SLICE_DIM].i;
-    int64_t first = call->attrs[TR_SLICE_FIRST].i, count = call->attrs[TR_SLICE_COUNT].i;
-    int64_t outer = tr_tensor_span(x, 0, dim), inner = tr_tensor_span(x, dim + 1, x->rank) * tr_dtype_bytes(x->dtype);
-    for (int64_t o = 0; o < outer; o++)
-        memcpy((char *)call->out[0].data + o * count * inner,
-               (const char *)x->data + (o * x->dims[dim] + first) * inner, (size_t)(count * inner));
-}
 
 static void pack(const tr_call *call)
 {
@@ -216,19 +206,6 @@ static void pack(const tr_call *call)
         size_t bytes = (size_t)(tr_tensor_elems(&call->in[k]) * tr_dtype_bytes(call->in[k].dtype));
         memcpy(to, call->in[k].data, bytes);
         to += bytes;
-    }
-}
-
-static void beside(const tr_call *call)
-{
-    int dim = (int)call->attrs[TR_BESIDE_DIM].i;
-    const tr_tensor *y = &call->out[0];
-    int64_t inner = tr_tensor_span(y, dim + 1, y->rank) * tr_dtype_bytes(y->dtype), at = 0;
-    for (int k = 0; k < call->n_in; k++) {
-        int64_t n = call->in[k].dims[dim] * inner;
-        for (int64_t o = 0; o < tr_tensor_span(y, 0, dim); o++)
-            memcpy((char *)y->data + o * y->dims[dim] * inner + at, (char *)call->in[k].data + o * n, (size_t)n);
-        at += n;
     }
 }
 
@@ -264,9 +241,7 @@ static void shift(const tr_call *call)
 }
 
 const tr_kernel tr_reference_elementwise[] = {
-    {.op = TR_OP_slice, .name = "reference", .run = slice},
     {.op = TR_OP_pack, .name = "reference", .run = pack},
-    {.op = TR_OP_beside, .name = "reference", .run = beside},
     {.op = TR_OP_deal, .name = "reference", .run = deal},
     {.op = TR_OP_shift, .name = "reference", .run = shift},
     ROW(add, accepts_floats),

@@ -2,6 +2,8 @@
  *
  * An id outside [0, rows of the table) looks up a row of zeros and has no gradient: so a rank that
  * holds a part of the table shifts the ids, and the sum over the ranks is right. */
+#include <math.h>
+
 #include "kernels/kernel.h"
 
 static bool accepts(const tr_call *call)
@@ -60,7 +62,29 @@ static void run_embedding_grad(const tr_call *call)
     }
 }
 
+/* The key is `later` tokens after the query. Half of the buckets of a direction are of one distance each, the others
+ * grow with its logarithm; in f32, as the models of the field have it. */
+static void buckets(const tr_call *call)
+{
+    int64_t count = call->attrs[TR_BUCKETS_COUNT].i, most = call->attrs[TR_BUCKETS_MOST].i;
+    bool both = call->attrs[TR_BUCKETS_BOTH].i;
+    int32_t *ids = call->out[0].data;
+    if (both)
+        count /= 2;
+    for (int64_t i = 0; i <= 2 * most; i++) {
+        int64_t later = most - i, distance = both ? (later < 0 ? -later : later) : (later < 0 ? -later : 0), exact = count / 2;
+        int64_t bucket = distance;
+        if (distance >= exact) {
+            float share = logf((float)distance / (float)exact) / (float)log((double)most / (double)exact);
+            bucket = exact + (int64_t)(share * (float)(count - exact));
+            bucket = bucket < count ? bucket : count - 1;
+        }
+        ids[i] = (int32_t)(bucket + (both && later > 0 ? count : 0));
+    }
+}
+
 const tr_kernel tr_reference_embedding[] = {
+    {.op = TR_OP_buckets, .name = "reference", .run = buckets},
     {TR_OP_embedding, "reference", accepts, NULL, run_embedding, NULL},
     {TR_OP_embedding_grad, "reference", accepts_grad, NULL, run_embedding_grad, NULL},
     {.run = NULL},
