@@ -244,6 +244,9 @@ typedef struct tr_sizes {
     tr_rope_kind rope_kind;
     int64_t rope_context; /* that the model was trained with before it was stretched */
     double rope_factor, rope_low, rope_high, rope_attention;
+    double smoothing; /* of the labels */
+    int64_t image, patch, channels, labels; /* images: the side in pixels, that of a patch, classes */
+    double drop_path;
 } tr_sizes;
 
 typedef void (*tr_model)(tr_graph *graph, const tr_sizes *sizes, void *user);

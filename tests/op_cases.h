@@ -186,11 +186,15 @@ static const op_case op_cases[] = {
     {OP(attention_part), .in = "T 1x150x2x8, T 1x161x1x8, T 1x161x1x8",
      .attrs = "causal=1 window=90 p=0.25 stream=3 scale=0.4 first=100 turn=70 jump=200 key_first=60 key_turn=71 "
               "key_jump=160 all_keys=520"},
+    {OP(attention_part), .in = "T 1x16x2x8, T 1x16x2x8, T 1x16x2x8, f 1x16x2x8, f 1x2x16",
+     .attrs = "causal=1 window=10 scale=0.4 first=16 turn=8 jump=8 key_turn=8 key_jump=32 all_keys=48"},
     {OP(attention_part_grad), .in = "T 2x5x2x4, T 2x5x2x4, P 2x2x5, T 2x5x3x2x4, T 2x7x2x4, T 2x7x2x4",
      .attrs = "causal=1 scale=0.5 first=4 turn=3 jump=6 key_first=2 key_turn=4 key_jump=5 all_keys=16"},
     {OP(attention_part_grad),
      .in = "T 1x9x4x8, T 1x9x4x8, E 1x4x9, T 1x9x4x8, T 1x8x2x8, T 1x8x2x8, f 1x9x4x8",
      .attrs = "causal=1 window=6 scale=0.4 first=8 turn=5 jump=11 key_first=3 key_turn=4 key_jump=12 all_keys=40"},
+    {OP(attention_part_grad), .in = "T 1x16x2x8, T 1x16x2x8, E 1x2x16, T 1x16x2x8, T 1x16x2x8, T 1x16x2x8",
+     .attrs = "causal=1 window=10 scale=0.4 first=16 turn=8 jump=8 key_turn=8 key_jump=32 all_keys=48"},
     {OP(attention_part_grad), .in = "T 2x3x4x8, T 2x3x4x8, E 2x4x3, T 2x3x4x8, T 2x7x2x8, T 2x7x2x8, f 2x3x4x8",
      .attrs = "scale=0.3 p=0.25 stream=2 first=1 all_keys=20"},
     {OP(attention_part_grad),
@@ -286,6 +290,8 @@ static const op_case op_cases[] = {
     {OP(slice), .in = "T 3x6x2", .attrs = "dim=1 first=2 count=3"},
     {OP(slice), .in = "T 5x4", .attrs = "dim=0 first=0 count=2"},
     {OP(slice), .in = "f 7", .attrs = "dim=0 first=6 count=1"},
+    {OP(pack), .in = "T 3x2, T 5, T 1"},
+    {OP(pack), .in = "f 7"},
     {OP(deal), .in = "T 3x9x2", .attrs = "dim=1 parts=3 unit=1"},
     {OP(deal), .in = "f 11x3", .attrs = "dim=0 parts=4 unit=1 back=1"},
     {OP(deal), .in = "T 2x14", .attrs = "dim=1 parts=3 unit=2"},
@@ -294,12 +300,13 @@ static const op_case op_cases[] = {
     {OP(all_reduce), .in = "f 5", .attrs = "axis=0 largest=1"},
     {OP(all_gather), .in = "T 3x4", .attrs = "axis=0 dim=1 whole=8 unit=1"},
     {OP(reduce_scatter), .in = "T 6x4", .attrs = "axis=0 dim=0 count=3 unit=1"},
+    {OP(wait), .in = "T 3x4, f 2"},
     {OP(all_to_all), .in = "T 3x4", .attrs = "axis=0 dim=0 whole=6 to=1 count=2 unit=1"},
     {OP(ring_shift), .in = "T 3x4", .attrs = "axis=0 dim=1 count=5"},
 };
 
 /* Ops that the sharding pass treats by itself: they have no rule. */
-static const tr_op ops_without_rule[] = {TR_OP_reshape,    TR_OP_global_norm,
-                                         TR_OP_shift,      TR_OP_all_reduce,     TR_OP_all_gather,
-                                         TR_OP_reduce_scatter, TR_OP_all_to_all, TR_OP_ring_shift,
-                                         TR_OP_deal, TR_OP_attention_part, TR_OP_attention_part_grad};
+static const tr_op ops_without_rule[] = {
+    TR_OP_reshape,    TR_OP_global_norm, TR_OP_deal,           TR_OP_shift,      TR_OP_pack,
+    TR_OP_all_reduce, TR_OP_all_gather,  TR_OP_reduce_scatter, TR_OP_all_to_all, TR_OP_ring_shift, TR_OP_wait,
+    TR_OP_attention_part, TR_OP_attention_part_grad};

@@ -174,6 +174,39 @@ static void test_ulysses(void)
     expect("mesh.sequence=4", ulysses);
 }
 
+/* Ring attention: keys and values go to the next rank n - 1 times in the forward and in the backward, and their
+ * gradients as often. */
+static int64_t ring(int r)
+{
+    return axis(n, r, L * 6 * A, P, 2);
+}
+
+/* The same with tensor ranks, which have a part of the heads each; and Ulysses with them. */
+static int64_t sequence_and_tensor(int r, double exchanged)
+{
+    const double block = (double)MATRICES / 2 + C * D + L * ((3.0 * D + M) / 2 + 6 * D) + 2 * D;
+    return axis(2, r % 2, 0, ((4 * L + 2) * A + 3 * N) / 2, 1) + axis(2, r / 2, L * exchanged, block, 2);
+}
+static int64_t ring_and_tensor(int r)
+{
+    return sequence_and_tensor(r, 6.0 * A / 2);
+}
+static int64_t ulysses_and_tensor(int r)
+{
+    return sequence_and_tensor(r, 11.0 * A / 4);
+}
+
+static void test_ring(void)
+{
+    for (n = 2; n <= 8; n *= 2) {
+        char words[64];
+        snprintf(words, sizeof words, "mesh.sequence=%d mesh.sequence_kind=ring", n);
+        expect(words, ring);
+    }
+    expect("mesh.sequence=2 mesh.sequence_kind=ring mesh.tensor=2", ring_and_tensor);
+    expect("mesh.sequence=2 mesh.sequence_kind=ulysses mesh.tensor=2", ulysses_and_tensor);
+}
+
 /* Squares, in `depth` layers: rows share the batch and store the weights' other part, columns share the features. */
 static int depth;
 static int64_t square(int r)
@@ -267,6 +300,7 @@ int main(void)
     TEST(test_uneven);
     TEST(test_tensor);
     TEST(test_ulysses);
+    TEST(test_ring);
     TEST(test_grids);
     TEST(test_pipeline);
     TEST(test_together);

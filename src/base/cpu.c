@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -21,7 +22,7 @@
 
 static const char *const isa_names[TR_ISA_COUNT + 1] = {
     [TR_ISA_PORTABLE] = "portable",       [TR_ISA_AVX2] = "avx2",  [TR_ISA_AVX512] = "avx512",
-    [TR_ISA_AVX512_BF16] = "avx512_bf16", [TR_ISA_COUNT] = "auto",
+    [TR_ISA_AVX512_BF16] = "avx512_bf16", [TR_ISA_AMX] = "amx",   [TR_ISA_COUNT] = "auto",
 };
 
 const char *tr_isa_name(tr_isa isa)
@@ -41,6 +42,17 @@ static uint64_t saved_states(void)
     return (uint64_t)high << 32 | low;
 }
 
+/* Linux gives a process the tiles, 8 KB a thread, when it asks for them (kernel 5.16). */
+static bool ask_for_tiles(void)
+{
+#ifdef TRIREME_AMX
+    enum { ARCH_REQUEST = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQUEST, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
 tr_isa tr_cpu_isa_best(void)
 {
     enum { SAVED_YMM = 0x06, SAVED_ZMM = 0xe6 }; /* SSE, AVX; + opmask, both halves of ZMM */
@@ -49,6 +61,8 @@ tr_isa tr_cpu_isa_best(void)
     const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL; 7: EBX */
     const uint32_t vnni = 1u << 11;                                    /* 7: ECX */
     const uint32_t bf16 = 1u << 5;                                     /* 7.1: EAX */
+    const uint32_t amx = 1u << 22 | 1u << 24;                          /* BF16, TILE; 7: EDX */
+    const uint64_t saved_tiles = 3u << 17;
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) ||
         (c & (fma | osxsave | avx | f16c)) != (fma | osxsave | avx | f16c))
@@ -60,9 +74,10 @@ tr_isa tr_cpu_isa_best(void)
         return TR_ISA_PORTABLE;
     if ((saved & SAVED_ZMM) != SAVED_ZMM || (b & avx512) != avx512)
         return TR_ISA_AVX2;
+    bool tiles = (d & amx) == amx && (saved & saved_tiles) == saved_tiles;
     if (!(c & vnni) || subleaves < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & bf16))
         return TR_ISA_AVX512;
-    return TR_ISA_AVX512_BF16;
+    return tiles && ask_for_tiles() ? TR_ISA_AMX : TR_ISA_AVX512_BF16;
 }
 #else
 tr_isa tr_cpu_isa_best(void)
@@ -86,7 +101,7 @@ tr_error *tr_isa_parse(const char *name, tr_isa *out)
     const char *near = tr_suggest(name, isa_names, TR_ISA_COUNT + 1);
     return tr_error_new(TR_USER,
                         "there is no instruction set '%s'%s%s%s; valid are auto, portable, avx2, "
-                        "avx512, avx512_bf16",
+                        "avx512, avx512_bf16, amx",
                         name, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 

@@ -14,12 +14,13 @@ typedef enum tr_isa {
     TR_ISA_AVX2,        /* AVX2, FMA, F16C */
     TR_ISA_AVX512,      /* + AVX-512 F, BW, VL, DQ */
     TR_ISA_AVX512_BF16, /* + AVX-512 BF16, VNNI */
+    TR_ISA_AMX,         /* + tiles with bf16 products */
     TR_ISA_COUNT
 } tr_isa;
 
-/* "portable", "avx2", "avx512", "avx512_bf16". */
+/* "portable", "avx2", "avx512", "avx512_bf16", "amx". */
 const char *tr_isa_name(tr_isa isa);
-/* The best that the processor and the operating system both support. */
+/* The best that the processor and the operating system both support. Asks the system for the tiles of AMX. */
 tr_isa tr_cpu_isa_best(void);
 /* From its name, or "auto" for the best; refuses unknown names and what this processor lacks. */
 tr_error *tr_isa_parse(const char *name, tr_isa *out);

@@ -278,7 +278,7 @@ tr_error *cmd_bench(int argc, char **argv)
          .least = 2, .most = 1e6},
         {"tokens", 0, "N", "generate: tokens after the prompt (128)", .integer = &with.tokens, .least = 1,
          .most = 1e6},
-        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16",
+        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16, amx",
          .text = &with.isa},
     };
     const tr_usage usage = {

@@ -70,7 +70,7 @@ tr_error *cmd_eval(int argc, char **argv)
          .integer = &with.batch, .most = 1e9},
         {"precision", 0, "NAME", "fp32 or bf16", .text = &with.precision, .choices = precisions},
         {"threads", 0, "N", "threads; 0: all cores (0)", .integer = &with.threads, .most = 4096},
-        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16",
+        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16, amx",
          .text = &with.isa},
     };
     const tr_usage usage = {

@@ -144,7 +144,7 @@ tr_error *cmd_generate(int argc, char **argv)
          .integer = &with.samples, .least = 1, .most = 1e6},
         {"precision", 0, "NAME", "fp32 or bf16", .text = &with.precision, .choices = precisions},
         {"threads", 0, "N", "threads; 0: all cores (0)", .integer = &with.threads, .most = 4096},
-        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16",
+        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16, amx",
          .text = &with.isa},
         {"json", 0, NULL, "print one JSON object a text: text, tokens, tokens_per_s",
          .flag = &with.json},

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "cli/inspect_schedule.h"
 #include "cli/options.h"
+#include "data/objective.h"
 #include "ir/table.h"
 #include "train/parallel.h"
 #include "train/trainer.h"
@@ -22,7 +23,7 @@ static tr_error *complete_sizes(const tr_config *config, tr_sizes *out)
 {
     tr_tokenizer *tokenizer = NULL;
     *out = tr_config_sizes(config);
-    if (out->vocab)
+    if (out->vocab || tr_objectives[config->data.objective]->no_text)
         return NULL;
     TR_TRY(tr_config_tokenizer(config, &tokenizer));
     out->vocab = tr_tokenizer_vocab_size(tokenizer);

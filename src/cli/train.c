@@ -166,7 +166,7 @@ tr_error *cmd_train(int argc, char **argv)
          .integer = &train_with.restarts, .least = 0, .most = 1e6},
         {"launch", 0, "COMMAND", "start the ranks by this command, e.g. \"mpirun -n 8 --host a,b\"",
          .text = &train_with.launch},
-        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16",
+        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16, amx",
          .text = &train_with.isa},
     };
     const tr_usage usage = {

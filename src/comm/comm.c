@@ -49,6 +49,7 @@ struct tr_comm {
     bool has_progress, stop, driving, failed;
     bool agreed; /* to fail */
     int32_t waiters;
+    tr_comm_hint hint; /* the rank's thread's */
     tr_transfer *queued, **queued_end;
     tr_transfer *active, **active_end;
     int64_t *sequence; /* [size]: collectives started with each rank */
@@ -280,6 +281,7 @@ static void end_transfer(tr_comm *c, tr_transfer *t, bool failed)
         give_room(c, t->scratch);
     t->scratch = NULL;
     t->failed = failed;
+    t->over_s = tr_seconds();
     t->done = true;
 }
 
@@ -464,6 +466,8 @@ void tr_comm_close(tr_comm *c)
 tr_pending *tr_transfer_start(tr_transfer *t, bool background)
 {
     tr_comm *c = t->comm;
+    background = background && !c->hint.at_once;
+    c->hint = (tr_comm_hint){0};
     int64_t most = TR_MAX(t->most_requests, 1);
     tr_request *requests = tr_alloc_zero((size_t)(4 * most), sizeof *requests);
     for (int k = 0; k < 2; k++) {
@@ -499,10 +503,22 @@ static tr_error *failure_error(const tr_comm *c)
                    : tr_error_new(TR_RUN, "the operation was cancelled");
 }
 
+void tr_comm_next(tr_comm *c, tr_comm_hint hint)
+{
+    c->hint = hint;
+}
+
 tr_error *tr_comm_wait(tr_comm *c, tr_pending **pending)
+{
+    int64_t over;
+    return tr_comm_wait_timed(c, pending, &over);
+}
+
+tr_error *tr_comm_wait_timed(tr_comm *c, tr_pending **pending, int64_t *out_over_ns)
 {
     tr_transfer *t = *pending;
     *pending = NULL;
+    *out_over_ns = 0;
     if (!t)
         return NULL;
     pthread_mutex_lock(&c->lock);
@@ -521,6 +537,7 @@ tr_error *tr_comm_wait(tr_comm *c, tr_pending **pending)
     if (c->has_progress && !c->driving && !c->waiters && c->active)
         pthread_cond_signal(&c->work);
     tr_error *error = t->failed ? failure_error(c) : NULL;
+    *out_over_ns = (int64_t)(t->over_s * 1e9);
     pthread_mutex_unlock(&c->lock);
     free_transfer(t);
     return error;

@@ -134,8 +134,17 @@ tr_pending *tr_comm_send_start(tr_comm *comm, int32_t peer, int64_t tag, const v
 tr_pending *tr_comm_receive_start(tr_comm *comm, int32_t peer, int64_t tag, void *out,
                                   int64_t count, tr_dtype dtype);
 
+/* How the next operation that is started goes; afterwards it is as if nothing was said. `at_once`: it is waited for
+ * right after, so the progress thread need not wake. */
+typedef struct tr_comm_hint {
+    bool at_once;
+} tr_comm_hint;
+void tr_comm_next(tr_comm *comm, tr_comm_hint hint);
+
 /* Consumes *pending and makes it NULL; NULL is fine. */
 tr_error *tr_comm_wait(tr_comm *comm, tr_pending **pending);
+/* The same; *out_over_ns: when the operation was over, on CLOCK_MONOTONIC. */
+tr_error *tr_comm_wait_timed(tr_comm *comm, tr_pending **pending, int64_t *out_over_ns);
 /* True when the wait would return at once. Moves nothing itself. */
 bool tr_comm_test(tr_comm *comm, const tr_pending *pending);
 

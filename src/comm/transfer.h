@@ -63,6 +63,7 @@ struct tr_transfer {
     int64_t scratch_bytes;
 
     bool done, failed; /* under the comm's lock */
+    double over_s;
     struct tr_transfer *next;
 };
 

@@ -11,7 +11,7 @@
 #include "ir/dtype.h"
 #include "kernels/kernel.h"
 
-#define TR_OBJECTIVES(X) X(causal)
+#define TR_OBJECTIVES(X) X(causal) X(images)
 
 /* One input's part in one sample. */
 typedef struct tr_field {
@@ -23,6 +23,13 @@ typedef struct tr_field {
     float *reals;
 } tr_field;
 
+/* What is done to images that are trained on; all 0: nothing. */
+typedef struct tr_augment {
+    int64_t crop; /* moved by up to so many pixels */
+    bool flip;    /* mirrored, left and right, every second time */
+    double erase; /* share of images of which a rectangle is erased */
+} tr_augment;
+
 typedef struct tr_objective_options {
     const tr_tokenizer *tokenizer; /* NULL: the data are no text */
     const char *const *paths, *const *val_paths;
@@ -33,11 +40,14 @@ typedef struct tr_objective_options {
     int64_t seq, decoder_seq, vocab; /* as the model has them */
     uint64_t seed;
     double val_split;
+    int64_t labels; /* classes of images that the model knows; 0: not checked */
+    tr_augment augment;
 } tr_objective_options;
 
 typedef struct tr_objective_row {
     const char *name, *help;
     const char *inputs; /* the names that it can fill, between spaces */
+    bool no_text;       /* the data are no text: there is no tokenizer, and a sample is one target */
     /* Anything that the other functions want to have. */
     tr_error *(*open)(const tr_objective_options *options, void **out);
     void (*free)(void *own);

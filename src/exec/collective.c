@@ -1,4 +1,4 @@
-/* Running a graph's collectives; see collective.h. A dim in the middle of a tensor is cut as [outer, dim, inner]:
+/* Starting a graph's collectives; see collective.h. A dim in the middle of a tensor is cut as [outer, dim, inner]:
  * the collectives take the rest, so nothing is packed here. */
 #include "exec/collective.h"
 
@@ -17,48 +17,67 @@ static tr_cut cut_of(const tr_tensor *t, int64_t dim, int64_t whole, int64_t uni
     return (tr_cut){.outer = tr_tensor_span(t, 0, (int)dim), .count = whole * inner, .parts = parts};
 }
 
+static tr_dtype wire_of(const tr_tensor *x, int64_t narrow)
+{
+    return narrow && x->dtype == TR_F32 ? TR_BF16 : x->dtype;
+}
+
 static void free_cut(tr_cut cut)
 {
     free((void *)(uintptr_t)cut.parts);
 }
 
-static tr_error *run_all_gather(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+static tr_pending *start_all_gather(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
     const tr_attr *a = call->attrs;
     tr_cut cut = cut_of(&call->in[0], a[TR_COLLECTIVE_DIM].i, a[TR_GATHER_WHOLE].i, a[TR_GATHER_UNIT].i, group);
-    tr_error *error =
-        tr_comm_all_gather(ranks->comm, group, call->in[0].data, call->out[0].data, cut, call->in[0].dtype);
+    tr_pending *pending =
+        tr_comm_all_gather_start(ranks->comm, group, call->in[0].data, call->out[0].data, cut, call->in[0].dtype);
     free_cut(cut);
-    return error;
+    return pending;
 }
 
-static tr_error *run_reduce_scatter(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+static tr_pending *start_reduce_scatter(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
     const tr_attr *a = call->attrs;
     const tr_tensor *x = &call->in[0];
     int64_t dim = a[TR_COLLECTIVE_DIM].i;
     tr_cut cut = cut_of(x, dim, x->dims[dim], a[TR_SCATTER_UNIT].i, group);
-    tr_error *error = tr_comm_reduce_scatter(ranks->comm, group, TR_REDUCE_SUM, x->data, call->out[0].data, cut, x->dtype,
-                                             x->dtype);
+    tr_pending *pending = tr_comm_reduce_scatter_start(ranks->comm, group, TR_REDUCE_SUM, x->data, call->out[0].data, cut,
+                                                       x->dtype, wire_of(x, a[TR_SCATTER_NARROW].i));
     free_cut(cut);
-    return error;
+    return pending;
 }
 
-static tr_error *run_all_to_all(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+static tr_pending *start_all_to_all(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
     const tr_attr *a = call->attrs;
     const tr_tensor *x = &call->in[0], *y = &call->out[0];
     int64_t from = a[TR_COLLECTIVE_DIM].i, to = a[TR_EXCHANGE_TO].i;
     tr_cut in_cut = cut_of(x, to, x->dims[to], a[TR_EXCHANGE_TO_UNIT].i, group);
     tr_cut out_cut = cut_of(y, from, y->dims[from], a[TR_EXCHANGE_UNIT].i, group);
-    tr_error *error = tr_comm_all_to_all(ranks->comm, group, x->data, in_cut, y->data, out_cut, x->dtype);
+    tr_pending *pending = tr_comm_all_to_all_start(ranks->comm, group, x->data, in_cut, y->data, out_cut, x->dtype);
     free_cut(in_cut);
     free_cut(out_cut);
-    return error;
+    return pending;
+}
+
+/* All of it to the next rank, and nothing to the others. */
+static tr_pending *start_ring_shift(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+{
+    const tr_tensor *x = &call->in[0], *y = &call->out[0];
+    int64_t *parts = tr_alloc_zero(2 * (size_t)group->count, sizeof *parts), *from = parts + group->count;
+    parts[(group->me + 1) % group->count] = tr_tensor_elems(x);
+    from[(group->me + group->count - 1) % group->count] = tr_tensor_elems(y);
+    tr_cut leaves = {.outer = 1, .count = tr_tensor_elems(x), .parts = parts},
+           comes = {.outer = 1, .count = tr_tensor_elems(y), .parts = from};
+    tr_pending *pending = tr_comm_all_to_all_start(ranks->comm, group, x->data, leaves, y->data, comes, x->dtype);
+    free(parts);
+    return pending;
 }
 
 /* The sum, or the largest, over an axis, or over those places on it whose bits `members` has. */
-static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_group *group)
+static tr_pending *start_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
     const tr_tensor *x = &call->in[0];
     int64_t members = call->attrs[TR_REDUCE_MEMBERS].i;
@@ -72,24 +91,27 @@ static tr_error *run_all_reduce(tr_ranks *ranks, const tr_call *call, const tr_g
         free(list);
     }
     tr_reduction reduction = call->attrs[TR_REDUCE_LARGEST].i ? TR_REDUCE_MAX : TR_REDUCE_SUM;
-    tr_error *error = tr_comm_all_reduce(ranks->comm, members ? &some : group, reduction, x->data, call->out[0].data,
-                                         tr_tensor_elems(x), x->dtype, x->dtype);
+    tr_pending *pending = tr_comm_all_reduce_start(ranks->comm, members ? &some : group, reduction, x->data,
+                                                   call->out[0].data, tr_tensor_elems(x), x->dtype,
+                                                   wire_of(x, call->attrs[TR_REDUCE_NARROW].i));
     tr_group_free(&some);
-    return error;
+    return pending;
 }
 
-tr_error *tr_collective_run(tr_ranks *ranks, const tr_call *call)
+tr_pending *tr_collective_start(tr_ranks *ranks, const tr_call *call)
 {
     TR_CHECK(ranks, "a collective without ranks");
     const tr_group *group = &ranks->axis[call->attrs[TR_COLLECTIVE_AXIS].i];
     switch (call->op) {
     case TR_OP_all_reduce:
-        return run_all_reduce(ranks, call, group);
+        return start_all_reduce(ranks, call, group);
     case TR_OP_all_gather:
-        return run_all_gather(ranks, call, group);
+        return start_all_gather(ranks, call, group);
     case TR_OP_reduce_scatter:
-        return run_reduce_scatter(ranks, call, group);
+        return start_reduce_scatter(ranks, call, group);
+    case TR_OP_ring_shift:
+        return start_ring_shift(ranks, call, group);
     default:
-        return run_all_to_all(ranks, call, group);
+        return start_all_to_all(ranks, call, group);
     }
 }

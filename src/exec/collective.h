@@ -1,6 +1,6 @@
-/* Running a graph's collectives over the ranks of a mesh axis. */
+/* A graph's collectives over the ranks of a mesh axis. A call's buffers belong to the operation until it was waited for. */
 #pragma once
 #include "exec/ranks.h"
 #include "kernels/kernel.h"
 
-tr_error *tr_collective_run(tr_ranks *ranks, const tr_call *call);
+tr_pending *tr_collective_start(tr_ranks *ranks, const tr_call *call);

@@ -6,7 +6,7 @@
 #include "ir/table.h"
 #include "ir/text.h"
 
-static const char *const pass_names[] = {"model", "autodiff", "update", "shard", "cut", "recompute", "cache", "fuse", "order"};
+static const char *const pass_names[] = {"model", "autodiff", "update", "shard", "cut", "recompute", "cache", "fuse", "order", "bucket", "overlap"};
 
 /* Between two passes: the log, the dump, the verifier. */
 static tr_error *after(const char *pass, const tr_graph *g, const tr_compile *how)
@@ -32,7 +32,7 @@ static tr_error *check_dump(const tr_compile *how)
             return NULL;
     const char *near = tr_suggest(how->dump_after, pass_names, TR_COUNT(pass_names));
     return tr_error_new(TR_USER, "--dump-after=%s: there is no such pass; the passes are model, autodiff, update, "
-                                 "shard, cut, recompute, cache, fuse, order%s%s",
+                                 "shard, cut, recompute, cache, fuse, order, bucket, overlap%s%s",
                         how->dump_after, near ? "; did you mean " : "", near ? near : "");
 }
 
@@ -80,6 +80,24 @@ static tr_error *build_take(tr_graph *g, tr_graph *whole, const tr_compile *how,
     else
         tr_graph_free(whole);
     return error;
+}
+
+/* What is done about collectives once the order is final. */
+static tr_error *overlap(tr_graph *g, const tr_compile *how, int64_t micro_batches)
+{
+    tr_overlap with = how->overlap;
+    with.apart = how->stages != NULL;
+    with.repeats = micro_batches > 1;
+    if (!how->sharding)
+        return NULL;
+    if (how->bucket_bytes > 0) {
+        TR_TRY(tr_pass_bucket(g, how->sharding->zero_axis, how->bucket_bytes));
+        TR_TRY(after("bucket", g, how));
+    }
+    if (!with.on)
+        return NULL;
+    TR_TRY(tr_pass_overlap(g, &with));
+    return after("overlap", g, how);
 }
 
 static tr_graph *forward(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how)
@@ -147,6 +165,7 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     TR_GO(after("fuse", g, how));
     TR_GO(tr_pass_order(g));
     TR_GO(after("order", g, how));
+    TR_GO(overlap(g, how, how->update.micro_batches));
     error = build_take(g, whole, how, how->update.micro_batches, 0, out);
     g = whole = NULL;
     if (!error) {
@@ -182,6 +201,7 @@ static tr_error *finish_take(tr_graph *g, const tr_compile *how, int64_t context
     TR_GO(after("fuse", g, how));
     TR_GO(tr_pass_order(g));
     TR_GO(after("order", g, how));
+    TR_GO(overlap(g, how, 1));
     error = build_take(g, whole, how, 1, 1, out);
     g = whole = NULL;
 done:

@@ -22,6 +22,8 @@ typedef struct tr_compile {
     tr_recompute recompute;
     const tr_sharding *sharding; /* of a mesh, with this rank's place on it; NULL: one rank */
     const tr_stages *stages;     /* of a pipeline; NULL: none. Needs a sharding */
+    int64_t bucket_bytes; /* see tr_pass_bucket; 0: none */
+    tr_overlap overlap;          /* with a sharding: `on` and ahead_bytes count */
     bool keep_gradients;    /* the parameters' gradients become outputs "d.NAME": for tests */
     const char *dump_after; /* a pass whose graph goes to `dump` as text; NULL: none */
     tr_text *dump;

@@ -61,15 +61,32 @@ static tr_error *build_instruction(tr_program *p, tr_node n, tr_instruction *i)
     for (uint32_t k = 0; k < node->n_in + node->n_out; k++)
         i->call.in[k] = tensor_of(g, k < node->n_in ? tr_in(g, n, (int)k) : tr_out(g, n, (int)(k - node->n_in)));
     set_extent(p, i);
-    if (tr_op_table[node->op]->flags & TR_OP_COLLECTIVE) {
+    if (tr_op_table[node->op]->flags & (TR_OP_COLLECTIVE | TR_OP_WAIT))
         return NULL; /* no kernel, no scratch of the plan's */
-    }
     i->kernel = p->target.reference ? tr_kernel_reference(node->op) : tr_kernel_choose(&i->call, p->target.isa);
     TR_CHECK(i->kernel, "no kernel for node %u, op %s", n, tr_op_name(node->op));
     if (i->kernel->prepare)
         TR_TRY(tr_error_in_take(i->kernel->prepare(&i->call), "node %u (%s)", n, tr_op_name(node->op)));
     p->scratch_bytes[n] = (int64_t)i->call.scratch_bytes;
     return NULL;
+}
+
+/* Each wait knows its collective's instruction. */
+static void pair_waits(tr_program *p)
+{
+    const tr_graph *g = p->graph;
+    for (uint32_t w = 0; w < p->n_instructions; w++) {
+        p->instructions[w].waits_at_once = true;
+        if (!(tr_op_table[g->nodes[p->instructions[w].node].op]->flags & TR_OP_WAIT))
+            continue;
+        tr_node from = g->values[tr_in(g, p->instructions[w].node, 0)].node;
+        uint32_t k = w;
+        while (k > 0 && p->instructions[k].node != from)
+            k--;
+        TR_CHECK(p->instructions[k].node == from, "node %u waits for what nothing started", p->instructions[w].node);
+        p->instructions[w].started_by = k;
+        p->instructions[k].waits_at_once = false;
+    }
 }
 
 tr_error *tr_program_build_take(tr_graph *g, const tr_target *target, int64_t micro_batches, tr_program **out)
@@ -93,6 +110,7 @@ tr_error *tr_program_build_stages_take(tr_graph *g, const tr_target *target, int
             continue;
         TR_GO(build_instruction(p, n, &p->instructions[p->n_instructions++]));
     }
+    pair_waits(p);
     TR_GO(tr_pass_memory(g, p->scratch_bytes, micro_batches, slots, &p->memory));
     if (slots)
         p->slot = tr_alloc_zero((size_t)slots->stages, sizeof *p->slot);
@@ -326,22 +344,49 @@ void tr_program_init(tr_program *p, uint64_t seed)
     }
 }
 
-static void write_trace(tr_program *p, const tr_instruction *i, int64_t from, int64_t to)
+enum { TR_LANE_PROGRAM, TR_LANE_RANKS };
+
+static void write_trace(tr_program *p, const tr_instruction *i, int lane, int64_t from, int64_t to)
 {
     const tr_node_info *node = &p->graph->nodes[i->node];
     fprintf(p->trace,
-            "%s{\"name\":\"%s\",\"ph\":\"X\",\"pid\":0,\"tid\":0,\"ts\":%.3f,\"dur\":%.3f,"
+            "%s{\"name\":\"%s\",\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,"
             "\"args\":{\"node\":%u,\"layer\":%d,\"kernel\":\"%s\"}}",
-            p->trace_events++ ? ",\n" : "[\n", tr_op_name(node->op), (double)from / 1e3,
+            p->trace_events++ ? ",\n" : "[\n", tr_op_name(node->op), lane, (double)from / 1e3,
             (double)(to - from) / 1e3, i->node, node->layer, i->kernel ? i->kernel->name : "ranks");
+}
+
+/* What the ranks did meanwhile is in a lane of its own. */
+static tr_error *wait_for(tr_program *p, tr_instruction *started)
+{
+    int64_t over;
+    tr_error *error = tr_comm_wait_timed(p->ranks->comm, &started->pending, &over);
+    if (p->trace && !error)
+        write_trace(p, started, TR_LANE_RANKS, started->started_ns, over);
+    return error;
 }
 
 static void run_one(tr_program *p, tr_instruction *i)
 {
-    if (i->kernel)
+    if (i->kernel) {
         i->kernel->run(&i->call);
-    else
-        p->error = tr_collective_run(p->ranks, &i->call);
+    } else if (tr_op_table[i->call.op]->flags & TR_OP_WAIT) {
+        p->error = wait_for(p, &p->instructions[i->started_by]);
+    } else {
+        tr_comm_next(p->ranks->comm, (tr_comm_hint){.at_once = i->waits_at_once});
+        i->started_ns = p->trace ? tr_nanoseconds() : 0;
+        i->pending = tr_collective_start(p->ranks, &i->call);
+        if (i->waits_at_once)
+            p->error = wait_for(p, i);
+    }
+}
+
+/* After a failure nothing may stay started. */
+static void drain(tr_program *p)
+{
+    for (uint32_t k = 0; k < p->n_instructions; k++)
+        if (p->instructions[k].pending)
+            tr_error_free(tr_comm_wait(p->ranks->comm, &p->instructions[k].pending));
 }
 
 tr_error *tr_program_error_take(tr_program *p)
@@ -359,7 +404,7 @@ static void run_timed(tr_program *p, tr_instruction *i)
     i->time_ns += to - from;
     i->runs++;
     if (p->trace)
-        write_trace(p, i, from, to);
+        write_trace(p, i, TR_LANE_PROGRAM, from, to);
 }
 
 enum { EVERY_STAGE = -1 };
@@ -387,6 +432,8 @@ static void run(tr_program *p, tr_phase first, tr_phase last, int stage, uint32_
         else
             run_one(p, i);
     }
+    if (p->error)
+        drain(p);
 }
 
 void tr_program_run(tr_program *p, tr_phase first, tr_phase last, uint32_t step, int64_t micro)

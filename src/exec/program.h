@@ -9,6 +9,7 @@
 #pragma once
 #include <stdio.h>
 
+#include "comm/comm.h"
 #include "kernels/registry.h"
 #include "passes/passes.h"
 
@@ -20,7 +21,11 @@ typedef struct tr_target {
 
 typedef struct tr_instruction {
     tr_node node;
-    const tr_kernel *kernel; /* NULL: a collective */
+    const tr_kernel *kernel; /* NULL: a collective, or its wait */
+    bool waits_at_once;      /* a collective that has no wait */
+    tr_pending *pending;     /* a collective that was started and is not waited for yet */
+    uint32_t started_by;     /* a wait: the collective's instruction */
+    int64_t started_ns;
     tr_call call;
     int64_t origin[TR_MAX_RANK]; /* of in[0], without the microbatch */
     int64_t time_ns, runs; /* measured when the program's profile is on */

@@ -162,13 +162,19 @@
  *
  * Collectives, made by the sharding pass; `axis` is of the mesh, a dim is cut among the axis's ranks into
  * [whole i / n, whole (i + 1) / n) in steps of `unit`. The executor runs them over src/comm.
- *  all_reduce           a[+] -> c[+]        sum over the axis, or the largest    axis, members, largest
+ *  all_reduce           a[+] -> c[+]        sum over the axis, or the largest    axis, members, largest, narrow
  *                       members: a bit for each place on the axis that takes part; 0: all
+ *                       narrow: f32 summands travel as bf16 and are summed in f32
  *  all_gather           a[+] -> c[+]        dim becomes whole                    axis, dim, whole, unit
- *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit
+ *  reduce_scatter       a[+] -> c[+]        sum; dim is cut                      axis, dim, count, unit, narrow
  *  all_to_all           a[+] -> c[+]        dim becomes whole, to is cut         axis, dim, whole, unit, to, count, to_unit
  *  ring_shift           a[+] -> c[+]        a goes to the next rank on the axis, c comes from the one before, whose
  *                       dim may have another size                                axis, dim, count
+ *
+ * A collective whose result a wait reads is only started where it stands; without one it is waited for at once.
+ *  wait                 c[+], a[+]? -> c'[+]   c, when the collective that made it is over, in c's buffer; a is what
+ *                       the collective reads, which lives as long
+ *  pack                 a[+]... -> c[n]     one after the other
  */
 #pragma once
 #include <stdint.h>
@@ -192,8 +198,8 @@
     X(global_norm) X(clip) X(adamw) X(sgd) X(lion)                                          \
     X(lars_sums) X(lars) X(lamb_moments) X(lamb)                                            \
     X(adafactor_rows) X(adafactor_mean) X(adafactor_square) X(adafactor_sums) X(adafactor)  \
-    X(deal) X(shift) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)   \
-    X(ring_shift)
+    X(deal) X(shift) X(pack) X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all)    \
+    X(ring_shift) X(wait)
 
 typedef enum tr_op {
 #define X(name) TR_OP_##name,
@@ -255,9 +261,9 @@ enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
 enum { TR_DEAL_DIM, TR_DEAL_PARTS, TR_DEAL_UNIT, TR_DEAL_BACK };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };
 enum { TR_COLLECTIVE_AXIS, TR_COLLECTIVE_DIM };
-enum { TR_REDUCE_MEMBERS = 1, TR_REDUCE_LARGEST };
+enum { TR_REDUCE_MEMBERS = 1, TR_REDUCE_LARGEST, TR_REDUCE_NARROW };
 enum { TR_GATHER_WHOLE = 2, TR_GATHER_UNIT };
-enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT };
+enum { TR_SCATTER_COUNT = 2, TR_SCATTER_UNIT, TR_SCATTER_NARROW };
 enum { TR_RING_COUNT = 2 };
 enum { TR_EXCHANGE_WHOLE = 2, TR_EXCHANGE_UNIT, TR_EXCHANGE_TO, TR_EXCHANGE_COUNT, TR_EXCHANGE_TO_UNIT };
 

@@ -30,6 +30,7 @@ enum {
     TR_OP_VIEW = 32,
     TR_OP_WEIGHT = 256, /* a gradient of a parameter, which no other gradient waits for */
     TR_OP_COLLECTIVE = 128, /* runs over the ranks of a mesh axis; has no kernel */
+    TR_OP_WAIT = 1024,     /* ends the collective that made its first input; has no kernel */
     TR_OP_UPDATES = 64,    /* writes over inputs: output k lives in the k-th of those in updates that are there */
     TR_OP_OPTIMIZER = 512, /* reads a parameter or its gradient: the sharding pass puts it where the gradient goes */
 };

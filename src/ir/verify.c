@@ -56,7 +56,7 @@ static tr_error *verify_ids(const tr_graph *g)
             return BROKEN(1, "a node has an op that does not exist");
         }
         if ((uint64_t)node->first_in + node->n_in > g->n_links ||
-            (uint64_t)node->first_out + node->n_out > g->n_links || node->n_out < 1 || node->n_out > 4)
+            (uint64_t)node->first_out + node->n_out > g->n_links || node->n_out < 1 || node->n_out > TR_MAX_OUTPUTS)
             return BROKEN(1, "inputs or outputs lie outside of the links");
         for (uint32_t i = 0; i < node->n_in; i++)
             if (tr_in(g, n, (int)i) >= g->n_values)

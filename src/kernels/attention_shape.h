@@ -112,6 +112,8 @@ static inline void tr_attention_range(const tr_attention_shape *a, int64_t i, in
 {
     *first = a->window > 0 && i + offset - a->window + 1 > 0 ? i + offset - a->window + 1 : 0;
     *last = a->causal && i + offset + 1 < keys ? i + offset + 1 : keys;
+    if (*first > keys)
+        *first = keys;
     if (*last < *first)
         *last = *first;
 }

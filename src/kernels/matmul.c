@@ -40,12 +40,18 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "kernels/amx.h"
 
 enum { BLOCK_M = 512, BLOCK_N = 1024, BLOCK_K = 1024 };
 enum { THIN_ROWS = 64 }; /* with fewer rows gemm spends its time on packing B^T */
 enum { ALIGN = 64 };
+#ifdef TRIREME_AMX
+static const bool have_tiles = true;
+#else
+static const bool have_tiles = false;
+#endif
 
-typedef enum plan { PLAIN, PACK, GEMM, WIDEN } plan;
+typedef enum plan { PLAIN, PACK, GEMM, WIDEN, TILES } plan;
 
 struct tr_matmul {
     tr_matmul_spec spec;
@@ -116,6 +122,12 @@ static plan choose(const tr_matmul_spec *s)
         return s->packed_like && s->packed_like->plan != PACK ? PLAIN : PACK;
     bool thin = s->b_transposed && s->m < THIN_ROWS;
     return s->out == TR_F32 && !thin ? GEMM : PLAIN;
+}
+
+/* Who shares a packed B shares its form. */
+static bool wants_tiles(const tr_matmul_spec *s)
+{
+    return s->packed_like ? s->packed_like->plan == TILES : s->tiles && tr_amx_fits(s);
 }
 
 /* A matrix of rows x cols, `row` elements apart, seen transposed or not. */
@@ -240,6 +252,12 @@ static tr_error *make_function(tr_matmul *mm)
 static tr_error *make(tr_matmul *mm)
 {
     bool fits = false;
+    if (have_tiles && wants_tiles(&mm->spec)) {
+        mm->plan = TILES;
+        mm->scratch_bytes = round_up(tr_amx_scratch_bytes(&mm->spec));
+        mm->packed_bytes = mm->spec.packed ? tr_amx_packed_bytes(&mm->spec) : 0;
+        return NULL;
+    }
     TRY_DNNL(dnnl_stream_create(&mm->stream, engine, dnnl_stream_default_flags), "a stream");
     if (!mm->spec.widen) {
         dnnl_primitive_attr_t attr = NULL;
@@ -336,6 +354,10 @@ static void point(const tr_matmul *mm, dnnl_memory_t memory, const void *data)
 
 void tr_matmul_pack(const tr_matmul *mm, const void *b, void *packed)
 {
+    if (have_tiles && mm->plan == TILES) {
+        tr_amx_pack(&mm->spec, b, packed);
+        return;
+    }
     point(mm, mm->b, b);
     point(mm, mm->b_packed, packed);
     dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, mm->b}, {DNNL_ARG_TO, mm->b_packed}};
@@ -417,6 +439,10 @@ static void run_widened(const tr_matmul *mm, const uint16_t *a, const uint16_t *
 void tr_matmul_run(const tr_matmul *mm, const void *a, const void *b, const float *bias, void *c,
                    void *scratch)
 {
+    if (have_tiles && mm->plan == TILES) {
+        tr_amx_run(&mm->spec, a, b, bias, c, scratch);
+        return;
+    }
     if (mm->plan == WIDEN) {
         run_widened(mm, a, b, bias, c, scratch);
         return;

@@ -3,14 +3,16 @@
 
 #include <stddef.h>
 
-extern tr_peak_loop tr_peak_portable_loop, tr_peak_avx2_loop, tr_peak_avx512_loop, tr_peak_avx512_bf16_loop;
-extern tr_read_loop tr_read_portable_loop, tr_read_avx2_loop, tr_read_avx512_loop, tr_read_avx512_bf16_loop;
+extern tr_peak_loop tr_peak_portable_loop, tr_peak_avx2_loop, tr_peak_avx512_loop, tr_peak_avx512_bf16_loop,
+    tr_peak_amx_loop;
+extern tr_read_loop tr_read_portable_loop, tr_read_avx2_loop, tr_read_avx512_loop, tr_read_avx512_bf16_loop,
+    tr_read_amx_loop;
 
 tr_peak_loop *tr_peak_find(tr_isa isa)
 {
 #ifdef __x86_64__
     static tr_peak_loop *const loops[] = {tr_peak_portable_loop, tr_peak_avx2_loop, tr_peak_avx512_loop,
-                                          tr_peak_avx512_bf16_loop};
+                                          tr_peak_avx512_bf16_loop, tr_peak_amx_loop};
     return loops[isa];
 #else
     (void)isa;
@@ -22,7 +24,7 @@ tr_read_loop *tr_read_find(tr_isa isa)
 {
 #ifdef __x86_64__
     static tr_read_loop *const loops[] = {tr_read_portable_loop, tr_read_avx2_loop, tr_read_avx512_loop,
-                                          tr_read_avx512_bf16_loop};
+                                          tr_read_avx512_bf16_loop, tr_read_amx_loop};
     return loops[isa];
 #else
     (void)isa;

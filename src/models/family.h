@@ -14,7 +14,8 @@
     X(llama)           \
     X(palm)            \
     X(gshard)          \
-    X(mixtral)
+    X(mixtral)         \
+    X(vit)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
 typedef struct tr_preset {

@@ -146,15 +146,15 @@ static const char *segment_rule(const tr_graph *g, tr_value q, tr_value segments
 static const char *qkv_rule(const tr_graph *g, tr_value k)
 {
     if (!k)
-        return "b[t][q]h[e],,";
-    return tr_shape_at(g, k)->dims[2] == 1 ? "b[t]h[e],b[s][g][e],b[s][g][e]" : "b[t]h[e],b[s]h[e],b[s]h[e]";
+        return "b(t)[q]h[e],,";
+    return tr_shape_at(g, k)->dims[2] == 1 ? "b(t)h[e],b(s)[g][e],b(s)[g][e]" : "b(t)h[e],b(s)h[e],b(s)h[e]";
 }
 static const char *rule_attention(const tr_graph *g, tr_node n)
 {
     static _Thread_local char text[160];
     const char *m = segment_rule(g, tr_in(g, n, 0), tr_in(g, n, 5));
     bool packed = !tr_in(g, n, 1);
-    snprintf(text, sizeof text, "%s,[n]h,%s[t],%s[%c]->b[t]h[e],bh[t]", qkv_rule(g, tr_in(g, n, 1)), m, m,
+    snprintf(text, sizeof text, "%s,[n]h,%s(t),%s(%c)->b(t)h[e],bh(t)", qkv_rule(g, tr_in(g, n, 1)), m, m,
              packed ? 't' : 's');
     return text;
 }
@@ -165,8 +165,8 @@ static const char *rule_attention_grad(const tr_graph *g, tr_node n)
     const char *m = segment_rule(g, tr_in(g, n, 3), tr_in(g, n, 8));
     bool packed = !tr_in(g, n, 4);
     const char *qkv = qkv_rule(g, tr_in(g, n, 4));
-    snprintf(text, sizeof text, "b[t]h[e],b[t]h[e],bh[t],%s,[n]h,%s[t],%s[%c]->%s,[n]h", qkv, m, m, packed ? 't' : 's',
-             packed ? "b[t][q]h[e]" : qkv);
+    snprintf(text, sizeof text, "b(t)h[e],b(t)h[e],bh(t),%s,[n]h,%s(t),%s(%c)->%s,[n]h", qkv, m, m, packed ? 't' : 's',
+             packed ? "b(t)[q]h[e]" : qkv);
     return text;
 }
 

@@ -48,7 +48,7 @@ const tr_op_row tr_row_shift = {.min_in = 1, .max_in = 1, .infer = infer_as_is, 
 const tr_op_row tr_row_all_reduce = {.min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE | TR_OP_IN_PLACE,
                                      .infer = infer_as_is, .no_gradient = made_by,
                                      .attrs = {{"axis", TR_ATTR_INT}, {"members", TR_ATTR_INT},
-                                               {"largest", TR_ATTR_BOOL}}};
+                                               {"largest", TR_ATTR_BOOL}, {"narrow", TR_ATTR_BOOL}}};
 
 TR_INFER(infer_all_gather)
 {
@@ -69,7 +69,8 @@ TR_INFER(infer_reduce_scatter)
 
 const tr_op_row tr_row_reduce_scatter = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_reduce_scatter, .no_gradient = made_by,
-    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT}}};
+    .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}, {"unit", TR_ATTR_INT},
+              {"narrow", TR_ATTR_BOOL}}};
 
 TR_INFER(infer_all_to_all)
 {
@@ -94,3 +95,22 @@ TR_INFER(infer_ring_shift)
 const tr_op_row tr_row_ring_shift = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_COLLECTIVE, .infer = infer_ring_shift, .no_gradient = made_by,
     .attrs = {{"axis", TR_ATTR_INT}, {"dim", TR_ATTR_INT}, {"count", TR_ATTR_INT}}};
+
+const tr_op_row tr_row_wait = {.min_in = 1, .max_in = 2, .flags = TR_OP_WAIT | TR_OP_UPDATES, .updates = {0},
+                               .infer = infer_as_is, .no_gradient = made_by};
+
+TR_INFER(infer_pack)
+{
+    (void)attrs;
+    out[0] = (tr_shape){.dtype = shape_in(g, in, 0)->dtype, .rank = 1};
+    for (int k = 0; k < n_in; k++) {
+        if (shape_in(g, in, k)->dtype != out[0].dtype)
+            return tr_error_new(TR_RUN, "input %d is %s and input 0 is %s", k, tr_dtype_name(shape_in(g, in, k)->dtype),
+                                tr_dtype_name(out[0].dtype));
+        out[0].dims[0] += tr_shape_elems(shape_in(g, in, k));
+    }
+    *n_out = 1;
+    return NULL;
+}
+
+const tr_op_row tr_row_pack = {.min_in = 1, .max_in = -1, .infer = infer_pack, .no_gradient = made_by};

@@ -44,12 +44,11 @@ static tr_node *last_readers(const tr_graph *g, bool outputs)
     return last;
 }
 
-/* An op that may write over its first input does so when it is that input's last reader. */
-static void mark_in_place(tr_graph *g)
+void tr_graph_in_place(tr_graph *g, unsigned flags)
 {
     tr_node *last = last_readers(g, true);
     for (tr_node n = 1; n < g->n_nodes; n++) {
-        if (!(tr_op_table[g->nodes[n].op]->flags & TR_OP_IN_PLACE))
+        if ((tr_op_table[g->nodes[n].op]->flags & flags) != flags)
             continue;
         tr_value x = tr_in(g, n, 0), y = tr_out(g, n, 0), root = tr_value_root(g, x);
         bool fits = g->values[y].home == y && g->values[root].role == TR_TEMP && last[root] == n &&
@@ -230,7 +229,7 @@ static void place_slots(buffer *buffers, uint32_t count, const tr_slots *slots, 
 tr_error *tr_pass_memory(tr_graph *g, const int64_t *scratch_bytes, int64_t micro_batches, const tr_slots *slots,
                          tr_memory *out)
 {
-    mark_in_place(g);
+    tr_graph_in_place(g, TR_OP_IN_PLACE);
     *out = (tr_memory){.offset = tr_alloc_zero(g->n_values, sizeof(int64_t)),
                        .scratch_offset = tr_alloc_zero(g->n_nodes, sizeof(int64_t))};
     for (tr_value v = 1; v < g->n_values; v++) {

@@ -9,6 +9,8 @@
  *   recompute  values that are cheaper to make again than to keep       recompute.c
  *   fuse       nodes that are faster together                           fuse.c
  *   order      dead nodes leave; what is made early but used late moves order.c
+ *   bucket     small gradients are summed over ranks together        bucket.c
+ *   overlap    collectives are started early and waited for late  overlap.c
  *   memory     lifetimes, in place, offsets, the exact peak             memory.c
  *
  * An inference graph takes cache (cache.c: attention reads and fills a key-value cache), fuse, order
@@ -58,6 +60,19 @@ tr_error *tr_pass_cache(tr_graph *graph, int64_t context);
 tr_error *tr_pass_fuse(tr_graph *graph);
 tr_error *tr_pass_order(tr_graph *graph);
 
+/* Sums of gradients over `axis`, the small ones in buckets of `bytes`. Precondition: order has run. */
+tr_error *tr_pass_bucket(tr_graph *graph, int axis, int64_t bytes);
+
+typedef struct tr_overlap {
+    bool on;
+    bool apart;          /* phases and stages run apart, as in a pipeline */
+    bool repeats;        /* several microbatches: from FORWARD to WEIGHT is run again and again */
+    int64_t ahead_bytes; /* parameters gathered ahead of use, and what collectives keep alive after its last reader */
+} tr_overlap;
+/* Precondition: order has run; the order of nodes is final but for what this pass moves. Post: where there is
+ * something to do meanwhile, a collective has a wait, and whoever read its result reads the wait's. */
+tr_error *tr_pass_overlap(tr_graph *graph, const tr_overlap *how);
+
 /* How many microbatches each stage of a pipeline holds at once on this rank (0: the stage is elsewhere). */
 typedef struct tr_slots {
     int stages;
@@ -87,9 +102,13 @@ void tr_memory_free(tr_memory *memory);
 tr_error *tr_memory_verify(const tr_graph *graph, const tr_memory *memory,
                            const int64_t *scratch_bytes, int64_t micro_batches);
 
+/* All parameters, as they are before they are cut. */
+int64_t tr_graph_whole_bytes(const tr_graph *graph);
 /* For passes: how often each value is read (by nodes, and by being an output). Caller frees. */
 uint32_t *tr_graph_uses(const tr_graph *graph);
 /* Nodes by phase, otherwise in their order: what runs once at the start may be appended last. */
 void tr_graph_order_phases(tr_graph *graph);
+/* Ops with all of `flags`, TR_OP_IN_PLACE among them, write over their first input where they are its last reader. */
+void tr_graph_in_place(tr_graph *graph, unsigned flags);
 /* Makes every reader of `from` (and the outputs) read `to`. */
 void tr_graph_replace(tr_graph *graph, tr_value from, tr_value to);

@@ -40,8 +40,8 @@ static void mark_kept(state *s)
             s->kept[v] = true;
         else if (s->what == TR_RECOMPUTE_CHEAP)
             s->kept[v] = !(tr_op_table[g->nodes[n].op]->flags & (TR_OP_CHEAP | TR_OP_VIEW));
-        if (n && tr_op_table[g->nodes[n].op]->flags & TR_OP_UPDATES)
-            s->kept[v] = true;
+        if (n && g->values[tr_value_root(g, v)].role == TR_STATE)
+            s->kept[v] = true; /* written once */
     }
     for (uint32_t o = 0; o < g->n_outputs; o++)
         s->kept[g->outputs[o]] = true;

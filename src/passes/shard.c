@@ -56,6 +56,9 @@ static tr_error *place_leaf(sharder *s, tr_value v, place *out)
             if (a->size == 1 || strcmp(s->from->dim_names[info->shape.names[d]], s->how->leaves[r].dim) != 0 ||
                 out->at[axis] != WHOLE)
                 continue;
+            /* Only what has tokens is dealt: a parameter is in one piece. */
+            if (a->ring && info->role == TR_PARAM)
+                continue;
             /* A vector is not worth a gather before every use. */
             if (a->stores && info->role == TR_PARAM && info->shape.rank < 2)
                 continue;
@@ -123,9 +126,16 @@ static bool may_cut(const tr_rule *rule, int label)
     return label != 0;
 }
 
-/* Or has the pass another form of the op for it. */
-static bool may_split(const tr_rule *rule, int label)
+static bool is_attention(tr_op op)
 {
+    return op == TR_OP_attention || op == TR_OP_attention_grad || op == TR_OP_attention_cached;
+}
+
+/* Or has the pass another form of the op for it. */
+static bool may_split(const sharder *s, tr_node n, const tr_rule *rule, int label, int axis)
+{
+    if (is_attention(s->from->nodes[n].op) && !s->how->axes[axis].ring)
+        return false;
     for (int k = 0; k < rule->n_in; k++) {
         int d = tr_rule_find(rule, k, label);
         if (d >= 0 && rule->dims[k][d].split)
@@ -153,11 +163,6 @@ typedef struct choice {
     bool exchanged; /* Ulysses: the sequence was cut, heads are cut inside of attention */
     int64_t size;
 } choice;
-
-static bool is_attention(tr_op op)
-{
-    return op == TR_OP_attention || op == TR_OP_attention_grad || op == TR_OP_attention_cached;
-}
 
 /* Of all inputs' dims of this label. */
 static int64_t least_size(const tr_graph *g, tr_node n, const tr_rule *rule, int label)
@@ -206,7 +211,7 @@ static choice as_parameter(const sharder *s, tr_node n, const tr_rule *rule, con
         return none;
     const place *at = &s->places[w];
     int label = rule->dims[rule->n_in][at->at[axis]].label;
-    if ((!may_cut(rule, label) && !may_split(rule, label)) ||
+    if ((!may_cut(rule, label) && !may_split(s, n, rule, label, axis)) ||
         !is_free(s, rule, want, label, axis, at, at->at[axis]))
         return none;
     return (choice){label, at->unit[axis], false, tr_shape_at(s->from, w)->dims[at->at[axis]]};
@@ -229,6 +234,17 @@ static choice at_rest(const sharder *s, tr_node n, const tr_rule *rule, const pl
     return (choice){0, 1, false, 0};
 }
 
+/* Ulysses: are there heads for every rank of the axis, also where outer axes cut them already. */
+static bool has_heads(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
+{
+    int k = s->from->nodes[n].op == TR_OP_attention_grad ? 3 : 0, d = tr_rule_find(rule, k, 'h');
+    int64_t heads = least_size(s->from, n, rule, 'h');
+    for (int a = 0; a < s->how->n_axes; a++)
+        if (want[k].at[a] == d)
+            heads /= s->how->axes[a].size;
+    return heads >= s->how->axes[axis].size;
+}
+
 /* What to cut on one axis: what a parameter is cut along, else what the rules or any operand say. */
 static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
 {
@@ -248,7 +264,7 @@ static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const pla
             const place *at = &s->places[v];
             int label = rule->dims[k][at->at[axis]].label;
             cut_but_whole |= !may_cut(rule, label);
-            if ((may_cut(rule, label) || may_split(rule, label)) &&
+            if ((may_cut(rule, label) || may_split(s, n, rule, label, axis)) &&
                 is_free(s, rule, want, label, axis, at, at->at[axis]))
                 c = (choice){label, at->unit[axis], false, tr_shape_at(g, v)->dims[at->at[axis]]};
         }
@@ -257,10 +273,8 @@ static choice choose(const sharder *s, tr_node n, const tr_rule *rule, const pla
     /* The gradient finds the heads cut already, in the statistics of the forward. */
     if (c.label == 'h' && cut_but_whole && is_attention(node->op))
         c.exchanged = true;
-    if (!c.label && cut_but_whole && is_attention(node->op) && is_free(s, rule, want, 'h', axis, NULL, 0)) {
-        if (least_size(g, n, rule, 'h') >= s->how->axes[axis].size)
-            c = (choice){'h', 1, true, 0};
-    }
+    if (!c.label && cut_but_whole && is_attention(node->op) && has_heads(s, n, rule, want, axis))
+        c = (choice){'h', 1, true, 0};
     /* Ranks that would all compute the loss of the same tokens share the tokens instead. */
     if (!c.label && is_token_op(node->op)) {
         const tr_shape *t = tr_shape_at(g, tr_in(g, n, 2));
@@ -306,6 +320,10 @@ static void decide(const sharder *s, tr_node n, const tr_rule *rule, place *want
             continue;
         choice c = choose(s, n, rule, want, a);
         exchanged[a] = c.exchanged;
+        if (c.label && s->how->axes[a].ring && is_attention(s->from->nodes[n].op)) {
+            shard_ring_places(rule, want, a);
+            continue;
+        }
         bool partial = !c.label && passes_partial(s, n, a);
         for (int k = 0; k < rule->n_in + rule->n_out && (c.label || partial); k++) {
             int d = c.label ? tr_rule_find(rule, k, c.label) : -1;
@@ -356,6 +374,15 @@ static bool cuts_rows(const sharder *s, const place *table)
     return false;
 }
 
+/* The ring over which a sequence (dim 1) is cut, or -1. */
+static int ring_of(const sharder *s, const place *queries)
+{
+    for (int a = 0; a < s->how->n_axes; a++)
+        if (s->how->axes[a].ring && s->how->axes[a].size > 1 && queries->at[a] == 1)
+            return a;
+    return -1;
+}
+
 static tr_error *emit_generic(sharder *s, tr_node n)
 {
     const tr_node_info *node = &s->from->nodes[n];
@@ -373,17 +400,24 @@ static tr_error *emit_generic(sharder *s, tr_node n)
     localize(s, n, &rule, want, in, attrs);
     if (tr_op_table[node->op]->flags & TR_OP_RANDOM && in[0])
         s->to->values[in[0]].layout = shard_layout(s, tr_in(s->from, n, 0), &want[0]);
-    tr_node made = is_token_op(node->op) && cuts_rows(s, &want[1])
-                       ? shard_loss(s, n, in, want)
-                       : tr_graph_node(s->to, node->op, in, (int)node->n_in, attrs);
-    if (!made)
+    int ring = is_attention(node->op) ? ring_of(s, &want[0]) : -1;
+    tr_value out[4] = {0};
+    tr_node made = 0;
+    if (ring >= 0)
+        TR_TRY(shard_ring(s, n, ring, in, out));
+    else if (is_token_op(node->op) && cuts_rows(s, &want[1]))
+        made = shard_loss(s, n, in, want);
+    else
+        made = tr_graph_node(s->to, node->op, in, (int)node->n_in, attrs);
+    if (s->to->error)
         return tr_graph_error_take(s->to);
     for (uint32_t k = 0; k < node->n_out; k++) {
         tr_value v = tr_out(s->from, n, (int)k);
         s->places[v] = want[rule.n_in + (int)k];
-        s->places[v].v = tr_out(s->to, made, (int)k);
+        s->places[v].v = made ? tr_out(s->to, made, (int)k) : out[k];
     }
-    set_homes(s, n, made);
+    if (made)
+        set_homes(s, n, made);
     /* Outside of attention the sequence is cut again; inside, the heads are: the backward finds both. */
     for (int a = 0; a < s->how->n_axes; a++)
         for (uint32_t k = 0; exchanged[a] && k < node->n_out && (node->op == TR_OP_attention_grad || k == 0); k++)
@@ -421,6 +455,7 @@ static tr_error *emit_reshape(sharder *s, tr_node n)
     tr_value x = tr_in(s->from, n, 0), y = tr_out(s->from, n, 0), moved;
     const tr_shape *from = tr_shape_at(s->from, x), *to = tr_shape_at(s->from, y);
     place want = s->places[x], out = place_whole();
+    want.flat = false; /* ZeRO-3: a parameter that is seen with other dims */
     for (int a = 0; a < s->how->n_axes; a++) {
         if (want.at[a] == PARTIAL)
             out.at[a] = PARTIAL;

@@ -8,6 +8,10 @@
  * A dim is cut into [size i / n, size (i + 1) / n), in steps of its unit: sizes need not divide. What cannot
  * be cut at all is refused. Several axes may cut one dim: the first axis cuts it, the next one cuts the parts.
  *
+ * On a `ring` axis attention's queries stay where they are and keys and values go around (shard_ring.c). Elsewhere a
+ * sequence that is cut is exchanged for heads before attention and back after it. A dim in two pieces cannot be dealt
+ * again, so that a mesh has one ring.
+ *
  * On an axis that `stores`, parameters are cut to be stored only: ops gather them before use, cut their activations,
  * and scatter the gradients' sums.
  *
@@ -25,6 +29,7 @@ typedef struct tr_axis {
     int size;  /* axes of size 1 may be left in */
     int index; /* this rank's place on it */
     bool stores;
+    bool ring; /* what is cut over it is dealt zig-zag (ir/part.h), and attention leaves sequences cut */
 } tr_axis;
 
 typedef struct tr_sharding {
@@ -37,6 +42,7 @@ typedef struct tr_sharding {
         stream[2],          /* activations outside of layers: Megatron's sequence parallelism cuts "seq" there */
         rest[2];            /* activations wherever no parameter says otherwise */
     int n_leaves, n_stream, n_rest;
+    bool narrow;   /* sums of f32 gradients and activations travel as bf16 */
     int zero;      /* 0..3 */
     int zero_axis; /* of the mesh */
 } tr_sharding;

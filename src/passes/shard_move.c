@@ -6,6 +6,7 @@
  *   partial -> whole    all_reduce
  *   cut     -> whole    all_gather
  *
+ * On a ring, what is cut is put in the order of the ranks before, and what becomes whole in its own order after (deal).
  * What makes the value smaller comes first. A move is done once for each phase and layer: what was gathered
  * for the forward is not kept for the backward.
  */
@@ -23,21 +24,45 @@ place place_whole(void)
     return p;
 }
 
-void shard_block(const sharder *s, tr_value v, const place *at, int64_t *block, int64_t *origin)
+/* Cuts dim d of a block once more. */
+static void cut_block(tr_layout *l, int d, const tr_axis *axis, int64_t unit)
+{
+    int64_t first, turn = l->turn[d];
+    if (axis->ring && axis->size > 1) {
+        TR_CHECK(!l->jump[d], "a dim is dealt twice");
+        tr_dealt part = tr_part_dealt(l->block[d], axis->size, axis->index, unit);
+        l->origin[d] += part.first;
+        l->block[d] = part.count;
+        l->turn[d] = part.turn;
+        l->jump[d] = part.jump;
+        return;
+    }
+    tr_part(l->block[d], axis->size, axis->index, unit, &first, &l->block[d]);
+    l->origin[d] = tr_layout_place(l, d, first);
+    l->turn[d] = turn - first;
+    if (turn <= first || turn >= first + l->block[d])
+        l->turn[d] = l->jump[d] = 0;
+}
+
+/* Blocks, origins, turns and jumps. */
+static tr_layout block_of(const sharder *s, tr_value v, const place *at)
 {
     const tr_shape *whole = tr_shape_at(s->from, v);
-    for (int d = 0; d < whole->rank; d++) {
-        block[d] = whole->dims[d];
-        origin[d] = 0;
-    }
-    for (int a = 0; a < s->how->n_axes; a++) {
-        int d = at->at[a];
-        int64_t first;
-        if (d < 0)
-            continue;
-        tr_part(block[d], s->how->axes[a].size, s->how->axes[a].index, at->unit[a], &first, &block[d]);
-        origin[d] += first;
-    }
+    tr_layout l = {.rank = whole->rank};
+    memcpy(l.names, whole->names, sizeof l.names);
+    memcpy(l.whole, whole->dims, sizeof l.whole);
+    memcpy(l.block, whole->dims, sizeof l.block);
+    for (int a = 0; a < s->how->n_axes; a++)
+        if (at->at[a] >= 0)
+            cut_block(&l, at->at[a], &s->how->axes[a], at->unit[a]);
+    return l;
+}
+
+void shard_block(const sharder *s, tr_value v, const place *at, int64_t *block, int64_t *origin)
+{
+    tr_layout l = block_of(s, v, at);
+    memcpy(block, l.block, (size_t)l.rank * sizeof *block);
+    memcpy(origin, l.origin, (size_t)l.rank * sizeof *origin);
 }
 
 static int64_t elems(const int64_t *dims, int rank)
@@ -69,12 +94,8 @@ tr_shape shard_shape(const sharder *s, tr_value v, const place *at)
 
 const tr_layout *shard_layout(const sharder *s, tr_value v, const place *at)
 {
-    const tr_shape *whole = tr_shape_at(s->from, v);
     tr_layout *l = tr_arena_alloc(s->to->arena, sizeof *l);
-    l->rank = whole->rank;
-    memcpy(l->names, whole->names, sizeof l->names);
-    memcpy(l->whole, whole->dims, sizeof l->whole);
-    shard_block(s, v, at, l->block, l->origin);
+    *l = block_of(s, v, at);
     l->count = elems(l->block, l->rank);
     l->flat = at->flat;
     if (at->flat)
@@ -96,6 +117,14 @@ tr_value shard_all_reduce(sharder *s, tr_value local, int axis)
     return node1(s, TR_OP_all_reduce, local, (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}});
 }
 
+/* A sum of a tensor's summands. Scalars, the loss among them, keep their bits; so do the statistics of losses. */
+static tr_value reduce(sharder *s, tr_value local, int axis)
+{
+    bool narrow = s->how->narrow && tr_shape_elems(tr_shape_at(s->to, local)) > 1;
+    return node1(s, TR_OP_all_reduce, local, (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis},
+                                                                     [TR_REDUCE_NARROW] = {.i = narrow}});
+}
+
 static tr_value gather(sharder *s, tr_value local, int axis, int dim, int64_t whole, int64_t unit)
 {
     return node1(s, TR_OP_all_gather, local,
@@ -112,7 +141,8 @@ static tr_value scatter(sharder *s, tr_value local, int axis, int dim, int64_t c
 {
     return node1(s, TR_OP_reduce_scatter, local,
                  (tr_attr[TR_MAX_ATTRS]){[TR_COLLECTIVE_AXIS] = {.i = axis}, [TR_COLLECTIVE_DIM] = {.i = dim},
-                                         [TR_SCATTER_COUNT] = {.i = count}, [TR_SCATTER_UNIT] = {.i = unit}});
+                                         [TR_SCATTER_COUNT] = {.i = count}, [TR_SCATTER_UNIT] = {.i = unit},
+                                         [TR_SCATTER_NARROW] = {.i = s->how->narrow}});
 }
 
 static tr_value slice(sharder *s, tr_value local, int dim, int64_t first, int64_t count)
@@ -130,6 +160,16 @@ tr_value shard_local_ids(sharder *s, tr_value ids, tr_value v, const place *tabl
         return ids;
     return node1(s, TR_OP_shift, ids,
                  (tr_attr[TR_MAX_ATTRS]){[TR_SHIFT_FIRST] = {.i = origin[0]}, [TR_SHIFT_COUNT] = {.i = block[0]}});
+}
+
+/* A dim that is, or will be, cut on an axis: in the order of the ranks. Only a ring has another order than the dim. */
+static tr_value deal(sharder *s, tr_value local, int axis, int dim, int64_t unit, bool back)
+{
+    if (!s->how->axes[axis].ring)
+        return local;
+    return node1(s, TR_OP_deal, local,
+                 (tr_attr[TR_MAX_ATTRS]){[TR_DEAL_DIM] = {.i = dim}, [TR_DEAL_PARTS] = {.i = s->how->axes[axis].size},
+                                         [TR_DEAL_UNIT] = {.i = unit}, [TR_DEAL_BACK] = {.i = back}});
 }
 
 /* What a step does to one axis; those that make the value smaller come first. */
@@ -150,8 +190,10 @@ static tr_value step(sharder *s, tr_value v, tr_value local, int axis, place *no
     place without = *now;
     without.at[axis] = WHOLE;
     shard_block(s, v, &without, whole, origin);
-    if (to >= 0)
+    if (to >= 0) {
         tr_part(whole[to], a->size, a->index, want->unit[axis], &first, &count);
+        local = deal(s, local, axis, to, want->unit[axis], false);
+    }
     switch (kind_of(from, to)) {
     case SLICE:
         local = slice(s, local, to, first, count);
@@ -168,11 +210,13 @@ static tr_value step(sharder *s, tr_value v, tr_value local, int axis, place *no
                                               [TR_EXCHANGE_TO_UNIT] = {.i = want->unit[axis]}});
         break;
     case REDUCE:
-        local = shard_all_reduce(s, local, axis);
+        local = reduce(s, local, axis);
         break;
     default:
         local = gather(s, local, axis, from, whole[from], now->unit[axis]);
     }
+    if (from >= 0)
+        local = deal(s, local, axis, from, now->unit[axis], true);
     now->at[axis] = want->at[axis];
     now->unit[axis] = want->unit[axis];
     return local;

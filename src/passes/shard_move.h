@@ -1,5 +1,6 @@
 /* Where values are on a mesh, and the collectives that move them. Private to pass shard. */
 #pragma once
+#include "ir/sharding_rule.h"
 #include "passes/shard.h"
 
 enum { WHOLE = -1, PARTIAL = -2 };
@@ -58,5 +59,9 @@ tr_value shard_local_ids(sharder *s, tr_value ids, tr_value v, const place *tabl
 /* A cross_entropy or its gradient, its operands moved, whose table is cut along the vocabulary (shard_loss.c): the
  * node whose outputs are n's. The loss is whole on the axes that cut it. */
 tr_node shard_loss(sharder *s, tr_node n, const tr_value *in, place *want);
+/* Attention or its gradient whose queries and keys are cut over a ring (shard_ring.c): where its operands are wanted
+ * on that axis, and from them, moved, the outputs of n. */
+void shard_ring_places(const tr_rule *rule, place *want, int axis);
+tr_error *shard_ring(sharder *s, tr_node n, int axis, const tr_value *in, tr_value *out);
 /* A flat shard to the whole block [elems]. */
 tr_value shard_gather_flat(sharder *s, tr_value local, int64_t elems);

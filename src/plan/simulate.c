@@ -110,7 +110,7 @@ static double kernel_seconds(const tr_graph *g, tr_node n, const tr_rates *rates
 {
     tr_op op = g->nodes[n].op;
     tr_cost cost = tr_node_cost(g, n);
-    if (tr_op_table[op]->flags & TR_OP_VIEW)
+    if (tr_op_table[op]->flags & (TR_OP_VIEW | TR_OP_WAIT))
         return 0;
     if (rates->seconds_per_flop[op] > 0)
         return cost.flops * rates->seconds_per_flop[op];

@@ -24,7 +24,7 @@ static tr_error *open_program(const char *directory, compile *compile_program, c
     *out = NULL;
     TR_GO(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
     TR_GO(tr_pretrained_read(tr_checkpoint_directory(checkpoint), &family, &sizes));
-    sizes.dropout = 0;
+    sizes.dropout = sizes.drop_path = 0;
     TR_GO(compile_program(family->model, &sizes, NULL, how, out));
     TR_GO(tr_program_allocate(*out));
     TR_GO(tr_weights_load(*out, family, tr_checkpoint_model(checkpoint)));

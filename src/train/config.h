@@ -39,7 +39,8 @@ typedef enum tr_schedule_kind {
 typedef enum tr_sequence_kind {
     TR_SEQUENCE_NONE,
     TR_SEQUENCE_MEGATRON,
-    TR_SEQUENCE_ULYSSES
+    TR_SEQUENCE_ULYSSES,
+    TR_SEQUENCE_RING
 } tr_sequence_kind;
 
 /* How the ranks of mesh.tensor stand: in a row, a square, a square times a depth, a cube. */
@@ -72,6 +73,9 @@ typedef struct tr_config {
         double val_split;      /* of the training data, held out; 0 with data.val */
         const char *cache;     /* directory for token shards; NULL: in `out` */
         int objective;         /* of data/objective.h */
+        int64_t crop;          /* of images, with flip and erase: tr_augment */
+        bool flip;
+        double erase;
     } data;
     struct {
         int64_t steps, batch, micro_batch, seq, decoder_seq;
@@ -102,6 +106,9 @@ typedef struct tr_config {
         int64_t data, tensor, pipeline, sequence, expert; /* sizes; their product is the number of ranks */
         tr_tensor_kind tensor_kind;
         tr_sequence_kind sequence_kind;
+        bool overlap;
+        double bucket_mb;
+        tr_dtype wire;
     } mesh;
     struct {
         const char *schedule; /* of tr_pipeline_kind, or a CSV file */

@@ -50,6 +50,8 @@ void tr_config_resolve(tr_config *c)
         c->model.sizes.mlp = 4 * c->model.sizes.embed;
     if (is_open(c, "data.objective"))
         c->data.objective = tr_objective_find(family ? family->objective : "causal");
+    if (family && tr_objectives[c->data.objective]->no_text && is_open(c, "train.seq"))
+        c->train.seq = c->model.sizes.context; /* as many tokens as an image makes */
     if (is_open(c, "mesh.sequence_kind"))
         c->mesh.sequence_kind = c->mesh.sequence > 1 ? TR_SEQUENCE_ULYSSES : TR_SEQUENCE_NONE;
     if (is_open(c, "pipeline.schedule"))
@@ -250,6 +252,27 @@ static tr_error *check_grid(const tr_config *c)
     return NULL;
 }
 
+/* The sequence axis: what goes with it, and the heads that Ulysses shares on top of the tensor axis. */
+static tr_error *check_sequence(const tr_config *c)
+{
+    long long sequence = c->mesh.sequence, tensor = c->mesh.tensor, heads = c->model.sizes.heads;
+    bool ulysses = c->mesh.sequence_kind == TR_SEQUENCE_ULYSSES, ring = c->mesh.sequence_kind == TR_SEQUENCE_RING;
+    if (sequence > 1 && !ulysses && !ring)
+        return tr_config_error(c, blamed(c, "mesh.sequence", "mesh.sequence_kind"),
+                               "mesh.sequence %lld needs mesh.sequence_kind ulysses or ring; the other kinds leave it at 1",
+                               sequence);
+    if (sequence > 1 && c->mesh.tensor_kind != TR_TENSOR_1D)
+        return tr_config_error(c, blamed(c, "mesh.sequence", "mesh.tensor_kind"),
+                               "mesh.sequence %lld goes with mesh.tensor_kind 1d only; the other kinds cut sequences over "
+                               "the tensor ranks already: leave mesh.sequence at 1", sequence);
+    if (ulysses && sequence > heads / tensor)
+        return tr_config_error(c, blamed(c, "mesh.sequence", "mesh.tensor"),
+                               "mesh.sequence %lld cannot share the %lld heads of a rank that mesh.tensor %lld leaves of %lld; "
+                               "it can be 1 to %lld, or use mesh.sequence_kind ring",
+                               sequence, heads / tensor, tensor, heads, heads / tensor);
+    return NULL;
+}
+
 /* What each axis of the mesh can share, and what goes together. */
 static tr_error *check_mesh(const tr_config *c)
 {
@@ -262,7 +285,6 @@ static tr_error *check_mesh(const tr_config *c)
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
                 {"mesh.expert", "sequences of a data rank's microbatch", c->mesh.expert, c->train.micro_batch / c->mesh.data},
                 {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
-                {"mesh.sequence", "heads", c->mesh.sequence, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)
         if (rows[i].ranks > rows[i].pieces)
@@ -270,18 +292,7 @@ static tr_error *check_mesh(const tr_config *c)
                                    rows[i].key, (long long)rows[i].ranks,
                                    (long long)rows[i].pieces, rows[i].what,
                                    (long long)rows[i].pieces);
-    bool ulysses = c->mesh.sequence_kind == TR_SEQUENCE_ULYSSES;
-    if (c->mesh.sequence > 1 && !ulysses)
-        return tr_config_error(
-            c, blamed(c, "mesh.sequence", "mesh.sequence_kind"),
-            "mesh.sequence %lld needs mesh.sequence_kind ulysses; the other kinds leave it at 1",
-            (long long)c->mesh.sequence);
-    if (ulysses && c->mesh.tensor > 1)
-        return tr_config_error(
-            c, blamed(c, "mesh.tensor", "mesh.sequence_kind"),
-            "mesh.sequence_kind ulysses and mesh.tensor %lld both share the heads; leave "
-            "mesh.tensor at 1, or use mesh.sequence_kind megatron",
-            (long long)c->mesh.tensor);
+    TR_TRY(check_sequence(c));
     if (c->mesh.sequence_kind == TR_SEQUENCE_MEGATRON && c->train.seq < c->mesh.tensor)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",

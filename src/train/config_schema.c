@@ -20,9 +20,11 @@ static const tr_choice objectives[] = {TR_OBJECTIVES(X){0}};
 static const tr_choice rope_kinds[] = {{"none", TR_ROPE_PLAIN},     {"linear", TR_ROPE_LINEAR}, {"dynamic", TR_ROPE_DYNAMIC},
                                        {"llama3", TR_ROPE_LLAMA3}, {"yarn", TR_ROPE_YARN},     {0}};
 static const tr_choice precisions[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
+static const tr_choice wires[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
 static const tr_choice sequence_kinds[] = {{"none", TR_SEQUENCE_NONE},
                                            {"megatron", TR_SEQUENCE_MEGATRON},
                                            {"ulysses", TR_SEQUENCE_ULYSSES},
+                                           {"ring", TR_SEQUENCE_RING},
                                            {0}};
 static const tr_choice tensor_kinds[] = {
     {"1d", TR_TENSOR_1D}, {"2d", TR_TENSOR_2D}, {"2.5d", TR_TENSOR_2_5D}, {"3d", TR_TENSOR_3D}, {0}};
@@ -153,6 +155,14 @@ const tr_config_key tr_config_keys[] = {
     SIZE_REAL(router_z_loss, 0, 1e3, .fallback = "0", .also = " router_z_loss_coef ",
               .help = "weight of the router's z loss, summed over layers"),
     SIZE_REAL(z_loss, 0, 1, .automatic = "as the family has it", .help = "this times log(Z)^2 is added to the loss of a token"),
+    SIZE_REAL(smoothing, 0, 1, .below = true, .automatic = "as the family has it", .also = " label_smoothing ",
+              .help = "share of a label's probability that is spread over all choices"),
+    SIZE(image, 1, 1e5, .automatic = "224", .fixed = true, .also = " image_size ", .help = "side of an image in pixels"),
+    SIZE(patch, 1, 1e5, .automatic = "16", .fixed = true, .also = " patch_size ", .help = "side of a patch, which is one token"),
+    SIZE(channels, 1, 1e5, .automatic = "3", .fixed = true, .also = " num_channels ", .help = "numbers a pixel"),
+    SIZE(labels, 1, MOST_SIZE, .automatic = "2", .fixed = true, .also = " num_labels num_classes ", .help = "classes"),
+    SIZE_REAL(drop_path, 0, 1, .below = true, .fallback = "0", .also = " drop_path_rate stochastic_depth ",
+              .help = "probability that a sample leaves out a branch, in the last layer; it rises from 0"),
     BOOL(model.banded, .fallback = "false", .fixed = true,
          .help = "every second layer's attention is local, as in GPT-3"),
     SIZE(band, 1, MOST_SIZE, .fallback = "256", .fixed = true,
@@ -168,6 +178,10 @@ const tr_config_key tr_config_keys[] = {
     REAL(data.val_split, 0, 0.5, .automatic = "0.01, or 0 with data.val",
          .help = "share of data.train that is held out to validate on"),
     CHOICE(data.objective, objectives, .automatic = "the family's", .fixed = true, .help = "what is learnt from the data"),
+    INTEGER(data.crop, 0, 1e4, .fallback = "0", .help = "images are moved by up to so many pixels while training"),
+    BOOL(data.flip, .fallback = "false", .help = "every second image is mirrored while training"),
+    REAL(data.erase, 0, 1, .fallback = "0", .also = " random_erasing ",
+         .help = "share of images of which a rectangle is erased while training"),
     TEXT(data.cache, .automatic = "in the run's directory", .help = "directory for tokenized data"),
 
     INTEGER(train.steps, 1, MOST_STEPS, .fallback = "1000",
@@ -270,12 +284,19 @@ const tr_config_key tr_config_keys[] = {
     INTEGER(mesh.pipeline, 1, 62, .fallback = "1", .also = " pipeline_parallel_size pipeline_model_parallel_size pp ",
             .help = "ranks that share the layers, each a stage or pipeline.chunks of them"),
     INTEGER(mesh.sequence, 1, 1e6, .fallback = "1", .also = " context_parallel_size sequence_parallel_size cp ",
-            .help = "ranks that share each sequence (with mesh.sequence_kind ulysses)"),
+            .help = "ranks that share each sequence (with mesh.sequence_kind ulysses or ring)"),
     INTEGER(mesh.expert, 1, 1e6, .fallback = "1", .also = " expert_parallel_size ep ",
             .help = "ranks that share the experts; of all else they are data ranks"),
     CHOICE(mesh.sequence_kind, sequence_kinds, .automatic = "ulysses when mesh.sequence > 1, else none",
            .help = "megatron: sequences are cut over the tensor axis between attention and MLP; ulysses: over "
-                   "the sequence axis, heads inside of attention"),
+                   "the sequence axis, heads inside of attention; ring: over the sequence axis, also inside of attention, "
+                   "where keys and values go from rank to rank"),
+    BOOL(mesh.overlap, .fallback = "true", .also = " overlap_comm overlap_grad_reduce overlap_param_gather ",
+         .help = "start collectives as soon as they can be and wait for them as late as they may"),
+    REAL(mesh.bucket_mb, 0, 1e6, .fallback = "4", .also = " bucket_size bucket_cap_mb reduce_bucket_size ",
+         .help = "MB of small gradients that are reduced together, and an eighth of what may be gathered ahead; 0: each by itself"),
+    CHOICE(mesh.wire, wires, .fallback = "fp32", .also = " grad_reduce_in_bf16 communication_data_type ",
+           .help = "what sums of fp32 travel as; bf16: half the bytes, and still summed in fp32"),
     TEXT(pipeline.schedule, .automatic = "1f1b; interleaved with pipeline.chunks > 1", .also = " pipeline_schedule ",
          .help = "gpipe, 1f1b, interleaved, zero_bubble, or a CSV file as `inspect --schedule` prints it"),
     INTEGER(pipeline.chunks, 1, 1024, .automatic = "1; 2 when interleaved", .also = " virtual_pipeline_model_parallel_size ",
@@ -288,7 +309,7 @@ const tr_config_key tr_config_keys[] = {
     INTEGER(threads, 0, 4096, .fallback = "0", .also = " num_threads n_threads ",
             .help = "threads a rank; 0: the cores shared out among the ranks of this machine"),
     TEXT(isa, .fallback = "auto",
-         .help = "instruction set: auto, portable, avx2, avx512, avx512_bf16"),
+         .help = "instruction set: auto, portable, avx2, avx512, avx512_bf16, amx"),
     TEXT(out, .automatic = "runs/ and the name of the config file", .also = " out_dir output_dir ",
          .help = "the run's directory"),
 };

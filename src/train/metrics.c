@@ -180,11 +180,13 @@ tr_error *tr_metrics_step_add(tr_metrics *metrics, const tr_metrics_step *s)
     return write_line(metrics, &line);
 }
 
-tr_error *tr_metrics_val_add(tr_metrics *metrics, int64_t step, double val_loss)
+tr_error *tr_metrics_val_add(tr_metrics *metrics, int64_t step, double val_loss, double accuracy)
 {
     tr_text line = {0};
     tr_text_format(&line, "%s%lld", STEP_START, (long long)step);
     member(&line, "val_loss", val_loss);
+    if (!isnan(accuracy))
+        member(&line, "val_accuracy", accuracy);
     return write_line(metrics, &line);
 }
 

@@ -42,7 +42,7 @@ tr_error *tr_metrics_open(const char *path, int64_t resume_step, tr_metrics **ou
 /* The first line; does nothing when the file has one already. */
 tr_error *tr_metrics_begin(tr_metrics *metrics, const tr_metrics_run *run);
 tr_error *tr_metrics_step_add(tr_metrics *metrics, const tr_metrics_step *step);
-tr_error *tr_metrics_val_add(tr_metrics *metrics, int64_t step, double val_loss);
+tr_error *tr_metrics_val_add(tr_metrics *metrics, int64_t step, double val_loss, double accuracy); /* NAN: none */
 /* Bytes that are no UTF-8 are replaced by U+FFFD. */
 tr_error *tr_metrics_sample_add(tr_metrics *metrics, int64_t step, const char *text);
 void tr_metrics_close(tr_metrics *metrics); /* NULL is fine */

@@ -118,7 +118,8 @@ static void cube(tr_sharding *s)
 tr_sharding tr_config_sharding(const tr_config *c, int64_t rank)
 {
     tr_mesh mesh = tr_config_mesh(c);
-    tr_sharding s = {.n_axes = TR_AXES, .zero = (int)c->zero, .zero_axis = TR_AXIS_DATA};
+    tr_sharding s = {.n_axes = TR_AXES, .zero = (int)c->zero, .zero_axis = TR_AXIS_DATA,
+                     .narrow = c->mesh.wire == TR_BF16};
     int32_t at[TR_MESH_AXIS_COUNT];
     tr_mesh_coordinates(&mesh, (int32_t)rank, at);
     for (int a = 0; a < TR_AXES; a++)
@@ -129,6 +130,7 @@ tr_sharding tr_config_sharding(const tr_config *c, int64_t rank)
     leaf(&s, "batch", TR_AXIS_EXPERT);
     leaf(&s, "expert", TR_AXIS_EXPERT);
     leaf(&s, "seq", TR_AXIS_SEQUENCE);
+    s.axes[TR_AXIS_SEQUENCE].ring = c->mesh.sequence_kind == TR_SEQUENCE_RING;
     if (c->mesh.tensor_kind == TR_TENSOR_1D) {
         features(&s, TR_AXIS_TENSOR);
         if (c->mesh.sequence_kind == TR_SEQUENCE_MEGATRON && c->mesh.tensor > 1)

@@ -5,16 +5,16 @@
 #include "passes/shard.h"
 #include "train/config.h"
 
-/* The axes that the sharding pass cuts over, in the order of comm/mesh.h, and the pipeline's, which it does not
+/* The axes that the sharding pass cuts over, the outermost first (shard.h), and the pipeline's, which it does not
  * see (passes/pipeline.h). */
 enum {
     TR_AXIS_DATA,
     TR_AXIS_EXPERT,
-    TR_AXIS_SEQUENCE,
     TR_AXIS_TENSOR_DEPTH,
     TR_AXIS_TENSOR_ROW,
     TR_AXIS_TENSOR_COLUMN,
     TR_AXIS_TENSOR,
+    TR_AXIS_SEQUENCE, /* inner to tensor: Ulysses shares the heads that a tensor rank has */
     TR_AXES,
     TR_AXIS_PIPELINE = TR_AXES
 };
@@ -36,6 +36,7 @@ char *tr_config_mesh_text(const tr_config *config);
  *   3D                   batch -> row and column, heads, mlp, vocab -> depth and row (weights), embed -> column, seq ->
  *                        depth outside of attention and MLP
  *   Ulysses              seq -> sequence, heads -> sequence inside of attention
+ *   ring attention       seq -> sequence, dealt zig-zag, also inside of attention
  *   ZeRO 1, 2, 3         flat shards over data */
 tr_sharding tr_config_sharding(const tr_config *config, int64_t rank);
 /* A pipeline's schedule with what the check of it says, and one rank's place on it. */

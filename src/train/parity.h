@@ -18,7 +18,7 @@ typedef struct tr_parity {
     char *refused;       /* why this mesh cannot be, or NULL */
     double *losses;      /* [steps] */
     double max_rel_diff; /* from one rank's */
-    bool within;         /* its bound: 1e-5 in f32, 1e-2 in bf16 */
+    bool within;         /* its bound: 1e-5 in f32, 1e-2 in bf16, 1e-3 in f32 with bf16 on the wire */
     int64_t bytes_sent;  /* a step, by the rank that sends most */
     int64_t planned_peak_bytes; /* of the rank that needs most */
     int64_t peak_bytes;  /* measured: the most pages of its plan that a rank has touched, and its share of what else

@@ -122,7 +122,7 @@ static tr_error *open_outputs(run *r, bool resume, const json_t *plan, int64_t p
          *tokenizer = tr_path_join(c->out, "tokenizer");
     json_t *json = tr_config_json(c);
     TR_GO(write_config(c));
-    if (!resume)
+    if (!resume && t->tokenizer)
         TR_GO(tr_tokenizer_save(t->tokenizer, tokenizer));
     TR_GO(tr_metrics_open(metrics, from, &r->metrics));
     TR_GO(tr_metrics_begin(r->metrics,
@@ -150,8 +150,9 @@ static void announce(const run *r)
         return;
     tr_progress_count((double)t->parameters, parameters);
     tr_progress_count((double)data.train_tokens, tokens);
-    tr_log("%s parameters, %s training tokens, vocabulary %lld; %s, %s, %d thread%s", parameters, tokens,
-           (long long)t->sizes.vocab, tr_dtype_name(t->config->train.precision), tr_isa_name(t->target.isa),
+    bool text = t->tokenizer != NULL;
+    tr_log("%s parameters, %s training %s, %s %lld; %s, %s, %d thread%s", parameters, tokens, text ? "tokens" : "images",
+           text ? "vocabulary" : "classes", (long long)(text ? t->sizes.vocab : t->sizes.labels), tr_dtype_name(t->config->train.precision), tr_isa_name(t->target.isa),
            t->target.threads, t->target.threads == 1 ? "" : "s");
     tr_log("planned memory %.3f GB: weights and optimizer %.3f, step %.3f (gradients %.3f, activations %.3f, scratch "
            "%.3f)",
@@ -180,17 +181,22 @@ static tr_error *save(run *r, bool best)
 static tr_error *validate(run *r)
 {
     tr_trainer *t = r->trainer;
-    double loss;
-    char text[128];
+    double loss, accuracy;
+    char text[128], right[64] = "";
     TR_TRY(tr_trainer_evaluate(t, r->config->train.eval_batches, &loss));
+    TR_TRY(tr_trainer_accuracy(t, r->config->train.eval_batches, &accuracy));
     bool best = loss < t->best_val_loss;
     if (best)
         t->best_val_loss = loss;
     if (!tr_trainer_leads(t))
         return best ? save(r, true) : NULL;
-    TR_TRY(tr_metrics_val_add(r->metrics, t->step, loss));
+    TR_TRY(tr_metrics_val_add(r->metrics, t->step, loss, accuracy));
     TR_TRY(tr_tensorboard_scalars(r->board, t->step, &(tr_scalar){"loss/val", loss}, 1));
-    snprintf(text, sizeof text, "step %lld: validation loss %.4f%s", (long long)t->step, loss, best ? ", the best so far" : "");
+    if (!isnan(accuracy)) {
+        snprintf(right, sizeof right, ", accuracy %.2f %%", 100 * accuracy);
+        TR_TRY(tr_tensorboard_scalars(r->board, t->step, &(tr_scalar){"accuracy/val", accuracy}, 1));
+    }
+    snprintf(text, sizeof text, "step %lld: validation loss %.4f%s%s", (long long)t->step, loss, right, best ? ", the best so far" : "");
     note(r, text);
     return best ? save(r, true) : NULL;
 }

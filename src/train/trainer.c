@@ -10,6 +10,7 @@
 #include "data/weights.h"
 #include "exec/loss.h"
 #include "models/huggingface.h"
+#include "serve/choice.h"
 #include "train/parallel.h"
 #include "train/schedule.h"
 
@@ -110,7 +111,9 @@ static tr_error *open_data(tr_trainer *t)
     tr_objective_options options = {.tokenizer = t->tokenizer, .paths = paths, .n_paths = n, .val_paths = val_paths,
                                     .n_val_paths = n_val, .weights = weighted ? weights : NULL, .cache = cache,
                                     .threads = t->target.threads, .seq = c->train.seq, .decoder_seq = c->train.decoder_seq,
-                                    .vocab = t->sizes.vocab, .seed = (uint64_t)c->seed, .val_split = c->data.val_split};
+                                    .vocab = t->sizes.vocab, .seed = (uint64_t)c->seed, .val_split = c->data.val_split,
+                                    .labels = t->sizes.labels,
+                                    .augment = {.crop = c->data.crop, .flip = c->data.flip, .erase = c->data.erase}};
     tr_error *error = tr_objective_open(c->data.objective, &options, &t->objective);
     free(cache);
     free(weights);
@@ -127,6 +130,8 @@ static tr_error *open_data_in_turn(tr_trainer *t)
     return t->ranks && t->ranks->rank == 0 ? NULL : open_data(t);
 }
 
+enum { AHEAD_BUCKETS = 8 }; /* what may be gathered ahead, and held for what is under way */
+
 static tr_compile compile_options(const tr_config *c, const tr_target *target)
 {
     return (tr_compile){.target = *target,
@@ -135,6 +140,8 @@ static tr_compile compile_options(const tr_config *c, const tr_target *target)
                         .seq = c->train.seq,
                         .decoder_seq = c->train.decoder_seq,
                         .recompute = c->train.recompute,
+                        .bucket_bytes = (int64_t)(c->mesh.bucket_mb * 1e6),
+                        .overlap = {.on = c->mesh.overlap, .ahead_bytes = (int64_t)(AHEAD_BUCKETS * c->mesh.bucket_mb * 1e6)},
                         .update = {.optimizer = c->optimizer.name, .beta1 = c->optimizer.beta1,
                                    .beta2 = c->optimizer.beta2, .eps = c->optimizer.eps,
                                    .weight_decay = c->optimizer.weight_decay,
@@ -233,16 +240,18 @@ static tr_error *load_from(tr_trainer *t, const char *directory)
     return error;
 }
 
-static tr_error *fill(tr_trainer *t, const tr_trainer_options *options)
+/* On --resume the run's own tokenizer is the one that its model was trained with. Images have none. */
+static tr_error *open_tokenizer(tr_trainer *t, bool resume)
 {
     const tr_config *c = t->config;
-    /* On --resume the run's own tokenizer is the one that its model was trained with. */
+    t->sizes = tr_config_sizes(c);
+    if (tr_objectives[c->data.objective]->no_text)
+        return NULL;
     char *saved = tr_path_join(c->out, "tokenizer");
-    tr_error *error = options->resume && tr_path_exists(saved) ? tr_tokenizer_load(saved, &t->tokenizer)
-                                                               : tr_config_tokenizer(c, &t->tokenizer);
+    tr_error *error = resume && tr_path_exists(saved) ? tr_tokenizer_load(saved, &t->tokenizer)
+                                                      : tr_config_tokenizer(c, &t->tokenizer);
     free(saved);
     TR_TRY(error);
-    t->sizes = tr_config_sizes(c);
     int32_t vocab = tr_tokenizer_vocab_size(t->tokenizer);
     if (t->sizes.vocab == 0)
         t->sizes.vocab = vocab;
@@ -250,6 +259,13 @@ static tr_error *fill(tr_trainer *t, const tr_trainer_options *options)
         return tr_config_error(c, "model.vocab", "the tokenizer has %d tokens and model.vocab is %lld; it must be at "
                                                  "least as large",
                                vocab, (long long)t->sizes.vocab);
+    return NULL;
+}
+
+static tr_error *fill(tr_trainer *t, const tr_trainer_options *options)
+{
+    const tr_config *c = t->config;
+    TR_TRY(open_tokenizer(t, options->resume != NULL));
     TR_TRY(tr_config_target(c, &t->target));
     tr_compile how = compile_options(c, &t->target);
     int64_t rank = t->ranks ? t->ranks->rank : 0;
@@ -322,6 +338,7 @@ void tr_trainer_free(tr_trainer *t)
     tr_pipeline_free(t->pipeline);
     tr_config_pipeline_free(&t->stages);
     tr_program_free(t->evaluation);
+    tr_program_free(t->choosing);
     tr_program_free(t->program);
     tr_objective_free(t->objective);
     tr_tokenizer_free(t->tokenizer);
@@ -384,7 +401,7 @@ static tr_error *make_evaluation(tr_trainer *t)
     tr_sizes sizes = t->sizes;
     tr_compile how = compile_options(t->config, &t->target);
     tr_sharding sharding = tr_config_sharding(t->config, t->ranks ? t->ranks->rank : 0);
-    sizes.dropout = 0;
+    sizes.dropout = sizes.drop_path = 0;
     how.sharding = t->ranks ? &sharding : NULL;
     how.stages = t->stages.schedule ? &t->stages.stages : NULL;
     if (t->evaluation)
@@ -437,6 +454,49 @@ tr_error *tr_trainer_evaluate(tr_trainer *t, int64_t batches, double *out_loss)
     return NULL;
 }
 
+/* Of a class for each sample: whether the largest logit is the right one's. With a pipeline no rank has all layers. */
+static tr_error *make_choosing(tr_trainer *t)
+{
+    tr_sizes sizes = t->sizes;
+    tr_compile how = compile_options(t->config, &t->target);
+    tr_sharding sharding = tr_config_sharding(t->config, t->ranks ? t->ranks->rank : 0);
+    sizes.dropout = sizes.drop_path = 0;
+    how.sharding = t->ranks ? &sharding : NULL;
+    if (t->choosing)
+        return NULL;
+    TR_TRY(tr_compile_logits(t->model, &sizes, t->user, &how, &t->choosing));
+    t->choosing->ranks = t->ranks;
+    return tr_program_allocate_beside(t->choosing, t->program);
+}
+
+tr_error *tr_trainer_accuracy(tr_trainer *t, int64_t batches, double *out)
+{
+    const tr_objective_row *o = t->objective->row;
+    int64_t rows = t->config->train.micro_batch, count = o->val_count(t->objective->own), right = 0;
+    *out = NAN;
+    if (!o->no_text || t->stages.schedule || count == 0)
+        return NULL;
+    if (batches > 0)
+        count = TR_MIN(count, batches * rows);
+    TR_TRY(make_choosing(t));
+    tr_program *p = t->choosing;
+    tr_batch from = {.objective = t->objective, .program = p, .validation = true, .rows = rows, .end = count};
+    for (int64_t micro = 0; micro * rows < count; micro++) {
+        TR_TRY(tr_batch_fill(&from, micro));
+        tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
+        TR_TRY(tr_program_error_take(p));
+        for (int64_t r = 0; r < rows && micro * rows + r < count; r++) {
+            int32_t label = -1;
+            double probability;
+            tr_field field = {.name = "labels", .dtype = TR_I32, .elems = 1, .ints = &label};
+            TR_TRY(o->sample(t->objective->own, true, micro * rows + r, &field, 1));
+            right += tr_choice(p, r, &probability) == label;
+        }
+    }
+    *out = (double)right / (double)count;
+    return NULL;
+}
+
 /* Saving ------------------------------------------------------------------------------------------ */
 
 /* config.json and the tokenizer's files, which the run wrote to OUT/tokenizer at its start. */
@@ -445,9 +505,13 @@ static tr_error *collect_files(const tr_trainer *t, tr_checkpoint_file **out, in
     tr_checkpoint_file *files = NULL;
     int64_t count = 0, room = 0, n = 0;
     char **names = NULL;
-    int32_t end = tr_tokenizer_end_of_text(t->tokenizer);
+    int32_t end = t->tokenizer ? tr_tokenizer_end_of_text(t->tokenizer) : -1;
     char *text = tr_hf_config_text(t->family, &t->sizes, t->config->train.precision, end);
     tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("config.json"), text, (int64_t)strlen(text)};
+    *out = files;
+    *out_count = count;
+    if (!t->tokenizer)
+        return NULL;
     text = tr_hf_generation_text(end);
     tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("generation_config.json"), text, (int64_t)strlen(text)};
     char *directory = tr_path_join(t->config->out, "tokenizer");

@@ -21,6 +21,7 @@ typedef struct tr_trainer {
     tr_tokenizer *tokenizer; /* NULL when all data are shards of foreign tokens */
     tr_objective *objective;
     tr_program *program, *evaluation; /* evaluation: made when first wanted, shares the weights */
+    tr_program *choosing;             /* logits, for accuracy; likewise */
     tr_config_stages stages;          /* of a pipeline */
     tr_pipeline *pipeline, *evaluating; /* NULL: no pipeline */
     tr_pass_log passes;
@@ -53,6 +54,9 @@ typedef struct tr_step {
 tr_error *tr_trainer_step(tr_trainer *trainer, tr_step *out);
 /* Mean loss over the first `batches` micro-batches of the validation data (0: all of it). */
 tr_error *tr_trainer_evaluate(tr_trainer *trainer, int64_t batches, double *out_loss);
+/* The share of those samples whose class has the largest logit; NAN when the samples have no class, or with a
+ * pipeline. */
+tr_error *tr_trainer_accuracy(tr_trainer *trainer, int64_t batches, double *out);
 /* A checkpoint in config->out; `best` as the validation loss says. */
 tr_error *tr_trainer_save(tr_trainer *trainer, bool best);
 

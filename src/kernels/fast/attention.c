@@ -239,6 +239,7 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
         }
         int64_t from = all_cost * thread / threads, to = all_cost * (thread + 1) / threads,
                 group_packed = -1;
+        tile_begin(&f);
         for (int64_t head = 0; head < a->b * a->h; head++) {
             int64_t cost = head * head_cost, b = head / a->h, h = head % a->h;
             if (cost >= to || cost + head_cost <= from)
@@ -257,6 +258,7 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
                 attend(a, &f, &r, q, o, lse, b, h, i, n, offset, keys, lowest);
             }
         }
+        tile_end(&f);
     }
 }
 

@@ -261,24 +261,29 @@ void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch)
     tile_bias bias = TILE(bias_of)(a, a->s, (char *)scratch + bytes * (size_t)threads);
     if (a->relative)
         start_bias(a, &bias, scratch, bytes, threads);
-#pragma omp parallel for schedule(static)
-    for (int64_t item = 0; item < a->b * a->g; item++) {
-        room r;
-        room_set(&r, a, (char *)scratch + bytes * (size_t)omp_get_thread_num());
-        r.bias = bias;
-        int64_t b = item / a->g, g = item % a->g, group = a->h / a->g;
-        const void *k = tile_at(w->x[1], f.bf16, b, 0, g), *v = tile_at(w->x[2], f.bf16, b, 0, g);
-        TILE(pack_rows)(&f, r.k, k, w->x[1].step, a->s, a->s);
-        TILE(pack_rows)(&f, r.v, v, w->x[2].step, a->s, a->s);
-        if (f.dot)
-            TILE(pack_pairs)(&f, r.k_pairs, k, w->x[1].step, a->s);
-        memset(r.dk, 0, (size_t)(a->s * f.col) * sizeof *r.dk);
-        memset(r.dv, 0, (size_t)(a->s * f.col) * sizeof *r.dv);
-        for (int64_t h = g * group; h < (g + 1) * group; h++)
-            for (int64_t i = 0; i < a->t; i += LANES)
-                block(a, &f, &r, w, b, h, i, TR_MIN(LANES, a->t - i));
-        unpack(a, &f, tile_at(w->dx[1], narrow, b, 0, g), w->dx[1].step, r.dk, a->s, a->scale);
-        unpack(a, &f, tile_at(w->dx[2], narrow, b, 0, g), w->dx[2].step, r.dv, a->s, 1.0f);
+#pragma omp parallel
+    {
+        tile_begin(&f);
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < a->b * a->g; item++) {
+            room r;
+            room_set(&r, a, (char *)scratch + bytes * (size_t)omp_get_thread_num());
+            r.bias = bias;
+            int64_t b = item / a->g, g = item % a->g, group = a->h / a->g;
+            const void *k = tile_at(w->x[1], f.bf16, b, 0, g), *v = tile_at(w->x[2], f.bf16, b, 0, g);
+            TILE(pack_rows)(&f, r.k, k, w->x[1].step, a->s, a->s);
+            TILE(pack_rows)(&f, r.v, v, w->x[2].step, a->s, a->s);
+            if (f.dot)
+                TILE(pack_pairs)(&f, r.k_pairs, k, w->x[1].step, a->s);
+            memset(r.dk, 0, (size_t)(a->s * f.col) * sizeof *r.dk);
+            memset(r.dv, 0, (size_t)(a->s * f.col) * sizeof *r.dv);
+            for (int64_t h = g * group; h < (g + 1) * group; h++)
+                for (int64_t i = 0; i < a->t; i += LANES)
+                    block(a, &f, &r, w, b, h, i, TR_MIN(LANES, a->t - i));
+            unpack(a, &f, tile_at(w->dx[1], narrow, b, 0, g), w->dx[1].step, r.dk, a->s, a->scale);
+            unpack(a, &f, tile_at(w->dx[2], narrow, b, 0, g), w->dx[2].step, r.dv, a->s, 1.0f);
+        }
+        tile_end(&f);
     }
     if (!a->relative)
         return;

@@ -3,7 +3,8 @@
  * The product holds a block of 6 rows by TILE_VECTORS vectors of c in registers, so that a step
  * over k loads TILE_VECTORS vectors and 6 numbers for 6 * TILE_VECTORS multiply-adds: with 32
  * registers 24 of them for 10 loads, which keeps both multipliers busy. A column panel of b (k by
- * TILE_VECTORS vectors) stays in the first cache while the rows of a pass.
+ * TILE_VECTORS vectors) stays in the first cache while the rows of a pass. Where the processor has
+ * tiles, pairs are multiplied there, 32 by 32 at once, and this does what is left over.
  */
 #include "kernels/fast/attention_tile.h"
 
@@ -106,10 +107,105 @@ TR_INLINE void product(bool dot, bool a_transposed, bool add, int64_t m, int64_t
     }
 }
 
+/* Of a product of pairs, what fills the processor's tiles. The operands lie as it wants them, but for a
+ * transposed one, of which 2 x 16 rows are turned around first. */
+#if TILE_AMX
+static void transpose_words(word *to, int64_t to_row, const word *from, int64_t from_row, int64_t rows,
+                            int64_t columns);
+
+/* c[16 down][16 over] over k words: a has rows of a_row words; b's rows are words of k. */
+TR_INLINE void tiles(int down, int over, bool add, int64_t k, const word *a, int64_t a_row, const word *b,
+                     int64_t b_row, float *c, int64_t c_row)
+{
+    const int64_t size = sizeof(word), lower = 16 * c_row;
+    __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler what they read */
+    if (add) {
+        _tile_loadd(0, c, c_row * size);
+        if (over > 1)
+            _tile_loadd(1, c + 16, c_row * size);
+        if (down > 1)
+            _tile_loadd(2, c + lower, c_row * size);
+        if (down > 1 && over > 1)
+            _tile_loadd(3, c + lower + 16, c_row * size);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t i = 0; i < k; i += 16) {
+        _tile_loadd(4, a + i, a_row * size);
+        _tile_loadd(6, b + i * b_row, b_row * size);
+        _tile_dpbf16ps(0, 4, 6);
+        if (over > 1) {
+            _tile_loadd(7, b + i * b_row + 16, b_row * size);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (down > 1) {
+            _tile_loadd(5, a + 16 * a_row + i, a_row * size);
+            _tile_dpbf16ps(2, 5, 6);
+            if (over > 1)
+                _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, c, c_row * size);
+    if (over > 1)
+        _tile_stored(1, c + 16, c_row * size);
+    if (down > 1)
+        _tile_stored(2, c + lower, c_row * size);
+    if (down > 1 && over > 1)
+        _tile_stored(3, c + lower + 16, c_row * size);
+    __asm__ volatile("" ::: "memory");
+}
+
+static void product_on_tiles(bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k, const word *a,
+                             int64_t a_row, const word *b, int64_t b_row, float *c, int64_t c_row)
+{
+    enum { ROOM = 128 };
+    word turned[32 * ROOM] __attribute__((aligned(64)));
+    for (int64_t first = 0; first < k; first += ROOM) {
+        int64_t words = TR_MIN(ROOM, k - first);
+        for (int64_t i = 0; i < m; i += 32) {
+            int down = i + 32 <= m ? 2 : 1;
+            const word *rows = a + i * a_row + first, *right = b + first * b_row;
+            int64_t row = a_row;
+            if (a_transposed) {
+                transpose_words(turned, ROOM, a + first * a_row + i, a_row, words, 16 * down);
+                rows = turned, row = ROOM;
+            }
+            for (int64_t n = 0; n < vectors; n += 2) {
+                float *to = c + i * c_row + n * 16;
+                bool sum = add || first > 0;
+                if (down > 1 && n + 2 <= vectors)
+                    tiles(2, 2, sum, words, rows, row, right + n * 16, b_row, to, c_row);
+                else if (n + 2 <= vectors)
+                    tiles(1, 2, sum, words, rows, row, right + n * 16, b_row, to, c_row);
+                else if (down > 1)
+                    tiles(2, 1, sum, words, rows, row, right + n * 16, b_row, to, c_row);
+                else
+                    tiles(1, 1, sum, words, rows, row, right + n * 16, b_row, to, c_row);
+            }
+        }
+    }
+}
+#endif
+
 void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k,
                    const word *a, int64_t a_row, const word *b, int64_t b_row, float *c,
                    int64_t c_row)
 {
+#if TILE_AMX
+    int64_t rows = m / 16 * 16, words = k / 16 * 16;
+    if (dot && rows && words) {
+        const word *rest = a_transposed ? a + words * a_row : a + words;
+        product_on_tiles(a_transposed, add, rows, vectors, words, a, a_row, b, b_row, c, c_row);
+        if (words < k && a_transposed)
+            product(true, true, true, rows, vectors, k - words, rest, a_row, b + words * b_row, b_row, c, c_row);
+        else if (words < k)
+            product(true, false, true, rows, vectors, k - words, rest, a_row, b + words * b_row, b_row, c, c_row);
+        a += rows * (a_transposed ? 1 : a_row), c += rows * c_row, m -= rows;
+    }
+#endif
     if (dot && TILE_DOT) {
         if (a_transposed)
             product(true, true, add, m, vectors, k, a, a_row, b, b_row, c, c_row);

@@ -44,6 +44,11 @@ enum {
     TILE_DOT = 0,
 #endif
 };
+#ifdef __AMX_BF16__
+#define TILE_AMX 1 /* pairs are multiplied on the processor's tiles */
+#else
+#define TILE_AMX 0
+#endif
 
 #if defined(__clang__)
 #define TILE_UNROLL _Pragma("clang loop unroll(full)")
@@ -69,6 +74,25 @@ static inline tile_form tile_form_of(const tr_attention_shape *a)
     f.row = (f.words + TR_VL - 1) / TR_VL * TR_VL;
     f.col = (a->e + TR_VL - 1) / TR_VL * TR_VL;
     return f;
+}
+
+/* A thread that calls `product` for pairs does it between these. */
+static inline void tile_begin(const tile_form *f)
+{
+#if TILE_AMX
+    if (f->dot)
+        tr_tiles_configure();
+#endif
+    (void)f;
+}
+
+static inline void tile_end(const tile_form *f)
+{
+#if TILE_AMX
+    if (f->dot)
+        _tile_release();
+#endif
+    (void)f;
 }
 
 /* Rows of pairs, or words along n queries or keys. */

@@ -36,6 +36,11 @@ enum {
     ALIGN = 64,
 };
 
+#if defined(__AMX_BF16__)
+static const bool on_tiles = true;
+#else
+static const bool on_tiles = false;
+#endif
 #if defined(__AVX512BF16__)
 static const bool no_bf16_product = false;
 #else
@@ -114,6 +119,7 @@ static tr_error *make_products(head *h, int64_t tokens, int64_t words, const pro
                              .dtype = dtype,
                              .out = dtype,
                              .b_transposed = true,
+                             .tiles = on_tiles,
                              .widen = widen,
                              .packed = true,
                              .packed_like = like ? like->logits : NULL};
@@ -128,7 +134,8 @@ static tr_error *make_products(head *h, int64_t tokens, int64_t words, const pro
                          .out = TR_F32,
                          .a_transposed = true,
                          .accumulate = true,
-                         .widen = widen};
+                         .tiles = on_tiles,
+                             .widen = widen};
     TR_TRY(tr_matmul_new(&dx, &out->dx));
     note_scratch(h, out->dx);
     tr_matmul_spec dw = {.m = words,
@@ -137,7 +144,8 @@ static tr_error *make_products(head *h, int64_t tokens, int64_t words, const pro
                          .dtype = dtype,
                          .out = TR_F32,
                          .accumulate = true,
-                         .widen = widen};
+                         .tiles = on_tiles,
+                             .widen = widen};
     TR_TRY(tr_matmul_new(&dw, &out->dw));
     note_scratch(h, out->dw);
     return NULL;

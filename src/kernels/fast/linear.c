@@ -30,6 +30,11 @@ enum { MAX_ROWS = 4, STREAMS = 8, RUN = 4, TILE = 4096, LINE = 16 };
 /* Loops over registers must not stay loops. */
 #define UNROLL _Pragma("GCC unroll 8")
 
+#if defined(__AMX_BF16__)
+static const bool on_tiles = true;
+#else
+static const bool on_tiles = false;
+#endif
 #if defined(__AVX512BF16__)
 static const bool no_bf16_product = false;
 #else
@@ -352,6 +357,7 @@ static tr_error *prepare(tr_call *call, tr_matmul_spec spec)
     spec.dtype = call->in[0].dtype;
     spec.out = call->out[0].dtype;
     spec.widen = spec.dtype == TR_BF16 && no_bf16_product;
+    spec.tiles = on_tiles;
     TR_TRY(tr_matmul_new(&spec, &product));
     call->state = product;
     call->scratch_bytes = tr_matmul_scratch_bytes(product);

@@ -459,6 +459,26 @@ TR_INLINE vf vf_dot_bf16(vf acc, vu a, vu b)
 #endif
 }
 
+/* Tiles ---------------------------------------------------------------------------------- */
+
+#ifdef __AMX_BF16__
+/* All eight tiles of this thread: 16 rows of 64 bytes. To be given back by _tile_release. */
+TR_INLINE void tr_tiles_configure(void)
+{
+    struct {
+        uint8_t palette, start, none[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } c = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        c.row_bytes[i] = 64;
+        c.rows[i] = 16;
+    }
+    __asm__ volatile("" : : "r"(&c) : "memory"); /* gcc 12 does not know that all of it is read */
+    _tile_loadconfig(&c);
+}
+#endif
+
 /* Functions ------------------------------------------------------------------------------
  * Polynomials are our own minimax fits. Errors measured in tests/test_kernels_elementwise.c. */
 

@@ -199,6 +199,16 @@ static void run_expand(const tr_call *call)
         TR_OP_##op, "reference", accepts, NULL, run_##op, NULL \
     }
 
+static void pack(const tr_call *call)
+{
+    char *to = call->out[0].data;
+    for (int k = 0; k < call->n_in; k++) {
+        size_t bytes = (size_t)(tr_tensor_elems(&call->in[k]) * tr_dtype_bytes(call->in[k].dtype));
+        memcpy(to, call->in[k].data, bytes);
+        to += bytes;
+    }
+}
+
 /* Part after part, each in its two pieces. */
 static void deal(const tr_call *call)
 {
@@ -231,6 +241,7 @@ static void shift(const tr_call *call)
 }
 
 const tr_kernel tr_reference_elementwise[] = {
+    {.op = TR_OP_pack, .name = "reference", .run = pack},
     {.op = TR_OP_deal, .name = "reference", .run = deal},
     {.op = TR_OP_shift, .name = "reference", .run = shift},
     ROW(add, accepts_floats),
