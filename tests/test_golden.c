@@ -17,6 +17,7 @@ static const char *const cases[] = {
     "llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn",
     "palm",
     "gshard",
+    "vit", "swin",
 };
 
 typedef struct golden {
@@ -211,7 +212,7 @@ static void check_case(const char *name)
         c.how = (tr_compile){.target = {.isa = fast ? tr_cpu_isa_best() : TR_ISA_PORTABLE, .threads = 2, .reference = !fast},
                              .compute = TR_F32, .batch = tr_given_batch(c.given), .seq = tr_given_seq(c.given),
                              .decoder_seq = tr_given_decoder_seq(c.given)};
-        c.sizes.dropout = 0;
+        c.sizes.dropout = c.sizes.drop_path = 0;
         check_logits(&c);
         check_cache(&c);
         check_gradients(&c);

@@ -15,7 +15,8 @@
     X(palm)            \
     X(gshard)          \
     X(mixtral)         \
-    X(vit)
+    X(vit)             \
+    X(swin)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
 typedef struct tr_preset {
