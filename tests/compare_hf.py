@@ -3,7 +3,7 @@
 
     $(tools/python.sh) tests/compare_hf.py DIR... [--ids ids.json] [--trireme build/trireme]
 
-A DIR is a Hugging Face GPT-2 directory that trireme or anyone else wrote. Without --ids,
+A DIR is a Hugging Face directory of a causal model that trireme or anyone else wrote. Without --ids,
 DIR/ids.json is taken when there is one, else random ids. Prints one line for each with the largest difference
 divided by the largest absolute logit, and exits with 1 when one is above --limit (1e-4), 2 when
 something does not fit.
@@ -34,7 +34,7 @@ def logits_of_transformers(folder, ids):
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    model, info = transformers.GPT2LMHeadModel.from_pretrained(
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -65,8 +65,9 @@ def compare(folder, options, scratch):
         if options.ids:
             stop(f"{ids_file} does not exist")
         ids_file = os.path.join(scratch, "ids.json")
+        length = config.get("n_positions") or config["max_position_embeddings"]
         random = numpy.random.default_rng(5)
-        made = random.integers(config["vocab_size"], size=(2, min(48, config["n_positions"])))
+        made = random.integers(config["vocab_size"], size=(2, min(48, length)))
         with open(ids_file, "w", encoding="utf-8") as file:
             json.dump(made.tolist(), file)
     with open(ids_file, encoding="utf-8") as file:

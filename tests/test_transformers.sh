@@ -99,6 +99,9 @@ check "tokenizer is trained" \
 check "training from scratch" train "$work/tiny.yaml"
 check "training in bf16" train "$work/tiny.yaml" train.precision=bf16 "out=$work/half"
 check "training with characters" train "$work/tiny.yaml" data.tokenizer=chars "out=$work/chars"
+check "training a LLaMA" train "$work/tiny.yaml" model.family=llama model.kv_heads=1 "out=$work/llama"
+check "training a LLaMA with stretched positions" train "$work/tiny.yaml" model.family=llama model.untied=true \
+    model.rope_kind=yarn model.rope_factor=4 model.rope_context=16 "out=$work/yarn"
 cat >"$work/from.yaml" <<YAML
 model: {from: $work/run}
 data: {train: $work/text.txt}
@@ -107,7 +110,7 @@ threads: 1
 out: $work/tuned
 YAML
 check "finetuning our own directory" train "$work/from.yaml"
-check "logits of these runs" logits "$work/run" "$work/half" "$work/chars" "$work/tuned"
+check "logits of these runs" logits "$work/run" "$work/half" "$work/chars" "$work/tuned" "$work/llama" "$work/yarn"
 check "tokens of the first run" same_tokens "$work/run"
 check "tokens of the finetuned run" same_tokens "$work/tuned"
 
