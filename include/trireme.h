@@ -222,6 +222,10 @@ void tr_head_add(tr_graph *graph, tr_head head);
  * weight x its mean. Validation leaves it out. */
 void tr_loss_add(tr_graph *graph, const char *name, tr_value sum, double weight);
 
+/* A value that a program which only looks gives back under this name, e.g. the hidden states of a sentence; in
+ * training and scoring it is left out. */
+void tr_output(tr_graph *graph, const char *name, tr_value x);
+
 /* Sizes that the data and the configuration decide; the rows of `model.*` in `trireme help keys`. What a
  * family does not have is 0. */
 typedef struct tr_sizes {
@@ -229,6 +233,7 @@ typedef struct tr_sizes {
     int64_t vocab, context, layers, embed, heads, mlp;
     double dropout;
     int64_t band; /* window of every second layer's attention, 0: all dense */
+    int64_t types;              /* of segments: BERT */
     int64_t kv_heads, head_dim; /* heads of keys and values; width of a head */
     bool untied;                /* the output has a table of its own */
     double norm_eps, rope_theta, z_loss;

@@ -13,7 +13,7 @@
 #include "npy.h"
 #include "serve/given.h"
 
-static const char *const cases[] = {"llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn", "gshard"};
+static const char *const cases[] = {"llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn", "palm", "gshard", "bert"};
 
 typedef struct golden {
     char path[64];

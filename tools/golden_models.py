@@ -143,6 +143,80 @@ def llama_yarn():
     return make_scaled("yarn", original_max_position_embeddings=16)
 
 
+# ---- PaLM -------------------------------------------------------------------------------------------
+
+
+class Palm(torch.nn.Module):
+    """Chowdhery et al. 2022, section 2: parallel layers, multi-query attention, SwiGLU, rotary positions of
+    neighbouring pairs, one table, no biases; T5X's layer norm."""
+
+    def __init__(self, vocab, layers, embed, heads, head_dim, mlp):
+        super().__init__()
+        linear = lambda i, o: torch.nn.Linear(i, o, bias=False)
+        self.heads, self.head_dim = heads, head_dim
+        self.embed = torch.nn.Embedding(vocab, embed)
+        self.layers = torch.nn.ModuleList(
+            torch.nn.ModuleDict({
+                "norm": torch.nn.RMSNorm(embed, eps=1e-6),
+                "attention": torch.nn.ModuleDict({
+                    "query": linear(embed, heads * head_dim), "key": linear(embed, head_dim),
+                    "value": linear(embed, head_dim), "out": linear(heads * head_dim, embed),
+                }),
+                "mlp": torch.nn.ModuleDict({
+                    "gate": linear(embed, mlp), "up": linear(embed, mlp), "down": linear(mlp, embed),
+                }),
+            })
+            for _ in range(layers)
+        )
+        self.norm = torch.nn.RMSNorm(embed, eps=1e-6)
+
+    def turn(self, x):  # [B, T, H, E]
+        length, dims = x.shape[1], x.shape[3]
+        rates = 10000.0 ** (-torch.arange(0, dims, 2, dtype=x.dtype) / dims)
+        angle = torch.arange(length, dtype=x.dtype)[:, None, None] * rates
+        even, odd = x[..., 0::2], x[..., 1::2]
+        turned = (even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos())
+        return torch.stack(turned, -1).flatten(-2)
+
+    def forward(self, ids):
+        batch, length = ids.shape
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        x = self.embed(ids)
+        for layer in self.layers:
+            a, m, y = layer["attention"], layer["mlp"], layer["norm"](x)
+            q = self.turn(a["query"](y).view(batch, length, self.heads, self.head_dim))
+            k = self.turn(a["key"](y)[:, :, None])[:, :, 0]
+            scores = torch.einsum("bthe,bse->bhts", q, k) / self.head_dim**0.5
+            weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+            attended = torch.einsum("bhts,bse->bthe", weights, a["value"](y)).flatten(2)
+            x = x + a["out"](attended) + m["down"](torch.nn.functional.silu(m["gate"](y)) * m["up"](y))
+        return self.norm(x) @ self.embed.weight.T / x.shape[-1] ** 0.5
+
+
+@golden
+def palm():
+    sizes = dict(vocab=61, layers=2, embed=16, heads=3, head_dim=8, mlp=24)
+    model = shuffle(Palm(**sizes))
+    with torch.no_grad():
+        model.embed.weight.mul_(10)
+    ids = random_ids(2, 17, sizes["vocab"])
+    z_loss = 0.01
+
+    def run(model, inputs):
+        logits = model(torch.tensor(inputs["input_ids"]))
+        counted = torch.tensor(inputs["targets"]) >= 0
+        z = torch.logsumexp(logits, -1)[counted]
+        return logits, mean_loss(logits, inputs["targets"]) + z_loss * (z * z).mean()
+
+    config = {
+        "model_type": "trireme-palm", "vocab_size": sizes["vocab"], "max_position_embeddings": 64,
+        "hidden_size": sizes["embed"], "num_hidden_layers": sizes["layers"], "num_attention_heads": sizes["heads"],
+        "head_dim": sizes["head_dim"], "intermediate_size": sizes["mlp"], "rms_norm_eps": 1e-6, "z_loss": z_loss,
+    }
+    same = {name: (name, lambda t: t) for name, _ in model.named_parameters()}
+    return Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run, config, same)
+
+
 # ---- Mixtures of experts ------------------------------------------------------------------------------
 
 
@@ -283,6 +357,29 @@ def gshard():
     return Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run_gshard, config, save)
 
 
+# ---- BERT -------------------------------------------------------------------------------------------
+
+
+@golden
+def bert():
+    from transformers import BertConfig, BertForPreTraining
+
+    model = shuffle(BertForPreTraining(BertConfig(
+        vocab_size=67, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40,
+        max_position_embeddings=24, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager",
+    )))
+    ids = [[max(i, 1) for i in row] for row in random_ids(3, 19, 67)]  # 0 is padding, whose row PyTorch does not train
+    mask = [[1] * 19, [1] * 11 + [0] * 8, [1] * 19]
+    types = [[0] * 7 + [1] * 12, [0] * 4 + [1] * 7 + [0] * 8, [0] * 19]
+    targets = [[ids[b][t] if (t + b) % 5 == 2 and mask[b][t] else -1 for t in range(19)] for b in range(3)]
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "targets": targets, "labels": [0, 1, 1]}
+
+    def run(model, inputs):
+        out = model(**{key: torch.tensor(inputs[key]) for key in ("input_ids", "attention_mask", "token_type_ids")})
+        return out.prediction_logits, mean_loss(out.prediction_logits, inputs["targets"]) + mean_loss(
+            out.seq_relationship_logits, inputs["labels"])
+
+    return Case(model, inputs, run)
 # ---- Files ------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@
 #include "ir/dtype.h"
 #include "kernels/kernel.h"
 
-#define TR_OBJECTIVES(X) X(causal) X(images)
+#define TR_OBJECTIVES(X) X(causal) X(masked) X(images)
 
 /* One input's part in one sample. */
 typedef struct tr_field {

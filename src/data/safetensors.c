@@ -556,12 +556,25 @@ static tr_error *read_decoded(const tr_stored *tensor, int64_t first, int64_t co
     return NULL;
 }
 
+static tr_error *read_parts(const tr_stored *tensor, int64_t first, int64_t count, tr_dtype dtype, void *out)
+{
+    int64_t each = tensor->parts[0]->elems, width = tr_dtype_bytes(dtype);
+    for (int64_t i = first; i < first + count;) {
+        int64_t n = TR_MIN(each - i % each, first + count - i);
+        TR_TRY(tr_stored_read(tensor->parts[i / each], i % each, n, dtype, (char *)out + (i - first) * width));
+        i += n;
+    }
+    return NULL;
+}
+
 tr_error *tr_stored_read(const tr_stored *tensor, int64_t first, int64_t count, tr_dtype dtype,
                          void *out)
 {
     TR_CHECK(first >= 0 && count >= 0 && first <= tensor->elems - count,
              "elements %lld + %lld of %lld", (long long)first, (long long)count,
              (long long)tensor->elems);
+    if (tensor->parts)
+        return read_parts(tensor, first, count, dtype, out);
     if (tensor->decode)
         return read_decoded(tensor, first, count, dtype, out);
     int64_t width = tr_dtype_bytes(tensor->dtype);

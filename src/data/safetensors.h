@@ -38,6 +38,8 @@ typedef struct tr_stored {
     /* NULL: the data are the elements. Otherwise dtype is F32 and this makes some of them; `how` is its own. */
     void (*decode)(const struct tr_stored *tensor, int64_t first, int64_t count, float *out);
     const void *how;
+    /* NULL, or tensors of one dtype and size of which this one is the stack: `data` is NULL then. */
+    const struct tr_stored *const *parts;
 } tr_stored;
 
 typedef struct tr_safetensors tr_safetensors;

@@ -176,6 +176,19 @@ static const char *weight_name(const tr_value_info *info)
     return is_low(info) ? info->name + sizeof LOW - 1 : info->name;
 }
 
+/* A `*` in a parameter's name stands for the index along its first dim, of which files have a tensor each. */
+static char *indexed_name(const char *name, int64_t index)
+{
+    const char *star = strchr(name, '*');
+    return tr_format("%.*s%lld%s", (int)(star - name), name, (long long)index, star + 1);
+}
+
+/* A tensor that files have in parts. */
+typedef struct stack {
+    tr_stored whole;
+    const tr_stored **parts;
+} stack;
+
 /* The word of `list` that `name` begins with, as its length; 0: none. */
 static size_t beginning(const char *list, const char *name)
 {
@@ -188,11 +201,42 @@ static size_t beginning(const char *list, const char *name)
     return 0;
 }
 
-static const tr_stored *find(const tr_safetensors *file, const tr_family *family, const char *name)
+static const tr_stored *find_one(const tr_safetensors *file, const tr_family *family, const char *name)
 {
     const tr_stored *stored = tr_safetensors_find(file, name);
     size_t n = stored || !family ? 0 : beginning(family->prefixes, name);
     return n ? tr_safetensors_find(file, name + n) : stored;
+}
+
+/* NULL: it is not there. `room` must outlive the result; free its parts. */
+static const tr_stored *find(const tr_safetensors *file, const tr_family *family, const char *name, stack *room)
+{
+    int64_t count = 0, space = 0;
+    room->parts = NULL;
+    if (!strchr(name, '*'))
+        return find_one(file, family, name);
+    for (bool found = true; found;) {
+        char *one = indexed_name(name, count);
+        const tr_stored *part = find_one(file, family, one);
+        free(one);
+        found = part && part->rank < TR_STORED_RANK && (!count || (part->dtype == room->parts[0]->dtype &&
+                                                                  part->elems == room->parts[0]->elems));
+        if (found)
+            tr_push(room->parts, count, space) = part;
+    }
+    if (!count)
+        return NULL;
+    room->whole = *room->parts[0];
+    room->whole.name = name;
+    room->whole.rank++;
+    memmove(room->whole.dims + 1, room->parts[0]->dims, sizeof room->whole.dims - sizeof *room->whole.dims);
+    room->whole.dims[0] = count;
+    room->whole.elems *= count;
+    room->whole.bytes *= count;
+    room->whole.data = NULL;
+    room->whole.decode = NULL;
+    room->whole.parts = room->parts;
+    return &room->whole;
 }
 
 typedef struct comparing {
@@ -204,7 +248,7 @@ static bool equal(const tr_stored *a, const tr_stored *b, int64_t first, int64_t
 {
     float left[CHUNK], right[CHUNK];
     int64_t width = tr_dtype_bytes(a->dtype);
-    if (!a->decode && !b->decode)
+    if (a->data && b->data && !a->decode && !b->decode)
         return memcmp((const char *)a->data + first * width, (const char *)b->data + first * width, (size_t)(count * width)) == 0;
     tr_error *error = tr_stored_read(a, first, count, TR_F32, left);
     if (!error)
@@ -239,33 +283,51 @@ static tr_error *check_same(const tr_program *p, const tr_value_info *info, cons
     return NULL;
 }
 
-tr_error *tr_weights_load(tr_program *p, const tr_family *family, const tr_safetensors *file)
+static tr_error *load_one(tr_program *p, tr_value v, const tr_family *family, const tr_safetensors *file, stack *room)
 {
-    const tr_graph *g = p->graph;
-    for (tr_value v = 1; v < g->n_values; v++) {
-        const tr_value_info *info = &g->values[v];
-        if (info->role != TR_PARAM && !is_low(info))
-            continue;
-        const tr_stored *from = find(file, family, weight_name(info));
-        if (!from && family && beginning(family->optional, weight_name(info)))
-            continue;
-        if (!from)
-            TR_TRY(tr_safetensors_need(file, weight_name(info), &from));
-        TR_TRY(check_shape(g, v, from));
-        TR_TRY(load_weight(p, v, (source){from, NULL}));
-        TR_TRY(check_same(p, info, family, file, from));
+    const tr_value_info *info = &p->graph->values[v];
+    const tr_stored *from = find(file, family, weight_name(info), room);
+    if (!from && family && beginning(family->optional, weight_name(info)))
+        return NULL;
+    if (!from)
+        TR_TRY(tr_safetensors_need(file, weight_name(info), &from));
+    TR_TRY(check_shape(p->graph, v, from));
+    TR_TRY(load_weight(p, v, (source){from, NULL}));
+    return check_same(p, info, family, file, from);
+}
+
+const char *tr_weights_absent(const tr_program *p, const tr_family *family, const tr_safetensors *file)
+{
+    for (tr_value v = 1; v < p->graph->n_values; v++) {
+        const tr_value_info *info = &p->graph->values[v];
+        if (info->role == TR_PARAM && family && beginning(family->optional, info->name) && !find_one(file, family, info->name))
+            return info->name;
     }
     return NULL;
 }
 
+tr_error *tr_weights_load(tr_program *p, const tr_family *family, const tr_safetensors *file)
+{
+    tr_error *error = NULL;
+    for (tr_value v = 1; v < p->graph->n_values && !error; v++) {
+        stack room = {0};
+        if (p->graph->values[v].role == TR_PARAM || is_low(&p->graph->values[v]))
+            error = load_one(p, v, family, file, &room);
+        free(room.parts);
+    }
+    return error;
+}
+
 /* The tensors of one weight in a checkpoint. */
 static tr_error *find_source(const tr_safetensors *model, const tr_safetensors *optimizer,
-                             const char *weight, source *out)
+                             const char *weight, stack *room, source *out)
 {
     char *name = tr_format("%s%s", LOW, weight);
     out->low = tr_safetensors_find(optimizer, name);
     free(name);
-    TR_TRY(tr_safetensors_need(model, weight, &out->high));
+    out->high = find(model, NULL, weight, room);
+    if (!out->high)
+        TR_TRY(tr_safetensors_need(model, weight, &out->high));
     if (out->low && (out->low->elems != out->high->elems || out->low->dtype != TR_U16 ||
                      out->high->dtype != TR_BF16))
         return tr_error_new(TR_USER,
@@ -282,9 +344,14 @@ tr_error *tr_weights_load_state(tr_program *p, const tr_safetensors *model,
         const tr_value_info *info = &g->values[v];
         if (info->role == TR_PARAM || is_low(info)) {
             source from;
-            TR_TRY(find_source(model, optimizer, weight_name(info), &from));
-            TR_TRY(check_shape(g, v, from.high));
-            TR_TRY(load_weight(p, v, from));
+            stack room = {0};
+            tr_error *error = find_source(model, optimizer, weight_name(info), &room, &from);
+            if (!error)
+                error = check_shape(g, v, from.high);
+            if (!error)
+                error = load_weight(p, v, from);
+            free(room.parts);
+            TR_TRY(error);
         } else if (belongs(info, TR_STATE)) {
             const tr_stored *from;
             TR_TRY(tr_safetensors_need(optimizer, info->name, &from));
@@ -298,6 +365,11 @@ tr_error *tr_weights_load_state(tr_program *p, const tr_safetensors *model,
 /* Saving ------------------------------------------------------------------------------------------
  */
 
+static bool is_stacked(const tr_value_info *info)
+{
+    return info->role == TR_PARAM && strchr(info->name, '*');
+}
+
 static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int64_t *out_count)
 {
     const tr_graph *g = tr_program_leaves(p);
@@ -310,13 +382,16 @@ static tr_saved *declare(const tr_program *p, tr_role role, bool with_data, int6
         tr_shape shape = whole_shape(g, v);
         TR_CHECK(!with_data || tr_shape_elems(&shape) == local_elems(info),
                  "this rank has only a part of %s", info->name);
-        int64_t *dims = tr_alloc(sizeof shape.dims);
-        memcpy(dims, shape.dims, sizeof shape.dims);
-        tr_push(saved, count, room) = (tr_saved){.name = info->name,
-                                                 .dtype = shape.dtype,
-                                                 .rank = shape.rank,
-                                                 .dims = dims,
-                                                 .data = with_data ? tr_program_data(p, v) : NULL};
+        bool stacked = is_stacked(info);
+        int64_t parts = stacked ? shape.dims[0] : 1, bytes = tr_shape_bytes(&shape) / parts;
+        for (int64_t k = 0; k < parts; k++) {
+            int64_t *dims = tr_alloc_zero(TR_MAX_RANK, sizeof *dims);
+            memcpy(dims, shape.dims + stacked, (size_t)(shape.rank - stacked) * sizeof *dims);
+            tr_push(saved, count, room) =
+                (tr_saved){.name = stacked ? indexed_name(info->name, k) : tr_strdup(info->name), .dtype = shape.dtype,
+                           .rank = shape.rank - stacked, .dims = dims,
+                           .data = with_data ? (char *)tr_program_data(p, v) + k * bytes : NULL};
+        }
     }
     *out_count = count;
     return saved;
@@ -334,8 +409,10 @@ tr_saved *tr_weights_saved(const tr_program *p, tr_role role, int64_t *out_count
 
 void tr_weights_saved_free(tr_saved *saved, int64_t count)
 {
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < count; i++) {
         free((void *)(uintptr_t)saved[i].dims);
+        free((void *)(uintptr_t)saved[i].name);
+    }
     free(saved);
 }
 
@@ -343,29 +420,47 @@ typedef struct writing {
     const tr_program *program;
     tr_value value;
     tr_checkpoint_share *share;
-    int64_t tensor;
+    int64_t *tensors; /* of each part */
+    int64_t each;     /* elements of a part */
 } writing;
 
 static tr_error *write_run(void *context, int64_t local, int64_t first, int64_t count)
 {
     const writing *w = context;
-    return tr_checkpoint_share_write(w->share, w->tensor, first, count,
-                                     element_at(w->program, w->value, local));
+    for (int64_t done = 0; done < count;) {
+        int64_t at = first + done, n = TR_MIN(w->each - at % w->each, count - done);
+        TR_TRY(tr_checkpoint_share_write(w->share, w->tensors[at / w->each], at % w->each, n,
+                                         element_at(w->program, w->value, local + done)));
+        done += n;
+    }
+    return NULL;
+}
+
+static tr_error *write_value(const tr_program *p, tr_value v, tr_checkpoint_share *share)
+{
+    const tr_value_info *info = &p->graph->values[v];
+    tr_shape shape = whole_shape(p->graph, v);
+    bool stacked = is_stacked(info);
+    int64_t parts = stacked ? shape.dims[0] : 1;
+    writing w = {p, v, share, tr_alloc((size_t)parts * sizeof *w.tensors), tr_shape_elems(&shape) / parts};
+    tr_error *error = NULL;
+    for (int64_t k = 0; k < parts && !error; k++) {
+        char *name = stacked ? indexed_name(info->name, k) : tr_strdup(info->name);
+        error = tr_checkpoint_share_tensor(share, name, info->shape.dtype, w.each, &w.tensors[k]);
+        free(name);
+    }
+    if (!error)
+        error = for_runs(info, INT64_MAX, write_run, &w);
+    free(w.tensors);
+    return error;
 }
 
 tr_error *tr_weights_write_parts(const tr_program *p, tr_role role, tr_checkpoint_share *share)
 {
     for (tr_value v = 1; v < p->graph->n_values; v++) {
         const tr_value_info *info = &p->graph->values[v];
-        if (!belongs(info, role) || (info->layout && info->layout->owner))
-            continue;
-        int64_t whole = 1;
-        for (int d = 0; info->layout && d < info->layout->rank; d++)
-            whole *= info->layout->whole[d];
-        writing w = {p, v, share, 0};
-        TR_TRY(tr_checkpoint_share_tensor(share, info->name, info->shape.dtype,
-                                          info->layout ? whole : local_elems(info), &w.tensor));
-        TR_TRY(for_runs(info, INT64_MAX, write_run, &w));
+        if (belongs(info, role) && !(info->layout && info->layout->owner))
+            TR_TRY(write_value(p, v, share));
     }
     return NULL;
 }

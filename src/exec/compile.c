@@ -240,6 +240,19 @@ tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, c
     return finish_take(g, how, 0, out);
 }
 
+tr_error *tr_compile_outputs(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                             tr_program **out)
+{
+    *out = NULL;
+    TR_TRY(check_dump(how));
+    tr_graph *g = forward(model, sizes, user, how);
+    if (!g->error && !g->n_shown)
+        tr_graph_fail(g, tr_error_new(TR_USER, "the model shows nothing: it has no tr_output"));
+    for (uint32_t k = 0; k < g->n_shown && !g->error; k++)
+        tr_graph_output(g, g->shown[k].name, g->shown[k].value);
+    return finish_take(g, how, 0, out);
+}
+
 tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 int64_t context, tr_program **out)
 {

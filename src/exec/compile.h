@@ -43,6 +43,9 @@ tr_error *tr_compile_evaluation(tr_model model, const tr_sizes *sizes, void *use
 /* All logits of the first head: output "logits" [hidden's leading dims, choices]. */
 tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                             tr_program **out);
+/* What the model shows by tr_output, under its names. Heads are left out, and what only they need. */
+tr_error *tr_compile_outputs(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                             tr_program **out);
 /* Generation: `seq` new tokens a run, cache of `context`. Inputs "start", "last" (i32[batch]: which of the new tokens'
  * logits are wanted); output "logits"[batch, vocab].
  *

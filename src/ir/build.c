@@ -136,6 +136,12 @@ void tr_loss_add(tr_graph *g, const char *name, tr_value sum, double weight)
     tr_push(g->losses, g->n_losses, g->losses_room) = (tr_aux_loss){tr_arena_strdup(g->arena, name), sum, weight};
 }
 
+void tr_output(tr_graph *g, const char *name, tr_value x)
+{
+    if (!g->error && x)
+        tr_push(g->shown, g->n_shown, g->shown_room) = (tr_shown){tr_arena_strdup(g->arena, name), x};
+}
+
 void tr_layer_begin(tr_graph *g, int index, const char *prefix, ...)
 {
     char text[256];

@@ -31,6 +31,7 @@ void tr_graph_free(tr_graph *g)
     free(g->outputs);
     free(g->heads);
     free(g->losses);
+    free(g->shown);
     free(g->output_names);
     free(g);
 }
@@ -51,7 +52,8 @@ tr_graph *tr_graph_copy(const tr_graph *from)
     g->error = NULL;
     g->heads = NULL;
     g->losses = NULL;
-    g->n_heads = g->heads_room = g->n_losses = g->losses_room = 0;
+    g->shown = NULL;
+    g->n_heads = g->heads_room = g->n_losses = g->losses_room = g->n_shown = g->shown_room = 0;
     g->name = tr_arena_strdup(g->arena, from->name);
     g->prefix = tr_arena_strdup(g->arena, from->prefix);
 #define COPY(items, count, room)                                                  \

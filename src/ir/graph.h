@@ -117,7 +117,8 @@ typedef struct tr_graph {
     /* What the model function wants to learn, until the loss is made of it (exec/loss.c). */
     tr_head *heads;
     struct tr_aux_loss *losses;
-    uint32_t n_heads, heads_room, n_losses, losses_room;
+    struct tr_shown *shown; /* what it wants to show (tr_output) */
+    uint32_t n_heads, heads_room, n_losses, losses_room, n_shown, shown_room;
     tr_error *error;
 } tr_graph;
 
@@ -127,6 +128,11 @@ typedef struct tr_aux_loss {
     tr_value sum;
     double weight;
 } tr_aux_loss;
+
+typedef struct tr_shown {
+    const char *name;
+    tr_value value;
+} tr_shown;
 
 tr_graph *tr_graph_new(const char *name, tr_dtype compute);
 void tr_graph_free(tr_graph *graph);

@@ -117,6 +117,8 @@ const tr_config_key tr_config_keys[] = {
             .also = " vocab_size n_vocab ", .help = "size of the vocabulary; 0: the tokenizer's"),
     SIZE_REAL(dropout, 0, 1, .below = true, .fallback = "0",
          .help = "probability of dropping an activation"),
+    SIZE(types, 1, MOST_SIZE, .automatic = "2", .fixed = true, .also = " type_vocab_size ",
+         .help = "of segments: first text, second text"),
     SIZE(kv_heads, 1, MOST_SIZE, .automatic = "model.heads", .fixed = true,
          .also = " num_key_value_heads n_kv_heads num_kv_heads ", .help = "heads of keys and values; divides model.heads"),
     SIZE(head_dim, 1, MOST_SIZE, .automatic = "model.embed / model.heads", .fixed = true, .also = " d_head ",
