@@ -145,6 +145,9 @@ tr_value tr_concat(tr_graph *graph, tr_value a, tr_value b, int dim);
 tr_value tr_repeat(tr_graph *graph, tr_value x, int dim, int64_t count);
 tr_value tr_sum(tr_graph *graph, tr_value x, int dim);
 tr_value tr_mean(tr_graph *graph, tr_value x, int dim);
+/* i32 [(side / window)^2, window^2], segments for tr_attend: in windows of a grid that was rolled by -shift along both
+ * sides, tokens that were no neighbours before get different numbers (Swin's shifted windows). */
+tr_value tr_window_regions(tr_graph *graph, int64_t side, int64_t window, int64_t shift);
 /* Mixtures of experts. All is defined within a sequence: an expert has room for `capacity` tokens of each, and a token
  * that finds none is left out there (its weight counts nothing: it passes by the residual stream). */
 typedef struct tr_route_options {
@@ -248,6 +251,7 @@ typedef struct tr_sizes {
     double smoothing; /* of the labels */
     int64_t image, patch, channels, labels; /* images: the side in pixels, that of a patch, classes */
     double drop_path;
+    int64_t window, depth1, depth2, depth3, depth4; /* Swin: the side of a window in tokens; layers of each stage */
 } tr_sizes;
 
 typedef void (*tr_model)(tr_graph *graph, const tr_sizes *sizes, void *user);

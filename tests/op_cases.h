@@ -73,6 +73,8 @@ static const op_case op_cases[] = {
     {OP(repeat), .in = "T 3x5", .attrs = "dim=1 count=4"},
     {OP(repeat), .in = "T 3x5", .attrs = "dim=2 count=3"},
     {OP(repeat), .in = "T 7", .attrs = "dim=0 count=2"},
+    {OP(window_regions), .in = "", .attrs = "side=6 window=3 shift=1"},
+    {OP(window_regions), .in = "", .attrs = "side=4 window=2 shift=0"},
     {OP(sum_dim), .in = "T 3x5x37", .attrs = "dim=1"},
     {OP(sum_dim), .in = "T 3x37", .attrs = "dim=1"},
     {OP(sum_dim), .in = "T 4x3x5", .attrs = "dim=0"},

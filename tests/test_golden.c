@@ -13,7 +13,7 @@
 #include "npy.h"
 #include "serve/given.h"
 
-static const char *const cases[] = {"llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn", "palm", "gshard", "bert"};
+static const char *const cases[] = {"llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn", "palm", "gshard", "bert", "vit", "swin"};
 
 typedef struct golden {
     char path[64];
@@ -176,7 +176,7 @@ static void check_case(const char *name)
         c.how = (tr_compile){.target = {.isa = fast ? tr_cpu_isa_best() : TR_ISA_PORTABLE, .threads = 2, .reference = !fast},
                              .compute = TR_F32, .batch = tr_given_batch(c.given), .seq = tr_given_seq(c.given),
                              .decoder_seq = tr_given_decoder_seq(c.given)};
-        c.sizes.dropout = 0;
+        c.sizes.dropout = c.sizes.drop_path = 0;
         check_logits(&c);
         check_gradients(&c);
     }

@@ -380,6 +380,63 @@ def bert():
             out.seq_relationship_logits, inputs["labels"])
 
     return Case(model, inputs, run)
+# ---- ViT and Swin -----------------------------------------------------------------------------------
+
+
+def images(batch, side, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(batch, 1, side, side, generator=generator) * 100).round().div(100).tolist()
+
+
+def run_images(model, inputs):
+    logits = model(pixel_values=torch.tensor(inputs["pixel_values"], dtype=next(model.parameters()).dtype)).logits
+    return logits, torch.nn.functional.cross_entropy(logits, torch.tensor(inputs["labels"]))
+
+
+def stored_names(model, changes):
+    """Names in files, which are older than those of the modules."""
+
+    def rename(name):
+        for ours, theirs in changes.items():
+            name = name.replace(ours, theirs)
+        return name
+
+    return {rename(name): (name, lambda t: t) for name, _ in model.named_parameters()}
+
+
+@golden
+def vit():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    model = shuffle(ViTForImageClassification(ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=12, patch_size=4,
+        num_channels=1, num_labels=5, attn_implementation="eager",
+    )))
+    save = stored_names(model, {
+        "vit.layers": "vit.encoder.layer", "attention.q_proj": "attention.attention.query",
+        "attention.k_proj": "attention.attention.key", "attention.v_proj": "attention.attention.value",
+        "attention.o_proj": "attention.output.dense", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense",
+    })
+    return Case(model, {"pixel_values": images(3, 12), "labels": [4, 0, 2]}, run_images, save=save)
+
+
+@golden
+def swin():
+    from transformers import SwinConfig, SwinForImageClassification
+
+    model = shuffle(SwinForImageClassification(SwinConfig(
+        image_size=16, patch_size=2, num_channels=1, embed_dim=8, depths=[2, 1], num_heads=[2, 4], window_size=4,
+        mlp_ratio=2.0, num_labels=5, attn_implementation="eager",
+    )))
+    save = stored_names(model, {
+        "attention.q_proj": "attention.self.query", "attention.k_proj": "attention.self.key",
+        "attention.v_proj": "attention.self.value", "attention.o_proj": "attention.output.dense",
+        "attention.relative_position_bias.": "attention.self.", "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    })
+    return Case(model, {"pixel_values": images(2, 16), "labels": [1, 3]}, run_images, save=save)
+
+
 # ---- Files ------------------------------------------------------------------------------------------
 
 

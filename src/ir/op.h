@@ -51,6 +51,9 @@
  *  concat               a[+], b[+].. -> c[+]    2 to 8 of them, one behind the other       dim
  *  repeat               x -> y             `count` times, as a new dim at `dim`            dim, count
  *  sum_dim              x -> y             over dim, which goes; in x's dtype              dim
+ *  window_regions       -> ids[n n, w w] i32    side, window (w), shift                    n = side / w
+ *                       of each token of each window of a grid that was rolled back by shift: from 1 on, equal where
+ *                       tokens were neighbours before (Liu et al. 2021, the mask of shifted windows)
  *  attention            q[b,t,h,e], k[b,s,g,e], v[b,s,g,e], relative?[n,h], qseg?[m,t] i32, kseg?[m,s] i32
  *                       -> o[b,t,h,e], lse[b,h,t] f32
  *                       causal, window, scale, p, stream, row
@@ -180,7 +183,7 @@
 #include <stdint.h>
 
 #define TR_OPS(X)            \
-    X(permute) X(roll) X(slice) X(pad) X(concat) X(repeat) X(sum_dim)                       \
+    X(permute) X(roll) X(slice) X(pad) X(concat) X(repeat) X(sum_dim) X(window_regions)     \
     X(add) X(mul) X(scale) X(cast) X(activate) X(activate_grad) X(gated) X(gated_grad)      \
     X(dropout) X(fill) X(clear)                                                             \
     X(sum_leading) X(expand) X(reshape)                                                     \
@@ -257,6 +260,7 @@ enum { TR_PAD_DIM, TR_PAD_FIRST, TR_PAD_SIZE };
 enum { TR_CONCAT_DIM };
 enum { TR_REPEAT_DIM, TR_REPEAT_COUNT };
 enum { TR_SUM_DIM_DIM };
+enum { TR_REGIONS_SIDE, TR_REGIONS_WINDOW, TR_REGIONS_SHIFT };
 enum { TR_SLICE_DIM, TR_SLICE_FIRST, TR_SLICE_COUNT };
 enum { TR_DEAL_DIM, TR_DEAL_PARTS, TR_DEAL_UNIT, TR_DEAL_BACK };
 enum { TR_SHIFT_FIRST, TR_SHIFT_COUNT };

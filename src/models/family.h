@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "trireme.h"
 
-#define TR_FAMILIES(X) X(gpt2) X(llama) X(gshard) X(mixtral) X(vit) X(palm) X(bert)
+#define TR_FAMILIES(X) X(gpt2) X(llama) X(gshard) X(mixtral) X(vit) X(swin) X(palm) X(bert)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
 typedef struct tr_preset {

@@ -373,3 +373,28 @@ tr_value tr_mean(tr_graph *g, tr_value x, int dim)
         return 0;
     return tr_scale(g, tr_sum(g, x, dim), 1.0 / (double)TR_MAX(tr_size(g, x, dim), 1));
 }
+
+/* A constant ------------------------------------------------------------------------------------------ */
+
+TR_INFER(infer_window_regions)
+{
+    (void)g, (void)in, (void)n_in;
+    int64_t side = attrs[TR_REGIONS_SIDE].i, window = attrs[TR_REGIONS_WINDOW].i, shift = attrs[TR_REGIONS_SHIFT].i;
+    if (window < 1 || side < window || side % window || side > 1 << 20 || shift < 0 || shift >= window)
+        return tr_error_new(TR_USER, "a grid of %lld a side in windows of %lld, shifted by %lld", (long long)side,
+                            (long long)window, (long long)shift);
+    out[0] = (tr_shape){.dtype = TR_I32, .rank = 2, .dims = {side / window * (side / window), window * window}};
+    *n_out = 1;
+    return NULL;
+}
+
+const tr_op_row tr_row_window_regions = {
+    .min_in = 0, .max_in = 0, .attrs = {{"side", TR_ATTR_INT}, {"window", TR_ATTR_INT}, {"shift", TR_ATTR_INT}},
+    .infer = infer_window_regions, .no_gradient = "a constant", .sharding = "->[m][t]", .cost = cost_nothing};
+
+tr_value tr_window_regions(tr_graph *g, int64_t side, int64_t window, int64_t shift)
+{
+    return tr_out(g, tr_graph_node(g, TR_OP_window_regions, NULL, 0,
+                                   (tr_attr[TR_MAX_ATTRS]){[TR_REGIONS_SIDE] = {.i = side}, [TR_REGIONS_WINDOW] = {.i = window},
+                                                           [TR_REGIONS_SHIFT] = {.i = shift}}), 0);
+}

@@ -671,6 +671,8 @@ static tr_error *settle(sharder *s, tr_node n)
         if (!hidden && !gradient)
             continue;
         place at = hidden ? s->places[tr_in(g, n, 0)] : gradient_target(s, s->parameter_of[v]);
+        for (int a = 0; a < s->how->n_axes && hidden; a++)
+            at.at[a] = at.at[a] == PARTIAL ? WHOLE : at.at[a]; /* the gradient of each summand is that of the sum */
         TR_TRY(shard_move(s, v, &at, &moved));
         s->places[v] = at;
         s->places[v].v = moved;

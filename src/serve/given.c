@@ -22,7 +22,8 @@ struct tr_given {
     const char *path;
     table tables[TABLES];
     tr_map map; /* of images */
-    const float *images;
+    const float *images; /* in the map, or own */
+    float *own;
     int64_t dims[4];
 };
 
@@ -53,15 +54,49 @@ static tr_error *read_table(const json_t *rows, const char *path, int k, table *
     return NULL;
 }
 
+/* "pixel_values": [[[[x, ...], ...], ...], ...] */
+static tr_error *read_pixels(tr_given *g, const json_t *list, const char *path)
+{
+    const json_t *at = list;
+    int64_t n = 1;
+    for (int d = 0; d < 4; d++) {
+        g->dims[d] = (int64_t)json_array_size(at);
+        if (g->dims[d] < 1 || !tr_mul_fits(n, g->dims[d], &n))
+            return tr_error_new(TR_USER, "%s: expected pixel_values as [batch][channels][height][width]", path);
+        at = json_array_get(at, 0);
+    }
+    g->own = tr_alloc_zero((size_t)n, sizeof *g->own);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t rest = i, index[4];
+        for (int d = 3; d >= 0; d--) {
+            index[d] = rest % g->dims[d];
+            rest /= g->dims[d];
+        }
+        at = list;
+        for (int d = 0; d < 4; d++)
+            at = (int64_t)json_array_size(at) == g->dims[d] ? json_array_get(at, (size_t)index[d]) : NULL;
+        if (!json_is_number(at))
+            return tr_error_new(TR_USER, "%s: pixel_values must have %lld x %lld x %lld numbers an image, like the first", path,
+                                (long long)g->dims[1], (long long)g->dims[2], (long long)g->dims[3]);
+        g->own[i] = (float)json_number_value(at);
+    }
+    g->images = g->own;
+    return NULL;
+}
+
 static tr_error *read_json(tr_given *g, const char *path)
 {
     json_t *root = NULL;
     tr_error *error = tr_json_load(path, &root);
     if (!error && json_is_object(root)) {
-        const char *keys[TABLES];
+        const char *keys[TABLES + 1];
+        const json_t *pixels = json_object_get(root, "pixel_values");
         for (int k = 0; k < TABLES; k++)
             keys[k] = names[k].theirs;
-        error = tr_json_only_keys(root, path, keys, TABLES);
+        keys[TABLES] = "pixel_values";
+        error = tr_json_only_keys(root, path, keys, TABLES + 1);
+        if (!error && pixels)
+            error = read_pixels(g, pixels, path);
         for (int k = 0; k < TABLES && !error; k++)
             if (json_object_get(root, keys[k]))
                 error = read_table(json_object_get(root, keys[k]), path, k, &g->tables[k]);
@@ -72,6 +107,8 @@ static tr_error *read_json(tr_given *g, const char *path)
     if (error)
         return error;
     const table *ids = &g->tables[IDS];
+    if (g->images)
+        return NULL;
     if (!ids->numbers)
         return tr_error_new(TR_USER, "%s: there are no input_ids", path);
     for (int k = 0; k < TABLES; k++) {
@@ -125,6 +162,7 @@ void tr_given_free(tr_given *g)
 {
     if (!g)
         return;
+    free(g->own);
     for (int k = 0; k < TABLES; k++)
         free(g->tables[k].numbers);
     if (g->map.bytes)
@@ -191,7 +229,7 @@ static tr_error *fill_input(const tr_given *g, tr_program *p, tr_value v)
     int64_t last = shape->dims[shape->rank - 1];
     if (strcmp(name, "images") == 0)
         return fill_images(g, shape, to);
-    if (!g->tables[IDS].numbers)
+    if (!g->images && !g->tables[IDS].numbers)
         return tr_error_new(TR_USER, "%s: the model reads tokens, not images", g->path);
     for (int k = 0; k < TABLES; k++)
         if (strcmp(name, names[k].ours) == 0)

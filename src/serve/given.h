@@ -4,6 +4,7 @@
  *   {"input_ids": [[...]], "attention_mask": ...,    JSON: more of them
  *    "token_type_ids": ..., "decoder_input_ids": ...,
  *    "targets": [[...]], "labels": [...]}            the right choices, -1 for none, where a program wants them
+ *   {"pixel_values": [[[[x, ...], ...], ...], ...]}  JSON: images
  *   FILE.npy                                         NumPy: images, f32 [batch, channels, height, width]
  *
  * Positions are made; without a mask all tokens count; without types all are 0.

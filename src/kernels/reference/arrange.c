@@ -118,10 +118,26 @@ static void run_sum_dim(const tr_call *call)
     }
 }
 
+/* A side of the grid in three parts: all but the last window, what the roll left in it, what came round. */
+static int part_of(int64_t at, const tr_attr *attrs)
+{
+    int64_t side = attrs[TR_REGIONS_SIDE].i;
+    return (at >= side - attrs[TR_REGIONS_WINDOW].i) + (at >= side - attrs[TR_REGIONS_SHIFT].i);
+}
+
+static void run_window_regions(const tr_call *call)
+{
+    int64_t window = call->attrs[TR_REGIONS_WINDOW].i, n = call->attrs[TR_REGIONS_SIDE].i / window, at = 0;
+    for (int64_t w = 0; w < n * n; w++)
+        for (int64_t t = 0; t < window * window; t++)
+            ((int32_t *)call->out[0].data)[at++] = 1 + 3 * part_of(w / n * window + t / window, call->attrs) +
+                                                   part_of(w % n * window + t % window, call->attrs);
+}
+
 #define ROW(op)                                              \
     {                                                        \
         TR_OP_##op, "reference", NULL, NULL, run_##op, NULL  \
     }
 const tr_kernel tr_reference_arrange[] = {
-    ROW(permute), ROW(roll), ROW(slice), ROW(pad), ROW(concat), ROW(repeat), ROW(sum_dim), {.run = NULL},
+    ROW(permute), ROW(roll), ROW(slice), ROW(pad), ROW(concat), ROW(repeat), ROW(sum_dim), ROW(window_regions), {.run = NULL},
 };
