@@ -49,7 +49,8 @@ exec ip netns exec "$host" unshare --uts sh -c 'hostname "$0"; exec "$@"' "$host
 SH
 cat >agent <<SH
 #!/bin/sh
-# agent ADDRESS COMMAND...: the words after the address are one line for a shell
+# agent [-x] ADDRESS COMMAND...: the words after the address are one line for a shell
+[ "\$1" = -x ] && shift
 shift
 exec "$work/on" $b sh -c "\$*"
 SH
@@ -125,7 +126,7 @@ said_restart() { grep -q -E "restart 1 of 1, from the checkpoint of step $step" 
 wait_for 40 said_restart
 said_restart && ok || fail "no word about the restart"
 ip -n $a link set $a up
-moved() { [ "$(readlink down/latest | sed 's/.*step-0*//;s/[^0-9].*//')" -gt "$step" ]; }
+moved() { [ "$(readlink down/latest | sed 's/.*step-0*//;s/[^0-9].*//')" -gt "${step:-0}" ] 2>/dev/null; }
 wait_for 60 moved
 moved && ok || fail "it does not go on by itself from step $step"
 # shellcheck disable=SC2046
