@@ -208,7 +208,7 @@ static void test_functions(void)
     for (int fn = 0; fn < TR_FN_COUNT; fn++)
         for (int variant = 0; variant < 4; variant++) {
             tr_dtype dtype = variant & 1 ? TR_BF16 : TR_F32;
-            every_kernel(TR_OP_linear, dtype, 20, 33, 8, variant & 2, variant & 2, (tr_fn)fn,
+            every_kernel(TR_OP_linear, dtype, 36, 65, 8, variant & 2, variant & 2, (tr_fn)fn,
                          TR_F32);
             every_kernel(TR_OP_linear, dtype, 1, 33, 8, variant & 2, variant & 2, (tr_fn)fn,
                          TR_F32);
@@ -230,6 +230,9 @@ static void test_linear_dw(void)
             every_kernel(TR_OP_linear_dw, variant & 1 ? TR_BF16 : TR_F32, shapes[i][0],
                          shapes[i][1], shapes[i][2], variant & 2, variant & 4, TR_FN_none,
                          (variant & 9) == 9 ? TR_BF16 : TR_F32);
+    /* more tokens than are summed at once on tiles */
+    for (int variant = 0; variant < 4; variant++)
+        every_kernel(TR_OP_linear_dw, TR_BF16, 2125, 40, 48, variant & 1, variant & 2, TR_FN_none, TR_F32);
 }
 
 /* Results do not depend on where rows end: a product on parts of larger matrices, in blocks larger
@@ -237,9 +240,9 @@ static void test_linear_dw(void)
 static void test_matmul_rows(void)
 {
     enum { M = 530, N = 1030, K = 1100, PAD = 24 };
-    for (int variant = 0; variant < 16; variant++) {
-        bool at = variant & 1, bt = variant & 2, widen = variant & 4, acc = variant & 8;
-        if (widen && tr_cpu_isa_best() < TR_ISA_PORTABLE)
+    for (int variant = 0; variant < 32; variant++) {
+        bool at = variant & 1, bt = variant & 2, widen = variant & 4, acc = variant & 8, tiles = variant & 16;
+        if (tiles && (widen || tr_cpu_isa_best() < TR_ISA_AMX))
             continue;
         tr_tensor a = matrix(TR_BF16, at ? K : M, (at ? M : K) + PAD);
         tr_tensor b = matrix(TR_BF16, bt ? N : K, (bt ? K : N) + PAD);
@@ -260,6 +263,7 @@ static void test_matmul_rows(void)
                                .b_row = b.dims[1],
                                .c_row = c.dims[1],
                                .accumulate = acc,
+                               .tiles = tiles,
                                .widen = widen};
         CHECK_OK(tr_matmul_new(&spec, &mm));
         void *scratch = new_block(tr_matmul_scratch_bytes(mm));

@@ -14,6 +14,9 @@
  * stored is a word of memory, and where it does not two rows interleaved; and either is transposed where the
  * other operand's form is wanted. So there are four ways to pack, of two loads and two stores.
  *
+ * Rows of A along which k runs need no packing: the processor loads tiles of them where they lie. While a block
+ * of C is summed, its lines and the next panel of B are fetched.
+ *
  * Order: B in blocks of at most B_BYTES, which all threads pack together. Then each thread has a part of C,
  * takes its rows of A in blocks of at most A_BYTES (they stay in its second cache), packs one, and goes
  * over B's panels, each of which meets all of the block. C in f32 is summed over blocks of at most MOST_K;
