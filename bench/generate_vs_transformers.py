@@ -110,11 +110,7 @@ def summarise(precision, runs, options):
                 f"{row['tokens_per_s']:.1f}",
                 f"{ours['tokens_per_s'] / row['tokens_per_s']:.2f}",
                 f"{row['bytes_per_s'] / 1e9:.1f}",
-                (
-                    f"{100 * row['bytes_per_s'] / options.bandwidth:.0f} %"
-                    if options.bandwidth
-                    else "-"
-                ),
+                f"{100 * row['bytes_per_s'] / bandwidth:.0f} %" if bandwidth else "-",
                 f"{row['peak_bytes'] / 1e9:.2f}",
             ]
             for name, row in rows.items()

@@ -133,6 +133,8 @@ tr_value tr_rope_rates(tr_graph *graph, int64_t dims, double base, const tr_rope
 /* [b, t, h, e]: x with its first `dims` elements of each head turned by its position (i32 [b, t]): the pairs are
  * (x_i, x_i + dims / 2) as in LLaMA, or, interleaved, (x_2i, x_2i + 1) as in GPT-J and PaLM. factor: 1, or YaRN's. */
 tr_value tr_rope(tr_graph *graph, tr_value x, tr_value positions, tr_value rates, bool interleaved, double factor);
+/* [*, dims]: the sinusoids of positions [*] (Vaswani et al. 2017): sin(p / 10000^(2i / dims)) and the cosine in turn. */
+tr_value tr_sinusoids(tr_graph *graph, tr_value positions, int64_t dims);
 /* x with its dims in another order: dim d of the result is dim order[d]. Where only dims of 1 move it is a view. */
 tr_value tr_transpose(tr_graph *graph, tr_value x, const int *order);
 /* Along one dim (negative: counted from the innermost): rolled, so that element i comes to i + shift; `count` elements
@@ -236,6 +238,7 @@ typedef struct tr_sizes {
     int64_t vocab, context, layers, embed, heads, mlp;
     double dropout;
     int64_t band; /* window of every second layer's attention, 0: all dense */
+    int64_t types;              /* of segments: BERT */
     int64_t kv_heads, head_dim; /* heads of keys and values; width of a head */
     bool untied;                /* the output has a table of its own */
     double norm_eps, rope_theta, z_loss;
@@ -247,7 +250,11 @@ typedef struct tr_sizes {
     tr_rope_kind rope_kind;
     int64_t rope_context; /* that the model was trained with before it was stretched */
     double rope_factor, rope_low, rope_high, rope_attention;
-    double smoothing; /* of the labels */
+    int64_t decoder_layers;           /* of the second tower */
+    int64_t buckets, bucket_distance; /* of relative positions (T5) */
+    bool gated;                       /* the MLP's activation is gated */
+    bool unscaled;                    /* a tied output is not scaled by 1 / sqrt(embed), where T5's is */
+    double smoothing;                 /* of the labels */
     int64_t image, patch, channels, labels; /* images: the side in pixels, that of a patch, classes */
     double drop_path;
     int64_t window, depth1, depth2, depth3, depth4; /* Swin: the side of a window in tokens; layers of each stage */

@@ -2,11 +2,16 @@
  *   0  the rest is a tokenizer.json
  *   1  the rest is vocab.json, a zero byte, merges.txt
  *   2  the rest is a text for a fixed tokenizer
- *   3  the rest is a text to learn from
+ *   3  the rest is a text to learn from (of which kind: the bits above)
+ *   4  the rest is a SentencePiece model
+ *   5  the rest is a vocab.txt
+ *   6  the rest is a pattern, a zero byte, a text that it cuts
+ *   7  the rest is a GGUF file
  * Whatever tokenizer comes of it encodes the rest, on one and on three threads, and decodes it.
  * Build with clang: -fsanitize=fuzzer,address,undefined.
  */
-#include "data/tokenizer.h"
+#include "data/gguf.h"
+#include "data/tokenizer_internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -45,7 +50,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     tr_tokenizer_training training = {.kind = TR_TOKENIZER_BPE, .vocab_size = 300};
     static const char sample[] = "the then there's 123 \xE4\xB8\xAD\xE4\xB8\xAD <|endoftext|>";
     const char *middle = length ? memchr(text, 0, (size_t)length) : NULL;
-    switch (data[0] % 4) {
+    static const tr_tokenizer_kind kinds[] = {TR_TOKENIZER_BPE, TR_TOKENIZER_CHARS, TR_TOKENIZER_WORDPIECE, TR_TOKENIZER_UNIGRAM};
+    tr_pattern *pattern = NULL;
+    tr_gguf *gguf = NULL;
+    bool may_be_nothing = false;
+    switch (data[0] % 8) {
     case 0:
         error = tr_tokenizer_parse(text, length, "fuzz", &t);
         break;
@@ -59,12 +68,38 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                    &training, &t);
         break;
     case 3:
-        training.kind = data[0] & 4 ? TR_TOKENIZER_CHARS : TR_TOKENIZER_BPE;
+        training.kind = kinds[data[0] >> 3 & 3];
+        training.sentinels = 4;
         error = tr_tokenizer_train(&text, &length, 1, &training, &t);
         break;
+    case 4:
+        error = tr_tokenizer_from_pieces(text, length, NULL, "fuzz", &t);
+        break;
+    case 5:
+        error = tr_tokenizer_from_vocab_text(text, length, NULL, "fuzz", &t);
+        break;
+    case 6:
+        may_be_nothing = true;
+        if (!middle || middle - text > 60 || text + length - middle > 200)
+            break;
+        error = tr_pattern_new(text, "fuzz", &pattern);
+        for (const char *p = middle + 1, *end = text + length; pattern && p < end; p++) {
+            const char *stop = tr_pattern_match(pattern, p, end);
+            if (stop && (stop < p || stop > end))
+                abort();
+        }
+        break;
+    case 7:
+        error = tr_gguf_parse(text, length, "fuzz", &gguf);
+        if (!error)
+            error = tr_tokenizer_from_gguf_file(gguf, "fuzz", &t);
+        break;
     }
-    if ((error != NULL) == (t != NULL) && (error || data[0] % 4 != 1))
+    may_be_nothing = may_be_nothing || (data[0] % 8 == 1 && !middle);
+    if (error ? t != NULL : !t && !may_be_nothing)
         abort();
+    tr_pattern_free(pattern);
+    tr_gguf_close(gguf);
     if (t)
         same_or_abort(t, text, length);
     tr_error_free(error);

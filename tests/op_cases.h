@@ -7,6 +7,7 @@
  *   P  f32 in [0.5, 1.5)                               E  f32 in [1, 2)
  *   i  i32 ids in [0, MOST): "i 2x3 <11"               t  targets, as ids but -1 too
  *   C  as P, without a gradient: a constant of the op
+ *   r  f32 in [-1, 1], neighbours at least 0.02 apart: the largest stay the largest when one moves a little
  *   s  slots: i32, each of [0, MOST) at most once in a sequence (the outermost dim), or -1
  *   c  an i32 constant: "c 1 =3"
  *   W  a weight of the optimizer: f32, or bf16 with an L, its low half (absent for f32)
@@ -128,6 +129,8 @@ static const op_case op_cases[] = {
     {OP(rope), .in = "T 2x3x2x10, i 2x3 <99, C 3", .attrs = "interleaved=1 factor=1.2"},
     {OP(rope), .in = "T 2x3x2x66, i 2x3 <99, C 33", .attrs = "inverse=1 factor=1"},
     {OP(rope), .in = "T 1x3x2x70, i 1x3 <9999, C 33", .attrs = "interleaved=1 inverse=1 factor=1"},
+    {OP(sinusoids), .in = "i 2x5 <999", .attrs = "dims=8"},
+    {OP(sinusoids), .in = "i 7 <99", .attrs = "dims=34"},
     {OP(buckets), .in = "", .attrs = "buckets=32 most=128 both=1"},
     {OP(buckets), .in = "", .attrs = "buckets=8 most=20"},
     {OP(embedding), .in = "T 11x6, i 2x5 <11"},
@@ -196,9 +199,9 @@ static const op_case op_cases[] = {
     {OP(attention_part_grad),
      .in = "T 1x150x2x8, T 1x150x2x8, E 1x2x150, T 1x150x2x8, T 1x161x1x8, T 1x161x1x8, f 1x150x2x8",
      .attrs = "causal=1 scale=0.4 first=100 turn=70 jump=200 key_first=100 key_turn=70 key_jump=189 all_keys=520"},
-    {OP(route), .in = "f 2x5x4", .attrs = "k=1 capacity=2", .h = 0.001},
-    {OP(route), .in = "f 3x7x5", .attrs = "k=2 capacity=3 normalised=1", .h = 0.001},
-    {OP(route), .in = "f 3x5x4", .attrs = "k=2 capacity=5 normalised=1 random=1 stream=1", .h = 0.001},
+    {OP(route), .in = "r 2x5x4", .attrs = "k=1 capacity=2", .h = 0.001},
+    {OP(route), .in = "r 3x7x5", .attrs = "k=2 capacity=3 normalised=1", .h = 0.001},
+    {OP(route), .in = "r 3x5x4", .attrs = "k=2 capacity=5 normalised=1 random=1 stream=1", .h = 0.001},
     {OP(route_grad), .in = "f 2x5x2, f 2x5x4, i 2x5x2 <4", .attrs = "k=2 capacity=3 normalised=1"},
     {OP(route_grad), .in = "f 2x5x1, f 2x5x4, i 2x5x1 <4", .attrs = "k=1 capacity=3"},
     {OP(route_loss), .in = "f 2x5x4, i 2x5x2 <4"},

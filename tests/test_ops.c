@@ -62,6 +62,8 @@ static void fill(tr_tensor *t, char kind, int64_t number)
             kc_set(t, i, i % 5 == 3 || i % (n / t->dims[0]) >= number ? -1 : (double)(i % (n / t->dims[0]) * 7 % number));
         else if (kind == 't')
             kc_set(t, i, floor(u * (double)(number + 1)) - 1);
+        else if (kind == 'r')
+            kc_set(t, i, (double)(i * 37 % 101) / 50 - 1);
         else if (kind == 'c')
             kc_set(t, i, (double)number);
         else if (kind == 'L')

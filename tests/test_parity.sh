@@ -27,6 +27,16 @@ check "4 ranks, microbatches, recompute" --ranks 4 --steps 3 train.micro_batch=4
 check "2 ranks, bf16" --ranks 2 --steps 4 train.precision=bf16
 check "3 ranks, a window" --ranks 3 --steps 3 model.banded=true model.band=10
 check "2 ranks, sgd" --ranks 2 --steps 3 optimizer.name=sgd
+# Experts on an axis of their own, alone and with every other technique; half of them find no room for all tokens.
+for mesh in "expert=4" "data=2 expert=2" "expert=2 tensor=2" "pipeline=2 expert=2" "expert=2 sequence=2 sequence_kind=ulysses"; do
+    if out=$("$trireme" parity examples/gshard.yaml data.train=docs/formats.md --json --ranks 4 --steps 2 --mesh "$mesh" \
+        model.layers=2 model.embed=48 model.mlp=64 model.experts=5 model.expert_capacity=0.8 train.batch=8 train.seq=24 \
+        train.eval_every=0 2>&1); then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1)); echo "FAILED experts on $mesh"; echo "$out" | tail -5
+    fi
+done
 # A sharded plan is smaller: ZeRO falls from level to level, and so does tensor parallelism.
 peaks=$("$trireme" parity examples/parity.yaml data.train=docs/formats.md --json --ranks 2 --steps 1 |
     sed -n 's/.*"mesh":"data=2",[^}]*"planned_peak_bytes":\([0-9]*\).*/\1/p' | tr '\n' ' ')

@@ -59,11 +59,14 @@ static tr_value attend(tr_graph *g, tr_value x, tr_value memory, const tr_sizes 
     return tr_linear(g, y, tr_param(g, tr_normal(0.3), "out", "heads=%d*%d embed=%d", H, E, D), 0);
 }
 
+static bool drops_along; /* the model draws random numbers along sequences */
+
 /* Mixes all tokens of a sequence: everything is gathered, normed, and cut again. */
 static tr_value mix(tr_graph *g, tr_value x, const tr_sizes *s)
 {
     int B = (int)s->batch, T = (int)s->seq, D = (int)s->embed, A = T * D;
     tr_value y = tr_reshape(g, x, "batch=%d all=%d", B, A);
+    y = tr_dropout(g, y, drops_along ? 0.5 : 0);
     y = tr_layer_norm(g, y, tr_param(g, tr_ones(), "mix.weight", "all=%d", A), tr_param(g, tr_zeros(), "mix.bias", "all=%d", A),
                       1e-5);
     y = tr_linear(g, y, tr_param(g, tr_normal(0.1), "mix", "all=%d other=%d", A, A), 0);
@@ -178,10 +181,19 @@ static void test_models_on_rings(void)
     }
 }
 
+static void test_refusals(void)
+{
+    double losses[STEPS];
+    drops_along = true;
+    CHECK_ERROR(losses_of("mesh.sequence=2 mesh.sequence_kind=ring", losses), "op dropout draws along the sequence");
+    drops_along = false;
+}
+
 int main(void)
 {
     TEST(test_dealing);
     TEST(test_balance);
     TEST(test_models_on_rings);
+    TEST(test_refusals);
     return check_report();
 }

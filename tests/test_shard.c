@@ -303,7 +303,7 @@ static void test_streaming(void)
     int64_t length = 100000;
     tr_tokenizer *tokenizer = NULL;
     CHECK_OK(tr_tokenizer_train(&sample, &length, 1,
-                                &(tr_tokenizer_training){TR_TOKENIZER_BPE, 320, 0}, &tokenizer));
+                                &(tr_tokenizer_training){TR_TOKENIZER_BPE, 320, 0, 0}, &tokenizer));
     put("long.txt", text.bytes, (int64_t)text.length);
     char *cache = in_folder("cache");
     tr_corpus *source =
@@ -333,7 +333,7 @@ static void test_tokenizer_fingerprint(void)
                            "oars and masts and oars and masts"};
     int64_t lengths[] = {(int64_t)strlen(texts[0]), (int64_t)strlen(texts[1])};
     tr_tokenizer *a = NULL, *b = NULL, *again = NULL, *bytes = tr_tokenizer_bytes_new();
-    tr_tokenizer_training training = {TR_TOKENIZER_BPE, 265, 0};
+    tr_tokenizer_training training = {TR_TOKENIZER_BPE, 265, 0, 0};
     CHECK_OK(tr_tokenizer_train(&texts[0], &lengths[0], 1, &training, &a));
     CHECK_OK(tr_tokenizer_train(&texts[1], &lengths[1], 1, &training, &b));
     char *path = in_folder("saved");

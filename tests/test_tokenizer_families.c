@@ -1,5 +1,6 @@
-/* Tokenizers of many families against Hugging Face's library and SentencePiece's (tests/golden/tokenizer_families.json,
- * written by tools/golden_tokenizer.py): ids and decoded texts, as read and as saved by us; learning; damaged files. */
+/* Tokenizers of many families against Hugging Face's library and SentencePiece's
+ * (tests/golden/tokenizer_families.json, written by tools/golden_tokenizer.py): ids and decoded texts, as read and as
+ * saved by us; learning; damaged files. */
 #include <jansson.h>
 #include <unistd.h>
 
@@ -25,7 +26,8 @@ static bool same_ids(const tr_ids *got, const json_t *want)
 }
 
 /* How many texts get other ids than `wanted` says; `decoded` is of the last texts, or NULL. */
-static int check_texts(const tr_tokenizer *t, const char *name, const json_t *wanted, const json_t *decoded, int allowed)
+static int check_texts(const tr_tokenizer *t, const char *name, const json_t *wanted, const json_t *decoded,
+                       int allowed)
 {
     json_t *texts = json_object_get(golden, "texts"), *text;
     size_t i, first = json_array_size(texts) - json_array_size(decoded);
@@ -36,8 +38,8 @@ static int check_texts(const tr_tokenizer *t, const char *name, const json_t *wa
         tr_ids ids = {0};
         tr_tokenizer_encode(t, json_string_value(text), (int64_t)json_string_length(text), true, &ids);
         if (!same_ids(&ids, want) && ++wrong > allowed)
-            FAIL("%s: text %zu \"%s\": %lld ids, expected %zu", name, i, json_string_value(text), (long long)ids.count,
-                 json_array_size(want));
+            FAIL("%s: text %zu \"%s\": %lld ids, expected %zu", name, i, json_string_value(text),
+                 (long long)ids.count, json_array_size(want));
         if (decoded && i >= first && same_ids(&ids, want)) {
             tr_text out = {0};
             tr_text_add(&out, "", 0);
@@ -65,7 +67,8 @@ static void remove_take(char *path)
 }
 
 /* What is saved is the same tokenizer. */
-static void check_saved(const tr_tokenizer *t, const char *name, const json_t *wanted, const json_t *decoded, int allowed)
+static void check_saved(const tr_tokenizer *t, const char *name, const json_t *wanted, const json_t *decoded,
+                        int allowed)
 {
     char *directory = temporary_directory();
     tr_tokenizer *again = NULL;
@@ -235,7 +238,8 @@ static void test_learning(void)
         tr_tokenizer_free(t);
         tr_tokenizer_free(again);
         training.vocab_size = 30;
-        CHECK_ERROR(tr_tokenizer_train_files(&(const char *){CORPUS}, 1, &training, &t), i ? "need at least 141" : "must have at least 235");
+        CHECK_ERROR(tr_tokenizer_train_files(&(const char *){CORPUS}, 1, &training, &t),
+                    i ? "need at least 141" : "must have at least 235");
     }
     tr_map_close(&map);
 }
@@ -294,10 +298,18 @@ static void test_patterns(void)
     check_match("a*a*b", "aaaa", "(none)");
     check_match("(?=ab)a", "ab", "a");
     check_match(".+", "\xFF\xFEx\n", "\xFF\xFEx");
-    static const char *const bad[][2] = {{"(a", "without its end"},  {"a)", "without its ("},     {"[a", "without its end"},
-                                         {"(?:a)*", "quantifier"},   {"a+?", "lazy"},             {"\\p{Greek}", "property"},
-                                         {"(?<x>a)", "this kind"},   {"\\b", "an escape"},        {"[[:alpha:]]", "set in a set"},
-                                         {"^a", "an operator"},      {"a{3,2}", "a quantifier"},  {"[b-a]", "a range"}};
+    static const char *const bad[][2] = {{"(a", "without its end"},
+                                         {"a)", "without its ("},
+                                         {"[a", "without its end"},
+                                         {"(?:a)*", "quantifier"},
+                                         {"a+?", "lazy"},
+                                         {"\\p{Greek}", "property"},
+                                         {"(?<x>a)", "this kind"},
+                                         {"\\b", "an escape"},
+                                         {"[[:alpha:]]", "set in a set"},
+                                         {"^a", "an operator"},
+                                         {"a{3,2}", "a quantifier"},
+                                         {"[b-a]", "a range"}};
     for (int64_t i = 0; i < TR_COUNT(bad); i++) {
         tr_pattern *p = NULL;
         CHECK_ERROR(tr_pattern_new(bad[i][0], "test", &p), bad[i][1]);
@@ -317,9 +329,11 @@ static void test_normal_forms(void)
 {
     check_form(TR_NFD, "\xC3\xA9\xEA\xB0\x81", "e\xCC\x81\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA8");
     check_form(TR_NFC, "e\xCC\x81\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA8", "\xC3\xA9\xEA\xB0\x81");
-    check_form(TR_NFC, "a\xCC\x81\xCC\xA3", "\xE1\xBA\xA1\xCC\x81");  /* marks sorted, the lower one composes */
-    check_form(TR_NFC, "a\xCC\xA3\xCC\xA3", "\xE1\xBA\xA1\xCC\xA3");  /* of two of a class only the first */
-    check_form(TR_NFKC, "\xEF\xAC\x81\xC2\xBD", "fi1\xE2\x81\x84" "2");
+    check_form(TR_NFC, "a\xCC\x81\xCC\xA3", "\xE1\xBA\xA1\xCC\x81"); /* marks sorted, the lower one composes */
+    check_form(TR_NFC, "a\xCC\xA3\xCC\xA3", "\xE1\xBA\xA1\xCC\xA3"); /* of two of a class only the first */
+    check_form(TR_NFKC, "\xEF\xAC\x81\xC2\xBD",
+               "fi1\xE2\x81\x84"
+               "2");
     check_form(TR_NFKD, "\xE3\x8E\x8F", "kg");
     check_form(TR_NFC, "\xCC\x81x\xFF\xCC\x81", "\xCC\x81x\xFF\xCC\x81");
 }

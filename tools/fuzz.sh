@@ -67,6 +67,12 @@ sow() { # NAME FILE...
 }
 sow fuzz_json tests/golden/gpt2/config.json
 sow fuzz_yaml examples/*.yaml
+{ printf '\004'; cat tests/golden/spiece_unigram.model; } >$out/unigram.pieces
+{ printf '\004'; cat tests/golden/spiece_bpe.model; } >$out/bpe.pieces
+printf '\005[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nrow\n##ing\n' >$out/vocab.txt
+printf '\006(?i:a|\\p{L}{1,3})+?[^\\s\\d]*(?!x)\000abc def' >$out/pattern
+printf '\033the rowers row the oars' >$out/learn
+sow fuzz_tokenizer $out/unigram.pieces $out/bpe.pieces $out/vocab.txt $out/pattern $out/learn
 if [ -x build/trireme ]; then
     for pass in model order; do
         build/trireme inspect model.layers=1 model.embed=8 model.heads=2 train.seq=4 train.batch=2 model.vocab=9 \

@@ -44,6 +44,7 @@ class Case:
     model: Any
     inputs: dict  # of lists, as inputs.json has them
     run: Callable  # (model, inputs) -> logits, loss
+    answers: Any = None  # a function of the model to what answers.json gets: beam searches
     config: Any = None  # a dict for config.json, of models that transformers does not have
     save: Any = None  # {our name: (parameter's name, from torch to stored)}; None: save_pretrained
     split: Any = None  # of gradients: from the model's names to those that save_pretrained writes
@@ -214,7 +215,7 @@ def palm():
         "head_dim": sizes["head_dim"], "intermediate_size": sizes["mlp"], "rms_norm_eps": 1e-6, "z_loss": z_loss,
     }
     same = {name: (name, lambda t: t) for name, _ in model.named_parameters()}
-    return Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run, config, same)
+    return Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run, config=config, save=same)
 
 
 # ---- Mixtures of experts ------------------------------------------------------------------------------
@@ -227,8 +228,8 @@ def mixtral():
     settings = dict(
         vocab_size=61, hidden_size=16, intermediate_size=12, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=4, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False,
-        num_local_experts=5, num_experts_per_tok=2, router_aux_loss_coef=0.0, attn_implementation="eager", experts_implementation="eager",
-        bos_token_id=1, eos_token_id=2, pad_token_id=None,
+        num_local_experts=5, num_experts_per_tok=2, router_aux_loss_coef=0.0, attn_implementation="eager",
+        experts_implementation="eager", bos_token_id=1, eos_token_id=2, pad_token_id=None,
     )
     model = shuffle(MixtralForCausalLM(MixtralConfig(**settings)))
     ids = random_ids(2, 17, settings["vocab_size"])
@@ -354,7 +355,168 @@ def gshard():
         return name
 
     save = {rename(name): (name, lambda t: t) for name, _ in model.named_parameters()}
-    return Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run_gshard, config, save)
+    return Case(model, {"input_ids": ids, "targets": next_tokens(ids)}, run_gshard, config=config, save=save)
+
+
+# ---- T5 -----------------------------------------------------------------------------------------------
+
+
+def two_towers(vocab, source=13, target=9, seed=11):
+    """Sources of which the second is padded, and what the decoder is given and should say."""
+    ids = random_ids(2, source, vocab, seed)
+    mask = [[1] * source, [1] * (source - 4) + [0] * 4]
+    targets = random_ids(2, target, vocab, seed + 1)
+    decoder = [[0] + row[:-1] for row in targets]
+    targets[1][-2:] = [-1, -1]
+    return {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": decoder, "targets": targets}
+
+
+def run_two_towers(model, inputs):
+    given = {k: torch.tensor(v) for k, v in inputs.items() if k != "targets"}
+    logits = model(**given).logits
+    return logits, mean_loss(logits, inputs["targets"])
+
+
+def beam_searches(model):
+    """What generate answers to random sources; the end token is one that these random models like to say."""
+    found = []
+    for source in random_ids(6, 8, 61, seed=5):
+        for beams, penalty in ((1, 1.0), (3, 1.0), (4, 0.6), (4, 2.0)):
+            given = torch.tensor([source])
+            free = model.generate(input_ids=given, num_beams=1, do_sample=False, max_new_tokens=12, eos_token_id=60,
+                                  decoder_start_token_id=0, pad_token_id=0, use_cache=False)
+            end = free[0][4].item()
+            told = model.generate(input_ids=given, num_beams=beams, do_sample=False, max_new_tokens=12, length_penalty=penalty, eos_token_id=end,
+                                  decoder_start_token_id=0, pad_token_id=0, use_cache=False)[0].tolist()[1:]
+            if end in told:
+                told = told[:told.index(end)]
+            found.append({"source": source, "beams": beams, "length_penalty": penalty, "end": end, "max_tokens": 12, "tokens": told})
+    return found
+
+
+def make_t5(**changes):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    settings = dict(
+        vocab_size=61, d_model=16, d_kv=6, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=3, dropout_rate=0.0,
+        relative_attention_num_buckets=8, relative_attention_max_distance=12, use_cache=False,
+    )
+    settings.update(changes)
+    model = shuffle(T5ForConditionalGeneration(T5Config(**settings)))
+    return Case(model, two_towers(settings["vocab_size"]), run_two_towers, beam_searches)
+
+
+@golden
+def t5():
+    return make_t5()
+
+
+@golden
+def t5_v1_1():
+    return make_t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=1)
+
+
+# ---- The Transformer of 2017 ----------------------------------------------------------------------------
+
+
+class Attention(torch.nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            setattr(self, name, torch.nn.Linear(width, width, bias=False))
+
+    def forward(self, x, y, mask=None, causal=False):
+        split = lambda t: t.reshape(t.shape[0], t.shape[1], self.heads, -1).transpose(1, 2)
+        q, k, v = split(self.q_proj(x)), split(self.k_proj(y)), split(self.v_proj(y))
+        scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+        if causal:
+            scores = scores.masked_fill(torch.ones(scores.shape[2:]).triu(1).bool(), float("-inf"))
+        if mask is not None:
+            scores = scores.masked_fill(mask[:, None, None, :] == 0, float("-inf"))
+        return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape))
+
+
+class Block(torch.nn.Module):
+    def __init__(self, width, heads, inner, across):
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        if across:
+            self.cross_attn = Attention(width, heads)
+        self.linear1, self.linear2 = torch.nn.Linear(width, inner), torch.nn.Linear(inner, width)
+        for i in range(2 + across):
+            setattr(self, f"norm{i + 1}", torch.nn.LayerNorm(width, eps=1e-6))
+
+    def forward(self, x, mask=None, memory=None):
+        across = memory is not None
+        x = self.norm1(x + self.self_attn(x, x, None if across else mask, across))
+        if across:
+            x = self.norm2(x + self.cross_attn(x, memory, mask))
+        last = self.norm3 if across else self.norm2
+        return last(x + self.linear2(torch.relu(self.linear1(x))))
+
+
+class Stack(torch.nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(layers)
+
+
+class Transformer(torch.nn.Module):
+    def __init__(self, vocab, width, heads, inner, layers, decoder_layers):
+        super().__init__()
+        self.shared = torch.nn.Embedding(vocab, width)
+        self.encoder = Stack([Block(width, heads, inner, False) for _ in range(layers)])
+        self.decoder = Stack([Block(width, heads, inner, True) for _ in range(decoder_layers)])
+
+    def embed(self, ids):
+        width, dtype = self.shared.weight.shape[1], self.shared.weight.dtype
+        rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * -(numpy.log(10000.0) / width))
+        angles = torch.arange(ids.shape[1], dtype=torch.float64)[:, None] * rates
+        places = torch.stack([angles.sin(), angles.cos()], -1).reshape(ids.shape[1], width)
+        return self.shared(ids) * width ** 0.5 + places.to(dtype)
+
+    def forward(self, input_ids, attention_mask, decoder_input_ids):
+        x = self.embed(input_ids)
+        for block in self.encoder.layers:
+            x = block(x, attention_mask)
+        memory, x = x, self.embed(decoder_input_ids)
+        for block in self.decoder.layers:
+            x = block(x, attention_mask, memory)
+        return x @ self.shared.weight.T
+
+
+@golden
+def transformer():
+    sizes = dict(vocab=61, width=16, heads=4, inner=24, layers=2, decoder_layers=2)
+    model = shuffle(Transformer(**sizes))
+    config = {"model_type": "trireme-transformer", "vocab_size": 61, "d_model": 16, "num_heads": 4, "d_ff": 24, "num_layers": 2,
+              "num_decoder_layers": 2, "n_positions": 32, "dropout_rate": 0.0, "label_smoothing": 0.1}
+    inputs = two_towers(61)
+
+    def run(model, inputs):
+        given = {k: torch.tensor(v) for k, v in inputs.items() if k != "targets"}
+        logits = model(**given)
+        loss = torch.nn.functional.cross_entropy(
+            logits.reshape(-1, 61), torch.tensor(inputs["targets"]).reshape(-1), ignore_index=-1, label_smoothing=0.1)
+        return logits, loss
+
+    same = {n: (n, lambda t: t) for n, _ in model.named_parameters()}
+    return Case(model, inputs, run, None, config, same)
+
+
+@golden
+def switch():
+    from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
+
+    settings = dict(
+        vocab_size=61, d_model=16, d_kv=4, d_ff=12, num_layers=2, num_sparse_encoder_layers=1, num_decoder_layers=2,
+        num_sparse_decoder_layers=1, num_heads=4, num_experts=3, expert_capacity=4, dropout_rate=0.0,
+        relative_attention_num_buckets=8, relative_attention_max_distance=12, router_z_loss_coef=0.0,
+        router_aux_loss_coef=0.0, router_jitter_noise=0.0, use_cache=False,
+    )
+    model = shuffle(SwitchTransformersForConditionalGeneration(SwitchTransformersConfig(**settings)))
+    return Case(model, two_towers(settings["vocab_size"]), run_two_towers)
 
 
 # ---- ViT and Swin -----------------------------------------------------------------------------------
@@ -414,6 +576,29 @@ def swin():
     return Case(model, {"pixel_values": images(2, 16), "labels": [1, 3]}, run_images, save=save)
 
 
+# ---- BERT -------------------------------------------------------------------------------------------
+
+
+@golden
+def bert():
+    from transformers import BertConfig, BertForPreTraining
+
+    model = shuffle(BertForPreTraining(BertConfig(
+        vocab_size=67, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40,
+        max_position_embeddings=24, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager",
+    )))
+    ids = [[max(i, 1) for i in row] for row in random_ids(3, 19, 67)]  # 0 is padding, whose row PyTorch does not train
+    mask = [[1] * 19, [1] * 11 + [0] * 8, [1] * 19]
+    types = [[0] * 7 + [1] * 12, [0] * 4 + [1] * 7 + [0] * 8, [0] * 19]
+    targets = [[ids[b][t] if (t + b) % 5 == 2 and mask[b][t] else -1 for t in range(19)] for b in range(3)]
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "targets": targets, "labels": [0, 1, 1]}
+
+    def run(model, inputs):
+        out = model(**{key: torch.tensor(inputs[key]) for key in ("input_ids", "attention_mask", "token_type_ids")})
+        return out.prediction_logits, mean_loss(out.prediction_logits, inputs["targets"]) + mean_loss(
+            out.seq_relationship_logits, inputs["labels"])
+
+    return Case(model, inputs, run)
 # ---- Files ------------------------------------------------------------------------------------------
 
 
@@ -461,6 +646,9 @@ def write(name, folder):
     numpy.save(os.path.join(folder, "logits.npy"), logits.float().numpy())
     with open(os.path.join(folder, "loss.json"), "w") as file:
         json.dump({"loss": loss.item()}, file)
+    if case.answers is not None:
+        with open(os.path.join(folder, "answers.json"), "w") as file:
+            json.dump(case.answers(case.model), file)
     save_file(stored(case, grads), os.path.join(folder, "grads.safetensors"))
     for file in os.listdir(folder):
         os.chmod(os.path.join(folder, file), 0o644)

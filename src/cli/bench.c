@@ -127,6 +127,8 @@ static tr_error *bench_train(const bench_options *options)
         }
         p->profile = options->profile;
     }
+    /* Before and after, as somebody else may be at work during either. */
+    peak = TR_MAX(peak, tr_machine_peak_flops(p->target.isa, config->train.precision, p->target.threads, 0.3));
     double step_s = median(times, options->steps), per_s = (double)tokens / step_s;
     double flops = tr_flops_per_token(&sizes, tr_graph_parameters(p->graph), config->train.seq) * per_s;
     print_take(json_pack("{s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s, s:o}", "tokens_per_s", per_s, "median_step_s", step_s,

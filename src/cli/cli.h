@@ -16,6 +16,7 @@
 tr_error *cmd_train(int argc, char **argv);
 tr_error *cmd_generate(int argc, char **argv);
 tr_error *cmd_eval(int argc, char **argv);
+tr_error *cmd_embed(int argc, char **argv);
 tr_error *cmd_inspect(int argc, char **argv);
 tr_error *cmd_tokenizer(int argc, char **argv);
 tr_error *cmd_report(int argc, char **argv);

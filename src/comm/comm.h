@@ -192,5 +192,9 @@ int64_t tr_comm_bytes_sent_all(const tr_comm *comm); /* all kinds but control */
  * outer 1. */
 int64_t tr_comm_cost_bytes(tr_traffic traffic, tr_cut cut, int64_t element_bytes, int32_t members,
                            int32_t me, int32_t root);
+enum { TR_COMM_AT_ONCE = 4 }; /* collectives of one group that move at once; the others wait their turn */
+/* The scratch of one all_reduce or reduce_scatter of this rank, whole pages; 0 for the other kinds. `processes`: over
+ * mpi. A group's operations hold TR_COMM_AT_ONCE times the largest of them at most. */
+int64_t tr_comm_cost_scratch(tr_traffic traffic, tr_cut cut, tr_dtype dtype, tr_dtype wire, int32_t members, bool processes);
 /* Most scratch memory the operations of this rank have held at once, in bytes. */
 int64_t tr_comm_scratch_peak_bytes(const tr_comm *comm);

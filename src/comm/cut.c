@@ -101,3 +101,22 @@ int64_t tr_comm_cost_bytes(tr_traffic traffic, tr_cut cut, int64_t element_bytes
     }
     return elements * element_bytes;
 }
+
+int64_t tr_comm_cost_scratch(tr_traffic traffic, tr_cut cut, tr_dtype dtype, tr_dtype wire, int32_t n, bool processes)
+{
+    enum { PAGE = 4096 };
+    int64_t most = 0, bytes;
+    tr_segments segments;
+    if (n == 1 || (traffic != TR_TRAFFIC_ALL_REDUCE && traffic != TR_TRAFFIC_REDUCE_SCATTER))
+        return 0;
+    int64_t *offsets = tr_cut_offsets(cut, n);
+    for (int32_t k = 0; k < n; k++)
+        most = TR_MAX(most, offsets[k + 1] - offsets[k]);
+    free(offsets);
+    bool packs = wire != dtype, lends = !processes;
+    int64_t limit = tr_segment_limit(processes ? TR_MPI_SEGMENT_BYTES : TR_THREAD_SEGMENT_BYTES, n);
+    bytes = tr_exchange_scratch(cut.outer, most, tr_dtype_bytes(wire), limit, packs, lends, n, &segments);
+    if (traffic == TR_TRAFFIC_ALL_REDUCE)
+        bytes += tr_all_reduce_scratch(&segments, packs, lends, n);
+    return (bytes + PAGE - 1) / PAGE * PAGE;
+}

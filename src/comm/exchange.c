@@ -65,19 +65,23 @@ static int64_t wire_bytes(const tr_transfer *t)
     return tr_dtype_bytes(t->wire);
 }
 
+int64_t tr_exchange_scratch(int64_t outer, int64_t most, int64_t wire, int64_t limit, bool packs, bool lends, int32_t n,
+                            tr_segments *out)
+{
+    *out = make_segments(outer, most * wire, wire, packs || !lends ? limit : INT64_MAX);
+    return 2 * (n - 1) * out->most_bytes * (packs + !lends);
+}
+
 int64_t tr_exchange_plan(tr_transfer *t)
 {
-    int64_t most = 0, limit = INT64_MAX;
+    int64_t most = 0;
     for (int32_t k = 0; k < t->n; k++)
         most = TR_MAX(most, t->in_offsets[k + 1] - t->in_offsets[k]);
     TR_CHECK(t->wire == t->dtype || (t->dtype == TR_F32 && t->wire == TR_BF16),
              "%s on the wire for %s", tr_dtype_name(t->wire), tr_dtype_name(t->dtype));
     t->packs = t->wire != t->dtype;
-    bool lends = t->transport->ops->lends;
-    if (t->packs || !lends)
-        limit = tr_comm_segment_bytes(t->comm, t->n);
-    t->segments = make_segments(t->in_outer, most * wire_bytes(t), wire_bytes(t), limit);
-    return 2 * (t->n - 1) * t->segments.most_bytes * (t->packs + !lends);
+    return tr_exchange_scratch(t->in_outer, most, wire_bytes(t), tr_comm_segment_bytes(t->comm, t->n), t->packs,
+                               t->transport->ops->lends, t->n, &t->segments);
 }
 
 static char *slot(const tr_transfer *t, int64_t round, bool sending, int32_t step)

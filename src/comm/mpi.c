@@ -525,7 +525,7 @@ static const char *host(tr_transport *t, int32_t rank)
 static const tr_transport_ops ops = {
     .name = "mpi",
     .beats = true,
-    .segment_bytes = 512 << 10,
+    .segment_bytes = TR_MPI_SEGMENT_BYTES,
     .send = post_send,
     .receive = post_receive,
     .test = test,

@@ -347,7 +347,7 @@ static const char *host(tr_transport *t, int32_t rank)
 static const tr_transport_ops ops = {
     .name = "threads",
     .lends = true,
-    .segment_bytes = 1 << 20,
+    .segment_bytes = TR_THREAD_SEGMENT_BYTES,
     .send = post_send,
     .receive = post_receive,
     .test = test,

@@ -62,6 +62,7 @@ struct tr_transfer {
     char *scratch; /* of the comm's pool */
     int64_t scratch_bytes;
 
+    bool admitted;     /* the driver's */
     bool done, failed; /* under the comm's lock */
     double over_s;
     struct tr_transfer *next;
@@ -82,7 +83,8 @@ void tr_transfer_send(tr_transfer *t, int64_t round, int32_t peer, int32_t phase
 void tr_transfer_receive(tr_transfer *t, int64_t round, int32_t peer, int32_t phase, tr_block block,
                          bool borrow);
 
-/* The piece in which reductions among n members are pipelined. */
+/* The piece in which reductions among n members are pipelined; from what the transport would like. */
+int64_t tr_segment_limit(int64_t wish, int32_t n);
 int64_t tr_comm_segment_bytes(const tr_comm *comm, int32_t n);
 
 /* An all-gather of `bytes` a member that is counted as control. */
@@ -110,6 +112,11 @@ tr_block tr_segments_at(const tr_segments *segments, tr_block part, int64_t elem
 /* From in_outer, in_offsets, dtype, wire: decides packs and segments, and how much scratch the
  * exchange takes; its slots lie at the front of the scratch. */
 int64_t tr_exchange_plan(tr_transfer *t);
+/* The same for the largest part [outer, most] of n members, `limit` the largest segment; and its segments. */
+int64_t tr_exchange_scratch(int64_t outer, int64_t most, int64_t wire_bytes, int64_t limit, bool packs, bool lends, int32_t n,
+                            tr_segments *out);
+/* What all_reduce takes beside the exchange. */
+int64_t tr_all_reduce_scratch(const tr_segments *segments, bool packs, bool lends, int32_t n);
 void tr_exchange_post(tr_transfer *t, int64_t round, int64_t segment);
 /* Reduces into `result` (a segment of the result, elements of dtype). When `packed` is not NULL and
  * the operation packs, the result is rounded to the wire's type, and written there too, contiguous.

@@ -62,6 +62,9 @@ typedef struct tr_failure {
     char sentence[];
 } tr_failure;
 
+/* Of each transport, in bytes: tr_transport_ops.segment_bytes. */
+enum { TR_THREAD_SEGMENT_BYTES = 1 << 20, TR_MPI_SEGMENT_BYTES = 512 << 10 };
+
 typedef struct tr_transport tr_transport;
 typedef struct tr_transport_ops {
     const char *name;

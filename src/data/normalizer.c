@@ -43,10 +43,10 @@ static bool is_space(uint32_t code)
 }
 
 /* Calls for each character; a broken byte is copied by itself. */
-#define EACH_CHARACTER(text, length, out, code, n)                                                  \
-    for (const char *p = text, *end = text + length; p < end; p += n)                               \
-        if (!(n = tr_utf8_decode(p, end, &code)))                                                   \
-            tr_text_add(out, p, (size_t)(n = 1));                                                   \
+#define EACH_CHARACTER(text, length, out, code, n)                    \
+    for (const char *p = text, *end = text + length; p < end; p += n) \
+        if (!(n = tr_utf8_decode(p, end, &code)))                     \
+            tr_text_add(out, p, (size_t)(n = 1));                     \
         else
 
 static void run_lower(const step *s, const char *text, int64_t length, bool first, tr_text *out)
@@ -92,8 +92,8 @@ static void bert_characters(int flags, const char *text, int64_t length, tr_text
     EACH_CHARACTER(text, length, out, code, n)
     {
         bool space = is_space(code);
-        if ((flags & CLEAN) && !(code == '\t' || code == '\n' || code == '\r') &&
-            (code < 32 || code >= 127) && (tr_unicode_flags(code) & TR_UNICODE_BERT_DROP))
+        if ((flags & CLEAN) && !(code == '\t' || code == '\n' || code == '\r') && (code < 32 || code >= 127) &&
+            (tr_unicode_flags(code) & TR_UNICODE_BERT_DROP))
             continue;
         bool cjk = (flags & CJK) && tr_unicode_is_cjk(code);
         if (cjk)
@@ -365,8 +365,8 @@ static tr_error *read_plain(const json_t *json, const char *where, step *s)
         void (*run)(const step *, const char *, int64_t, bool, tr_text *);
         int flags;
     } rows[] = {
-        {"NFD", run_form, TR_NFD},   {"NFKD", run_form, TR_NFKD},   {"NFC", run_form, TR_NFC},
-        {"NFKC", run_form, TR_NFKC}, {"Lowercase", run_lower, 0},   {"StripAccents", run_strip_accents, 0},
+        {"NFD", run_form, TR_NFD},   {"NFKD", run_form, TR_NFKD}, {"NFC", run_form, TR_NFC},
+        {"NFKC", run_form, TR_NFKC}, {"Lowercase", run_lower, 0}, {"StripAccents", run_strip_accents, 0},
     };
     const char *type = json_string_value(json_object_get(json, "type"));
     for (int64_t i = 0; i < TR_COUNT(rows); i++)
@@ -375,10 +375,11 @@ static tr_error *read_plain(const json_t *json, const char *where, step *s)
             s->flags = rows[i].flags;
             return NULL;
         }
-    return tr_error_new(TR_USER,
-                        "%s: the normalizer \"%s\" is not supported: BertNormalizer, NFC, NFD, NFKC, NFKD, Lowercase, "
-                        "StripAccents, Strip, Replace, Prepend and Precompiled are",
-                        where, type ? type : "");
+    return tr_error_new(
+        TR_USER,
+        "%s: the normalizer \"%s\" is not supported: BertNormalizer, NFC, NFD, NFKC, NFKD, Lowercase, "
+        "StripAccents, Strip, Replace, Prepend and Precompiled are",
+        where, type ? type : "");
 }
 
 static tr_error *read_steps(const json_t *json, const char *where, int depth, tr_normalizer *out)
@@ -386,16 +387,18 @@ static tr_error *read_steps(const json_t *json, const char *where, int depth, tr
     static const struct {
         const char *type;
         tr_error *(*read)(const json_t *, const char *, step *);
-    } rows[] = {{"BertNormalizer", read_bert}, {"Strip", read_strip},          {"Replace", read_replace},
-                {"Prepend", read_prepend},     {"Precompiled", read_charsmap}};
+    } rows[] = {{"BertNormalizer", read_bert},
+                {"Strip", read_strip},
+                {"Replace", read_replace},
+                {"Prepend", read_prepend},
+                {"Precompiled", read_charsmap}};
     const char *type = json_string_value(json_object_get(json, "type"));
     if (type && strcmp(type, "Sequence") == 0) {
         const json_t *list = json_object_get(json, "normalizers"), *item;
         size_t i;
         if (depth == DEEPEST)
             return tr_error_new(TR_USER, "%s: the normalizer has Sequences too deep in each other", where);
-        json_array_foreach(list, i, item)
-            TR_TRY(read_steps(item, where, depth + 1, out));
+        json_array_foreach(list, i, item) TR_TRY(read_steps(item, where, depth + 1, out));
         return NULL;
     }
     tr_error *(*read)(const json_t *, const char *, step *) = read_plain;

@@ -43,6 +43,12 @@ tr_field *tr_field_find(tr_field *fields, int count, const char *name)
     return NULL;
 }
 
+void tr_objective_count(tr_field *positions)
+{
+    for (int64_t i = 0; positions && i < positions->elems; i++)
+        positions->ints[i] = (int32_t)i;
+}
+
 tr_error *tr_objective_loader(const tr_objective_options *o, int64_t seq, tr_loader **out)
 {
     tr_corpus_options reading = {.tokenizer = o->tokenizer, .cache = o->cache, .threads = o->threads};

@@ -11,7 +11,7 @@
 #include "ir/dtype.h"
 #include "kernels/kernel.h"
 
-#define TR_OBJECTIVES(X) X(causal) X(images)
+#define TR_OBJECTIVES(X) X(causal) X(masked) X(span) X(seq2seq) X(images)
 
 /* One input's part in one sample. */
 typedef struct tr_field {
@@ -81,5 +81,7 @@ tr_error *tr_objective_open(int which, const tr_objective_options *options, tr_o
 void tr_objective_free(tr_objective *objective); /* NULL is fine */
 /* The field of a name, or NULL: for `sample`. */
 tr_field *tr_field_find(tr_field *fields, int count, const char *name);
+/* Fills positions 0, 1, ...; the field may be NULL. */
+void tr_objective_count(tr_field *positions);
 /* The loader that the options mean, for objectives on text whose windows are of `seq` tokens. */
 tr_error *tr_objective_loader(const tr_objective_options *options, int64_t seq, tr_loader **out);

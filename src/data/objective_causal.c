@@ -22,8 +22,7 @@ static tr_error *sample(const void *own, bool validation, int64_t index, tr_fiel
 {
     tr_field *ids = tr_field_find(fields, count, "ids"), *targets = tr_field_find(fields, count, "targets"),
              *positions = tr_field_find(fields, count, "positions"), *any = ids ? ids : targets;
-    for (int64_t i = 0; positions && i < positions->elems; i++)
-        positions->ints[i] = (int32_t)i;
+    tr_objective_count(positions);
     if (!any)
         return NULL;
     int32_t *unwanted = ids && targets ? NULL : tr_alloc((size_t)any->elems * sizeof *unwanted);

@@ -47,8 +47,8 @@ typedef struct parser {
 
 static tr_error *refuse(const parser *s, const char *what)
 {
-    return tr_error_new(TR_USER, "%s: the pattern %s has %s at byte %lld, which is not supported", s->where, s->source,
-                        what, (long long)(s->p - s->source));
+    return tr_error_new(TR_USER, "%s: the pattern %s has %s at byte %lld, which is not supported", s->where,
+                        s->source, what, (long long)(s->p - s->source));
 }
 
 static int64_t emit(parser *s, opcode op, int32_t other, int32_t least, int32_t most)
@@ -140,7 +140,8 @@ static tr_error *parse_escape(parser *s, uint32_t *out_code, bool *out_class)
         return NULL;
     case 'd':
     case 'D':
-        add_test(s, c == 'd' ? TEST_CATEGORIES : TEST_NOT_CATEGORIES, (uint32_t)1 << tr_unicode_category_named("Nd"), 0);
+        add_test(s, c == 'd' ? TEST_CATEGORIES : TEST_NOT_CATEGORIES, (uint32_t)1 << tr_unicode_category_named("Nd"),
+                 0);
         return NULL;
     }
     *out_class = false;

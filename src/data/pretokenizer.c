@@ -82,7 +82,7 @@ static bool next_marker(const tr_pretokenizer *rules, tr_piece *left, tr_piece *
 static bool next(const tr_pretokenizer *rules, int stage, tr_piece *left, tr_piece *out)
 {
     static bool (*const functions[])(const tr_stage *, tr_piece *, tr_piece *) = {
-        [TR_STAGE_GPT2] = next_gpt2,     [TR_STAGE_BERT] = next_bert,    [TR_STAGE_PATTERN] = next_match,
+        [TR_STAGE_GPT2] = next_gpt2,     [TR_STAGE_BERT] = next_bert,  [TR_STAGE_PATTERN] = next_match,
         [TR_STAGE_MATCHES] = next_match, [TR_STAGE_GAPS] = next_match,
     };
     const tr_stage *s = &rules->stages[stage];
@@ -213,8 +213,8 @@ static tr_error *read_byte_level(const json_t *json, const char *where, tr_preto
     TR_TRY(flag(json, "add_prefix_space", true, where, &prefix));
     TR_TRY(flag(json, "use_regex", true, where, &split));
     if (prefix && out->stage_count)
-        return tr_error_new(TR_USER, "%s: a ByteLevel with add_prefix_space after other pre-tokenizers is not supported",
-                            where);
+        return tr_error_new(
+            TR_USER, "%s: a ByteLevel with add_prefix_space after other pre-tokenizers is not supported", where);
     out->byte_level = true;
     out->prefix_space = prefix;
     return split ? add_stage(out, TR_STAGE_GPT2, NULL, where) : NULL;
@@ -258,8 +258,9 @@ static tr_error *read_split(const json_t *json, const char *where, tr_pretokeniz
         return tr_error_new(TR_USER, "%s: the pre-tokenizer Split needs a \"pattern\" and a \"behavior\"", where);
     bool removed = strcmp(behavior, "Removed") == 0;
     if (!removed && strcmp(behavior, "Isolated") != 0)
-        return tr_error_new(TR_USER, "%s: a Split whose behavior is \"%s\" is not supported: Isolated and Removed are",
-                            where, behavior);
+        return tr_error_new(TR_USER,
+                            "%s: a Split whose behavior is \"%s\" is not supported: Isolated and Removed are", where,
+                            behavior);
     tr_stage_kind kind = !removed ? TR_STAGE_PATTERN : invert ? TR_STAGE_MATCHES : TR_STAGE_GAPS;
     char *quoted = regex ? NULL : literal(text);
     tr_error *error = add_stage(out, kind, regex ? regex : quoted, where);
@@ -286,8 +287,8 @@ static tr_error *read_metaspace(const json_t *json, const char *where, tr_pretok
         if (strcmp(schemes[i], scheme) == 0)
             out->prepend = (tr_prepend)i;
     if (out->words && (out->prepend != TR_PREPEND_ALWAYS || !split))
-        return tr_error_new(TR_USER, "%s: a WhitespaceSplit is supported only before a Metaspace that marks each word",
-                            where);
+        return tr_error_new(TR_USER,
+                            "%s: a WhitespaceSplit is supported only before a Metaspace that marks each word", where);
     memcpy(out->marker, marker, n);
     out->metaspace = true;
     return split ? add_stage(out, TR_STAGE_MARKER, NULL, where) : NULL;
@@ -313,8 +314,7 @@ static tr_error *read_any(const json_t *json, const char *where, int depth, tr_p
     if (type && strcmp(type, "Sequence") == 0 && depth < 4) {
         const json_t *list = json_object_get(json, "pretokenizers"), *item;
         size_t i;
-        json_array_foreach(list, i, item)
-            TR_TRY(read_any(item, where, depth + 1, out));
+        json_array_foreach(list, i, item) TR_TRY(read_any(item, where, depth + 1, out));
         return NULL;
     }
     if (out->byte_level)

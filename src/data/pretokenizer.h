@@ -1,8 +1,8 @@
 /* Pre-tokenizers: how a normalized text is cut into the pieces (words) that a model looks up one by one.
  *
  * Read from a tokenizer.json's "pre_tokenizer": ByteLevel, Split by a pattern, Digits, BertPreTokenizer, Metaspace,
- * WhitespaceSplit before a Metaspace, and Sequences of them. First the text may be rewritten (a marker for each space,
- * one before the text), then stages cut it, each the pieces of the stage before.
+ * WhitespaceSplit before a Metaspace, and Sequences of them. First the text may be rewritten (a marker for each
+ * space, one before the text), then stages cut it, each the pieces of the stage before.
  */
 #pragma once
 #include <jansson.h>
@@ -32,8 +32,8 @@ typedef enum tr_prepend { TR_PREPEND_NEVER, TR_PREPEND_FIRST, TR_PREPEND_ALWAYS 
 typedef struct tr_pretokenizer {
     tr_stage stages[TR_MOST_STAGES];
     int stage_count;
-    bool byte_level;   /* the vocabulary is of bytes */
-    bool prefix_space; /* byte level: a space before a text that has none */
+    bool byte_level;       /* the vocabulary is of bytes */
+    bool prefix_space;     /* byte level: a space before a text that has none */
     bool metaspace, words; /* spaces become markers; or words get one each and white space goes */
     tr_prepend prepend;
     char marker[5];

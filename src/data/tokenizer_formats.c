@@ -1,5 +1,5 @@
-/* Tokenizer files that are no JSON: BERT's vocab.txt and SentencePiece's model file. Each is brought into the form of a
- * tokenizer.json, as `transformers` converts it, and read from there, so that there is one reader and what is saved
+/* Tokenizer files that are no JSON: BERT's vocab.txt and SentencePiece's model file. Each is brought into the form of
+ * a tokenizer.json, as `transformers` converts it, and read from there, so that there is one reader and what is saved
  * is what was read.
  *
  * A SentencePiece model is a protocol buffer (sentencepiece_model.proto): a sequence of fields, each a key (number
@@ -16,8 +16,8 @@
 
 static json_t *added_token(const char *content, int64_t id)
 {
-    return json_pack("{s:I, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content", content, "single_word", 0,
-                     "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1);
+    return json_pack("{s:I, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content", content, "single_word",
+                     0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1);
 }
 
 static tr_error *build_take(json_t *root, const char *where, tr_tokenizer **out)
@@ -89,7 +89,8 @@ tr_error *tr_tokenizer_from_vocab_text(const char *text, int64_t length, const j
         if (known)
             json_array_append_new(added, added_token(special_text(config, keys[i], names[i]), specials[i]));
         else if (i == 1 || i == 2 || i == 3)
-            error = tr_error_new(TR_USER, "%s: the vocabulary has no token \"%s\": is it BERT's vocab.txt, one token a line?",
+            error = tr_error_new(TR_USER,
+                                 "%s: the vocabulary has no token \"%s\": is it BERT's vocab.txt, one token a line?",
                                  where, special_text(config, keys[i], names[i]));
     }
     if (error) {
@@ -97,18 +98,19 @@ tr_error *tr_tokenizer_from_vocab_text(const char *text, int64_t length, const j
         json_decref(added);
         return error;
     }
-    const json_t *lower = json_object_get(config, "do_lower_case"), *cjk = json_object_get(config, "tokenize_chinese_chars");
+    const json_t *lower = json_object_get(config, "do_lower_case"),
+                 *cjk = json_object_get(config, "tokenize_chinese_chars");
     json_t *accents = json_object_get(config, "strip_accents");
-    json_t *root = json_pack(
-        "{s:o, s:{s:s, s:b, s:b, s:O?, s:b}, s:{s:s}, s:o, s:{s:s, s:s, s:b}, s:{s:s, s:s, s:s, s:i, s:o}}", "added_tokens",
-        added, "normalizer", "type", "BertNormalizer", "clean_text", 1, "handle_chinese_chars",
-        !json_is_false(cjk), "strip_accents", accents, "lowercase", !json_is_false(lower), "pre_tokenizer", "type",
-        "BertPreTokenizer", "post_processor",
-        template_with(special_text(config, "cls_token", "[CLS]"), specials[2], special_text(config, "sep_token", "[SEP]"),
-                      specials[3]),
-        "decoder", "type", "WordPiece", "prefix", "##", "cleanup", 1, "model", "type", "WordPiece", "unk_token",
-        special_text(config, "unk_token", "[UNK]"), "continuing_subword_prefix", "##", "max_input_chars_per_word", 100,
-        "vocab", vocab);
+    json_t *root =
+        json_pack("{s:o, s:{s:s, s:b, s:b, s:O?, s:b}, s:{s:s}, s:o, s:{s:s, s:s, s:b}, s:{s:s, s:s, s:s, s:i, s:o}}",
+                  "added_tokens", added, "normalizer", "type", "BertNormalizer", "clean_text", 1,
+                  "handle_chinese_chars", !json_is_false(cjk), "strip_accents", accents, "lowercase",
+                  !json_is_false(lower), "pre_tokenizer", "type", "BertPreTokenizer", "post_processor",
+                  template_with(special_text(config, "cls_token", "[CLS]"), specials[2],
+                                special_text(config, "sep_token", "[SEP]"), specials[3]),
+                  "decoder", "type", "WordPiece", "prefix", "##", "cleanup", 1, "model", "type", "WordPiece",
+                  "unk_token", special_text(config, "unk_token", "[UNK]"), "continuing_subword_prefix", "##",
+                  "max_input_chars_per_word", 100, "vocab", vocab);
     return build_take(root, where, out);
 }
 
@@ -168,25 +170,18 @@ static wire inside(const field *f)
 
 /* SentencePiece */
 
-typedef struct piece {
-    char *text;
-    float score;
-    uint64_t type;
-} piece;
-typedef struct model {
-    piece *pieces;
-    int64_t count, room;
-    uint64_t type, unknown;
-    bool fallback, dummy_prefix, remove_spaces, escape;
-    const char *charsmap;
-    int64_t charsmap_length;
-} model;
+void tr_piece_model_end(tr_piece_model *m)
+{
+    for (int64_t i = 0; i < m->count; i++)
+        free(m->pieces[i].text);
+    free(m->pieces);
+}
 
-static bool read_piece(const field *f, piece *out)
+static bool read_piece(const field *f, tr_scored_piece *out)
 {
     wire w = inside(f);
     field part;
-    *out = (piece){.type = 1};
+    *out = (tr_scored_piece){.type = 1};
     while (next_field(&w, &part)) {
         if (part.number == 1 && part.type == 2) {
             free(out->text);
@@ -200,7 +195,7 @@ static bool read_piece(const field *f, piece *out)
     return !w.bad && out->text;
 }
 
-static bool read_training(const field *f, model *m)
+static bool read_training(const field *f, tr_piece_model *m)
 {
     wire w = inside(f);
     field part;
@@ -214,7 +209,7 @@ static bool read_training(const field *f, model *m)
     return !w.bad;
 }
 
-static bool read_normalizer(const field *f, model *m)
+static bool read_normalizer(const field *f, tr_piece_model *m)
 {
     wire w = inside(f);
     field part;
@@ -230,7 +225,7 @@ static bool read_normalizer(const field *f, model *m)
     return !w.bad;
 }
 
-static bool read_model(const char *bytes, int64_t length, model *m)
+static bool read_model(const char *bytes, int64_t length, tr_piece_model *m)
 {
     wire w = {(const uint8_t *)bytes, (const uint8_t *)bytes + length, false};
     field f;
@@ -239,7 +234,7 @@ static bool read_model(const char *bytes, int64_t length, model *m)
         if (f.type != 2)
             continue;
         if (f.number == 1) {
-            piece p;
+            tr_scored_piece p;
             good = read_piece(&f, &p);
             tr_push(m->pieces, m->count, m->room) = p;
         } else if (f.number == 2) {
@@ -251,7 +246,7 @@ static bool read_model(const char *bytes, int64_t length, model *m)
     return good && !w.bad && m->count;
 }
 
-static json_t *charsmap_json(const model *m)
+static json_t *charsmap_json(const tr_piece_model *m)
 {
     tr_text text = {0};
     tr_base64_add(&text, m->charsmap, m->charsmap_length);
@@ -261,7 +256,7 @@ static json_t *charsmap_json(const model *m)
 }
 
 /* As transformers' SpmConverter has it, but that at the end of a text only spaces go, not all white space. */
-static json_t *normalizer_json(const model *m)
+static json_t *normalizer_json(const tr_piece_model *m)
 {
     json_t *steps = json_array();
     if (m->charsmap_length)
@@ -269,8 +264,8 @@ static json_t *normalizer_json(const model *m)
     if (m->remove_spaces) {
         static const char *const rows[][2] = {{" +(?![\\s\\S])", ""}, {" {2,}", MARKER}};
         for (int i = 0; i < 2; i++)
-            json_array_append_new(steps, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "Regex", rows[i][0],
-                                                   "content", rows[i][1]));
+            json_array_append_new(steps, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "Regex",
+                                                   rows[i][0], "content", rows[i][1]));
     }
     return json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", steps);
 }
@@ -298,7 +293,7 @@ static int by_sides(const void *a, const void *b)
     return (x->right > y->right) - (x->right < y->right);
 }
 
-static void merges_of(const model *m, json_t *vocab, json_t *merges)
+static void merges_of(const tr_piece_model *m, json_t *vocab, json_t *merges)
 {
     split *splits = NULL;
     int64_t count = 0, room = 0;
@@ -325,7 +320,8 @@ static void merges_of(const model *m, json_t *vocab, json_t *merges)
     if (count)
         qsort(splits, (size_t)count, sizeof *splits, by_score);
     for (int64_t i = 0; i < count; i++)
-        json_array_append_new(merges, json_pack("[s, s]", m->pieces[splits[i].left].text, m->pieces[splits[i].right].text));
+        json_array_append_new(merges,
+                              json_pack("[s, s]", m->pieces[splits[i].left].text, m->pieces[splits[i].right].text));
     free(splits);
 }
 
@@ -339,7 +335,8 @@ static int64_t extra_ids(const json_t *config)
     return class && strncmp(class, "T5Tokenizer", 11) == 0 ? 100 : 0;
 }
 
-static tr_error *build_pieces(const model *m, const json_t *config, const char *where, tr_tokenizer **out)
+tr_error *tr_tokenizer_build_pieces(const tr_piece_model *m, const json_t *config, const char *where,
+                                    tr_tokenizer **out)
 {
     bool bpe = m->type == 2;
     json_t *vocab = bpe ? json_object() : json_array(), *added = json_array(), *merges = json_array();
@@ -347,7 +344,7 @@ static tr_error *build_pieces(const model *m, const json_t *config, const char *
     json_int_t end = -1;
     bool good = true;
     for (int64_t i = 0; i < m->count && good; i++) {
-        const piece *p = &m->pieces[i];
+        const tr_scored_piece *p = &m->pieces[i];
         good = bpe ? json_object_set_new(vocab, p->text, json_integer(i)) == 0
                    : json_array_append_new(vocab, json_pack("[s, f]", p->text, (double)p->score)) == 0;
         if (good && (p->type == 2 || p->type == 3 || p->type == 4) && *p->text)
@@ -364,19 +361,20 @@ static tr_error *build_pieces(const model *m, const json_t *config, const char *
     }
     if (bpe && good)
         merges_of(m, vocab, merges);
-    const char *scheme = m->dummy_prefix ? "always" : "never", *class = json_string_value(json_object_get(config, "tokenizer_class"));
+    const char *scheme = m->dummy_prefix ? "always" : "never",
+               *class = json_string_value(json_object_get(config, "tokenizer_class"));
     bool t5 = !bpe && class && strncmp(class, "T5Tokenizer", 11) == 0 && end >= 0;
     model = bpe ? json_pack("{s:s, s:s, s:b, s:b, s:O, s:O}", "type", "BPE", "unk_token",
                             m->unknown < (uint64_t)m->count ? m->pieces[m->unknown].text : "", "fuse_unk", 1,
                             "byte_fallback", (int)m->fallback, "vocab", vocab, "merges", merges)
-                : json_pack("{s:s, s:I, s:b, s:O}", "type", "Unigram", "unk_id", (json_int_t)m->unknown, "byte_fallback",
-                            (int)m->fallback, "vocab", vocab);
+                : json_pack("{s:s, s:I, s:b, s:O}", "type", "Unigram", "unk_id", (json_int_t)m->unknown,
+                            "byte_fallback", (int)m->fallback, "vocab", vocab);
     if (good)
-        root = json_pack("{s:O, s:o, s:{s:s, s:s, s:s, s:b}, s:o, s:{s:s, s:s, s:s, s:b}, s:o}", "added_tokens", added,
-                         "normalizer", normalizer_json(m), "pre_tokenizer", "type", "Metaspace", "replacement", MARKER,
-                         "prepend_scheme", scheme, "split", 1, "post_processor",
+        root = json_pack("{s:O, s:o, s:{s:s, s:s, s:s, s:b}, s:o, s:{s:s, s:s, s:s, s:b}, s:o}", "added_tokens",
+                         added, "normalizer", normalizer_json(m), "pre_tokenizer", "type", "Metaspace", "replacement",
+                         MARKER, "prepend_scheme", scheme, "split", !m->whole, "post_processor",
                          t5 ? template_with("", 0, "</s>", end) : json_null(), "decoder", "type", "Metaspace",
-                         "replacement", MARKER, "prepend_scheme", scheme, "split", 1, "model", model);
+                         "replacement", MARKER, "prepend_scheme", scheme, "split", !m->whole, "model", model);
     else
         json_decref(model);
     json_decref(vocab);
@@ -388,20 +386,20 @@ static tr_error *build_pieces(const model *m, const json_t *config, const char *
 tr_error *tr_tokenizer_from_pieces(const char *bytes, int64_t length, const json_t *config, const char *where,
                                    tr_tokenizer **out)
 {
-    model m = {.type = 1, .dummy_prefix = true, .remove_spaces = true, .escape = true};
+    tr_piece_model m = {.type = 1, .dummy_prefix = true, .remove_spaces = true, .escape = true};
     tr_error *error = NULL;
     *out = NULL;
     if (!read_model(bytes, length, &m))
         error = tr_error_new(TR_USER, "%s: it is no SentencePiece model, or a damaged one", where);
     else if (m.type != 1 && m.type != 2)
-        error = tr_error_new(TR_USER, "%s: a SentencePiece model of type %llu: only 1 (unigram) and 2 (bpe) are supported",
+        error = tr_error_new(TR_USER,
+                             "%s: a SentencePiece model of type %llu: only 1 (unigram) and 2 (bpe) are supported",
                              where, (unsigned long long)m.type);
     else if (!m.escape)
-        error = tr_error_new(TR_USER, "%s: a SentencePiece model that does not escape white space is not supported", where);
+        error = tr_error_new(TR_USER, "%s: a SentencePiece model that does not escape white space is not supported",
+                             where);
     else
-        error = build_pieces(&m, config, where, out);
-    for (int64_t i = 0; i < m.count; i++)
-        free(m.pieces[i].text);
-    free(m.pieces);
+        error = tr_tokenizer_build_pieces(&m, config, where, out);
+    tr_piece_model_end(&m);
     return error;
 }

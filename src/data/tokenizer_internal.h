@@ -87,6 +87,7 @@ int32_t tr_trie_find(const tr_trie *trie, const char *bytes, int64_t length);
 /* The four parts of a tokenizer.json that surround its model. */
 enum { TR_RULE_NORMALIZER, TR_RULE_PRE_TOKENIZER, TR_RULE_POST_PROCESSOR, TR_RULE_DECODER, TR_RULES };
 extern const char *const tr_rule_names[TR_RULES]; /* tokenizer.json's */
+extern const char *const tr_special_keys[TR_SPECIAL_COUNT]; /* tokenizer_config.json's */
 
 /* How a token is written. */
 typedef enum tr_render {
@@ -182,6 +183,27 @@ void tr_pieces_finish(tr_tokenizer *t); /* makes ranks, byte_id, words, with the
 /* Makes a tokenizer of a parsed tokenizer.json (tokenizer_read.c); every other format is brought into this form
  * first. */
 tr_error *tr_tokenizer_build(json_t *root, const char *where, tr_tokenizer **out);
+/* A SentencePiece model, however it is stored. */
+typedef struct tr_scored_piece {
+    char *text;
+    float score;
+    uint64_t type; /* 1 normal, 2 unknown, 3 control, 4 user defined, 6 byte */
+} tr_scored_piece;
+typedef struct tr_piece_model {
+    tr_scored_piece *pieces;
+    int64_t count, room;
+    uint64_t type, unknown; /* 1 unigram, 2 bpe */
+    bool fallback, dummy_prefix, remove_spaces, escape;
+    bool whole; /* a text is one piece: tokens may reach over spaces */
+    const char *charsmap;
+    int64_t charsmap_length;
+} tr_piece_model;
+void tr_piece_model_end(tr_piece_model *model);
+tr_error *tr_tokenizer_build_pieces(const tr_piece_model *model, const json_t *config, const char *where, tr_tokenizer **out);
+/* tokenizer_gguf.c; `where` stands for the file's name. */
+struct tr_gguf;
+tr_error *tr_tokenizer_from_gguf(const char *path, tr_tokenizer **out);
+tr_error *tr_tokenizer_from_gguf_file(const struct tr_gguf *file, const char *where, tr_tokenizer **out);
 /* tokenizer_formats.c: vocab.txt, SentencePiece's model file. `config` is the tokenizer_config.json
  * beside it, or NULL. */
 tr_error *tr_tokenizer_from_vocab_text(const char *text, int64_t length, const json_t *config, const char *where,

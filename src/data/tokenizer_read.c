@@ -11,6 +11,7 @@
 #include <jansson.h>
 
 #include "base/file.h"
+#include "data/gguf.h"
 #include "data/tokenizer_internal.h"
 #include "data/unicode.h"
 
@@ -19,6 +20,12 @@ enum { SPARE_IDS = 65536 };
 static const int64_t FILE_BYTES = 1 << 30;
 
 const char *const tr_rule_names[TR_RULES] = {"normalizer", "pre_tokenizer", "post_processor", "decoder"};
+
+const char *const tr_special_keys[TR_SPECIAL_COUNT] = {
+    [TR_SPECIAL_PAD] = "pad_token",   [TR_SPECIAL_UNKNOWN] = "unk_token", [TR_SPECIAL_CLS] = "cls_token",
+    [TR_SPECIAL_SEP] = "sep_token",   [TR_SPECIAL_MASK] = "mask_token",   [TR_SPECIAL_BOS] = "bos_token",
+    [TR_SPECIAL_EOS] = "eos_token",
+};
 
 uint32_t tr_byte_char(uint8_t byte)
 {
@@ -722,6 +729,8 @@ static tr_error *load_config_beside(const char *path, json_t **out)
 
 static tr_error *load_file(const char *path, tr_tokenizer **out)
 {
+    if (tr_path_is_gguf(path))
+        return tr_tokenizer_from_gguf(path, out);
     bool vocab = ends_with(path, ".txt"), pieces = ends_with(path, ".model");
     json_t *config = NULL;
     tr_map map;
@@ -770,7 +779,26 @@ static bool has(const char *directory, const char *name)
     return exists;
 }
 
-static tr_error *load_directory(const char *directory, tr_tokenizer **out)
+/* tokenizer_config.json names the special tokens; its words count before what tokens' texts suggest. */
+static tr_error *read_special_names(tr_tokenizer *t, const char *directory)
+{
+    char *path = tr_path_join(directory, "tokenizer_config.json");
+    json_t *config = NULL;
+    tr_error *error = tr_path_exists(path) ? load_json(path, &config) : NULL;
+    for (int i = 0; i < TR_SPECIAL_COUNT && !error; i++) {
+        const json_t *value = json_object_get(config, tr_special_keys[i]);
+        const char *text = json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
+        int32_t id = text && *text ? tr_tokenizer_find(t, text) : -1;
+        t->specials[i] = id >= 0 ? id : t->specials[i];
+        if (i == TR_SPECIAL_EOS && id >= 0)
+            t->end_of_text = id;
+    }
+    json_decref(config);
+    free(path);
+    return error;
+}
+
+static tr_error *load_in_directory(const char *directory, tr_tokenizer **out)
 {
     static const char *const files[] = {"tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model",
                                         "sentencepiece.bpe.model"};
@@ -790,6 +818,17 @@ static tr_error *load_directory(const char *directory, tr_tokenizer **out)
         "%s: no tokenizer in this directory: it needs tokenizer.json, vocab.txt, spiece.model or tokenizer.model, or "
         "vocab.json and merges.txt, or encoder.json and vocab.bpe",
         directory);
+}
+
+static tr_error *load_directory(const char *directory, tr_tokenizer **out)
+{
+    TR_TRY(load_in_directory(directory, out));
+    tr_error *error = (*out)->kind == TR_TOKENIZER_BYTES ? NULL : read_special_names(*out, directory);
+    if (error) {
+        tr_tokenizer_free(*out);
+        *out = NULL;
+    }
+    return error;
 }
 
 tr_error *tr_tokenizer_load(const char *spec, tr_tokenizer **out)

@@ -439,14 +439,16 @@ static int by_code(const void *a, const void *b)
 static letter *alphabet_of(const tr_string_map *words, int64_t most, int64_t *out_count)
 {
     int64_t *counts = tr_alloc_zero(0x110000, sizeof *counts), n = 0;
-    for (int64_t i = 0; i < words->room; i++)
-        for (const char *p = words->slots[i].bytes, *end = p + words->slots[i].length; p && p < end;) {
+    for (int64_t i = 0; i < words->room; i++) {
+        const tr_string_slot *slot = &words->slots[i];
+        for (int64_t at = 0; slot->bytes && at < slot->length;) {
             uint32_t code;
-            int step = tr_utf8_decode(p, end, &code);
+            int step = tr_utf8_decode(slot->bytes + at, slot->bytes + slot->length, &code);
             if (step)
-                counts[code] += words->slots[i].value;
-            p += TR_MAX(step, 1);
+                counts[code] += slot->value;
+            at += TR_MAX(step, 1);
         }
+    }
     letter *letters = NULL;
     int64_t room = 0;
     for (uint32_t code = 1; code < 0x110000; code++)

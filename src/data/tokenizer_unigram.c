@@ -3,10 +3,10 @@
  * The texts are cut into words, counted. Candidates are all substrings of words that occur often enough, the best by
  * count times length. Then, until few enough are left:
  *   EM     the expected count of each piece over all ways to cut all words (forward and backward sums); its score is
- *          digamma(count) - digamma(total), which is Bayesian's shrinking of rare pieces; pieces of almost no count go
- *   prune  a piece's loss is what the likelihood loses when its occurrences are cut in the second best way; a quarter
- *          of the pieces, those of the least loss, go. Single characters never go.
- * Ids: <pad> 0, </s> 1, <unk> 2, pieces by falling score, then the sentinels, <extra_id_0> the last: T5's order.
+ *          digamma(count) - digamma(total), which is Bayesian's shrinking of rare pieces; pieces of almost no count
+ * go prune  a piece's loss is what the likelihood loses when its occurrences are cut in the second best way; a
+ * quarter of the pieces, those of the least loss, go. Single characters never go. Ids: <pad> 0, </s> 1, <unk> 2,
+ * pieces by falling score, then the sentinels, <extra_id_0> the last: T5's order.
  *
  * Cost: a pass takes a trie look-up for each byte of each candidate at each place of each unique word.
  */
@@ -19,9 +19,10 @@
 enum { LONGEST = 16, EM_PASSES = 2, SPECIALS = 3, MOST_SEEDS = 1000000, LEAST_COUNT = 2 };
 static const double SHRINK = 0.75, COVERAGE = 0.9995, RARE = 0.5;
 
-static const char normalizer_json[] = "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFKC\"}, {\"type\": \"Replace\", "
-                                      "\"pattern\": {\"Regex\": \"\\\\s+\"}, \"content\": \" \"}, {\"type\": \"Strip\", "
-                                      "\"strip_left\": true, \"strip_right\": true}]}";
+static const char normalizer_json[] =
+    "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFKC\"}, {\"type\": \"Replace\", "
+    "\"pattern\": {\"Regex\": \"\\\\s+\"}, \"content\": \" \"}, {\"type\": \"Strip\", "
+    "\"strip_left\": true, \"strip_right\": true}]}";
 static const char metaspace_json[] =
     "{\"type\": \"Metaspace\", \"replacement\": \"\xE2\x96\x81\", \"prepend_scheme\": \"always\", \"split\": true}";
 
@@ -91,7 +92,8 @@ static void count_substrings(const learner *l, tr_string_map *map)
     }
 }
 
-/* Characters beyond the coverage are left out: they will be unknown. */
+/* Characters beyond the coverage, if they are more than an eighth of the vocabulary, are left out: they will be
+ * unknown. */
 static void seed(learner *l, int64_t vocab)
 {
     tr_string_map map = {0};
@@ -120,7 +122,7 @@ static void seed(learner *l, int64_t vocab)
     l->count = TR_MIN(l->count, TR_MAX(10 * vocab, TR_MIN(MOST_SEEDS, 200000)));
     if (single_count)
         qsort(singles, (size_t)single_count, sizeof *singles, by_value);
-    for (int64_t i = 0; i < single_count && (seen < COVERAGE * total || i < 1); i++) {
+    for (int64_t i = 0; i < single_count && (seen < COVERAGE * total || i < vocab / 8); i++) {
         seen += singles[i].value;
         tr_push(l->pieces, l->count, l->room) = singles[i];
     }
@@ -143,11 +145,12 @@ static void make_trie(learner *l)
         tr_trie_put(&l->trie, l->pieces[i].bytes, l->pieces[i].length, (int32_t)i);
 }
 
-#define EACH_PIECE(l, p, end, slot, q)                                                                                \
-    for (int32_t node_ = 0, once_ = 1; once_; once_ = 0)                                                              \
-        for (const char *q = p; q < end && (slot = tr_pair_map_find(&l->trie.edges, PAIR_KEY(node_, (uint8_t)*q))) != NULL && \
-                                (node_ = slot->rank, true);                                                           \
-             q++)                                                                                                     \
+#define EACH_PIECE(l, p, end, slot, q)                                                                     \
+    for (int32_t node_ = 0, once_ = 1; once_; once_ = 0)                                                   \
+        for (const char *q = p;                                                                            \
+             q < end && (slot = tr_pair_map_find(&l->trie.edges, PAIR_KEY(node_, (uint8_t)*q))) != NULL && \
+             (node_ = slot->rank, true);                                                                   \
+             q++)                                                                                          \
             if (slot->id >= 0)
 
 static inline double add_logs(double a, double b)
@@ -331,7 +334,8 @@ static json_t *vocab_json(const learner *l, int32_t sentinels)
     for (int i = 0; i < SPECIALS; i++)
         json_array_append_new(vocab, json_pack("[s, f]", specials[i], 0.0));
     for (int64_t i = 0; i < l->count; i++)
-        json_array_append_new(vocab, json_pack("[s%, f]", l->pieces[i].bytes, (size_t)l->pieces[i].length, l->pieces[i].score));
+        json_array_append_new(
+            vocab, json_pack("[s%, f]", l->pieces[i].bytes, (size_t)l->pieces[i].length, l->pieces[i].score));
     for (int32_t i = sentinels - 1; i >= 0; i--) {
         char *text = tr_format("<extra_id_%d>", i);
         json_array_append_new(vocab, json_pack("[s, f]", text, 0.0));
@@ -345,26 +349,28 @@ static json_t *added_json(const json_t *vocab, int32_t sentinels)
     json_t *added = json_array();
     for (size_t id = 0; id < json_array_size(vocab); id++)
         if (id < SPECIALS || id >= json_array_size(vocab) - (size_t)sentinels)
-            json_array_append_new(added, json_pack("{s:I, s:O, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
-                                                   json_array_get(json_array_get(vocab, id), 0), "single_word", 0, "lstrip",
-                                                   0, "rstrip", 0, "normalized", 0, "special", 1));
+            json_array_append_new(added,
+                                  json_pack("{s:I, s:O, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
+                                            json_array_get(json_array_get(vocab, id), 0), "single_word", 0, "lstrip",
+                                            0, "rstrip", 0, "normalized", 0, "special", 1));
     return added;
 }
 
 static tr_error *finish(const learner *l, int32_t sentinels, tr_tokenizer **out)
 {
     json_t *vocab = vocab_json(l, sentinels);
-    json_t *end = json_pack("{s:s, s:[{s:{s:s,s:i}},{s:{s:s,s:i}}], s:[{s:{s:s,s:i}},{s:{s:s,s:i}},{s:{s:s,s:i}},{s:{s:s,s:i}}], "
-                            "s:{s:{s:s, s:[i], s:[s]}}}",
-                            "type", "TemplateProcessing", "single", "Sequence", "id", "A", "type_id", 0, "SpecialToken", "id",
-                            "</s>", "type_id", 0, "pair", "Sequence", "id", "A", "type_id", 0, "SpecialToken", "id", "</s>",
-                            "type_id", 0, "Sequence", "id", "B", "type_id", 0, "SpecialToken", "id", "</s>", "type_id", 0,
-                            "special_tokens", "</s>", "id", "</s>", "ids", 1, "tokens", "</s>");
-    json_t *root = json_pack("{s:o, s:o, s:o, s:o, s:o, s:{s:s, s:i, s:b, s:o}}", "added_tokens", added_json(vocab, sentinels),
-                             "normalizer", json_loads(normalizer_json, 0, NULL), "pre_tokenizer",
-                             json_loads(metaspace_json, 0, NULL), "post_processor", end, "decoder",
-                             json_loads(metaspace_json, 0, NULL), "model", "type", "Unigram", "unk_id", 2, "byte_fallback", 0,
-                             "vocab", vocab);
+    json_t *end = json_pack(
+        "{s:s, s:[{s:{s:s,s:i}},{s:{s:s,s:i}}], s:[{s:{s:s,s:i}},{s:{s:s,s:i}},{s:{s:s,s:i}},{s:{s:s,s:i}}], "
+        "s:{s:{s:s, s:[i], s:[s]}}}",
+        "type", "TemplateProcessing", "single", "Sequence", "id", "A", "type_id", 0, "SpecialToken", "id", "</s>",
+        "type_id", 0, "pair", "Sequence", "id", "A", "type_id", 0, "SpecialToken", "id", "</s>", "type_id", 0,
+        "Sequence", "id", "B", "type_id", 0, "SpecialToken", "id", "</s>", "type_id", 0, "special_tokens", "</s>",
+        "id", "</s>", "ids", 1, "tokens", "</s>");
+    json_t *root = json_pack("{s:o, s:o, s:o, s:o, s:o, s:{s:s, s:i, s:b, s:o}}", "added_tokens",
+                             added_json(vocab, sentinels), "normalizer", json_loads(normalizer_json, 0, NULL),
+                             "pre_tokenizer", json_loads(metaspace_json, 0, NULL), "post_processor", end, "decoder",
+                             json_loads(metaspace_json, 0, NULL), "model", "type", "Unigram", "unk_id", 2,
+                             "byte_fallback", 0, "vocab", vocab);
     TR_CHECK(root, "a learnt vocabulary that is no JSON");
     tr_error *error = tr_tokenizer_build(root, "the learnt vocabulary", out);
     json_decref(root);
@@ -378,11 +384,12 @@ static tr_error *learn(learner *l, const tr_tokenizer_training *options, tr_toke
     for (int64_t i = 0; i < l->count; i++)
         singles += l->pieces[i].single;
     if (singles > wanted || !singles)
-        return tr_error_new(TR_USER,
-                            "a vocabulary of %d tokens: %d special ones, %d sentinels and the %lld characters of these texts "
-                            "need at least %lld",
-                            options->vocab_size, SPECIALS, options->sentinels, (long long)singles,
-                            (long long)(SPECIALS + options->sentinels + singles));
+        return tr_error_new(
+            TR_USER,
+            "a vocabulary of %d tokens: %d special ones, %d sentinels and the %lld characters of these texts "
+            "need at least %lld",
+            options->vocab_size, SPECIALS, options->sentinels, (long long)singles,
+            (long long)(SPECIALS + options->sentinels + singles));
     for (;;) {
         for (int i = 0; i < EM_PASSES; i++)
             em(l);

@@ -239,8 +239,6 @@ static bool is_gpt2(const tr_tokenizer *t)
 /* The class by which `transformers` opens the directory, and the names of the special tokens. */
 static void config_json(const tr_tokenizer *t, tr_text *out)
 {
-    static const char *const names[TR_SPECIAL_COUNT] = {"pad_token",  "unk_token", "cls_token", "sep_token",
-                                                        "mask_token", "bos_token", "eos_token"};
     bool gpt2 = is_gpt2(t), bert = t->kind == TR_TOKENIZER_WORDPIECE;
     /* 2^53 is exact in every reader and means: no limit. */
     tr_text_format(out,
@@ -258,7 +256,7 @@ static void config_json(const tr_tokenizer *t, tr_text *out)
             id = t->end_of_text;
         if (id < 0)
             continue;
-        tr_text_format(out, "  \"%s\": ", names[i]);
+        tr_text_format(out, "  \"%s\": ", tr_special_keys[i]);
         add_token_or_null(t, id, out);
         add(out, ",\n");
     }

@@ -54,8 +54,9 @@ int tr_unicode_category_named(const char *name)
 
 bool tr_unicode_is_cjk(uint32_t code)
 {
-    static const uint32_t blocks[][2] = {{0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF}, {0x2A700, 0x2B73F},
-                                         {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF}, {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F}};
+    static const uint32_t blocks[][2] = {{0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF},
+                                         {0x2A700, 0x2B73F}, {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF},
+                                         {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F}};
     for (int64_t i = 0; i < TR_COUNT(blocks); i++)
         if (code >= blocks[i][0] && code <= blocks[i][1])
             return true;
@@ -219,7 +220,8 @@ static void decompose(run *r, uint32_t code, bool compatible)
         take(r, code);
         return;
     }
-    int place = compatible ? d->compatible : d->canonical, length = compatible ? d->compatible_length : d->canonical_length;
+    int place = compatible ? d->compatible : d->canonical,
+        length = compatible ? d->compatible_length : d->canonical_length;
     for (int i = 0; i < length; i++)
         take(r, unicode_pool[place + i]);
 }

@@ -296,6 +296,16 @@ static tr_error *load_one(tr_program *p, tr_value v, const tr_family *family, co
     return check_same(p, info, family, file, from);
 }
 
+const char *tr_weights_absent(const tr_program *p, const tr_family *family, const tr_safetensors *file)
+{
+    for (tr_value v = 1; v < p->graph->n_values; v++) {
+        const tr_value_info *info = &p->graph->values[v];
+        if (info->role == TR_PARAM && family && beginning(family->optional, info->name) && !find_one(file, family, info->name))
+            return info->name;
+    }
+    return NULL;
+}
+
 tr_error *tr_weights_load(tr_program *p, const tr_family *family, const tr_safetensors *file)
 {
     tr_error *error = NULL;

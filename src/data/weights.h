@@ -16,6 +16,8 @@
 /* Fills every parameter from the file by name (with or without one of the family's prefixes), converting
  * dtypes. What the file may lack (family->optional) is left as it is. Another missing name, another shape, or a tensor that must be the same as a parameter and is not
  * is an error. family NULL: a program's own. */
+/* The first of the family's optional parameters that the program wants and the file lacks; NULL: it has all. */
+const char *tr_weights_absent(const tr_program *program, const tr_family *family, const tr_safetensors *file);
 tr_error *tr_weights_load(tr_program *program, const tr_family *family, const tr_safetensors *file);
 /* Parameters and state (moments, low halves) from a checkpoint of the same model, in any precision
  * and of any mesh: a split master is joined or split as this program needs. Bit-exact when the

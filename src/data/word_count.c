@@ -42,8 +42,7 @@ tr_string_slot *tr_string_put(tr_string_map *map, const char *bytes, int64_t len
             map->count++;
             return slot;
         }
-        if (slot->hash == hash && slot->length == length &&
-            memcmp(slot->bytes, bytes, (size_t)length) == 0)
+        if (slot->hash == hash && slot->length == length && memcmp(slot->bytes, bytes, (size_t)length) == 0)
             return slot;
     }
 }

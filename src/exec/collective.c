@@ -4,14 +4,14 @@
 
 #include "base/memory.h"
 
-/* How dim `dim` (of `whole` elements, cut at multiples of `unit`) of a tensor is shared by a group. The caller
+/* How dim `dim` (of `whole` elements, cut at multiples of `unit`) of a tensor is shared by `count` ranks. The caller
  * frees cut.parts. */
-static tr_cut cut_of(const tr_tensor *t, int64_t dim, int64_t whole, int64_t unit, const tr_group *group)
+static tr_cut cut_of(const tr_tensor *t, int64_t dim, int64_t whole, int64_t unit, int count)
 {
     int64_t inner = tr_tensor_span(t, (int)dim + 1, t->rank), first;
-    int64_t *parts = tr_alloc((size_t)group->count * sizeof *parts);
-    for (int r = 0; r < group->count; r++) {
-        tr_part(whole, group->count, r, unit, &first, &parts[r]);
+    int64_t *parts = tr_alloc((size_t)count * sizeof *parts);
+    for (int r = 0; r < count; r++) {
+        tr_part(whole, count, r, unit, &first, &parts[r]);
         parts[r] *= inner;
     }
     return (tr_cut){.outer = tr_tensor_span(t, 0, (int)dim), .count = whole * inner, .parts = parts};
@@ -30,7 +30,7 @@ static void free_cut(tr_cut cut)
 static tr_pending *start_all_gather(tr_ranks *ranks, const tr_call *call, const tr_group *group)
 {
     const tr_attr *a = call->attrs;
-    tr_cut cut = cut_of(&call->in[0], a[TR_COLLECTIVE_DIM].i, a[TR_GATHER_WHOLE].i, a[TR_GATHER_UNIT].i, group);
+    tr_cut cut = cut_of(&call->in[0], a[TR_COLLECTIVE_DIM].i, a[TR_GATHER_WHOLE].i, a[TR_GATHER_UNIT].i, group->count);
     tr_pending *pending =
         tr_comm_all_gather_start(ranks->comm, group, call->in[0].data, call->out[0].data, cut, call->in[0].dtype);
     free_cut(cut);
@@ -42,7 +42,7 @@ static tr_pending *start_reduce_scatter(tr_ranks *ranks, const tr_call *call, co
     const tr_attr *a = call->attrs;
     const tr_tensor *x = &call->in[0];
     int64_t dim = a[TR_COLLECTIVE_DIM].i;
-    tr_cut cut = cut_of(x, dim, x->dims[dim], a[TR_SCATTER_UNIT].i, group);
+    tr_cut cut = cut_of(x, dim, x->dims[dim], a[TR_SCATTER_UNIT].i, group->count);
     tr_pending *pending = tr_comm_reduce_scatter_start(ranks->comm, group, TR_REDUCE_SUM, x->data, call->out[0].data, cut,
                                                        x->dtype, wire_of(x, a[TR_SCATTER_NARROW].i));
     free_cut(cut);
@@ -54,8 +54,8 @@ static tr_pending *start_all_to_all(tr_ranks *ranks, const tr_call *call, const 
     const tr_attr *a = call->attrs;
     const tr_tensor *x = &call->in[0], *y = &call->out[0];
     int64_t from = a[TR_COLLECTIVE_DIM].i, to = a[TR_EXCHANGE_TO].i;
-    tr_cut in_cut = cut_of(x, to, x->dims[to], a[TR_EXCHANGE_TO_UNIT].i, group);
-    tr_cut out_cut = cut_of(y, from, y->dims[from], a[TR_EXCHANGE_UNIT].i, group);
+    tr_cut in_cut = cut_of(x, to, x->dims[to], a[TR_EXCHANGE_TO_UNIT].i, group->count);
+    tr_cut out_cut = cut_of(y, from, y->dims[from], a[TR_EXCHANGE_UNIT].i, group->count);
     tr_pending *pending = tr_comm_all_to_all_start(ranks->comm, group, x->data, in_cut, y->data, out_cut, x->dtype);
     free_cut(in_cut);
     free_cut(out_cut);
@@ -114,4 +114,22 @@ tr_pending *tr_collective_start(tr_ranks *ranks, const tr_call *call)
     default:
         return start_all_to_all(ranks, call, group);
     }
+}
+
+int64_t tr_collective_scratch(const tr_call *call, int ranks, bool processes)
+{
+    const tr_attr *a = call->attrs;
+    const tr_tensor *x = &call->in[0];
+    int64_t bytes = 0;
+    if (call->op == TR_OP_all_reduce) {
+        tr_cut cut = {.outer = 1, .count = tr_tensor_elems(x)};
+        bytes = tr_comm_cost_scratch(TR_TRAFFIC_ALL_REDUCE, cut, x->dtype, wire_of(x, a[TR_REDUCE_NARROW].i), ranks, processes);
+    } else if (call->op == TR_OP_reduce_scatter) {
+        int64_t dim = a[TR_COLLECTIVE_DIM].i;
+        tr_cut cut = cut_of(x, dim, x->dims[dim], a[TR_SCATTER_UNIT].i, ranks);
+        bytes = tr_comm_cost_scratch(TR_TRAFFIC_REDUCE_SCATTER, cut, x->dtype, wire_of(x, a[TR_SCATTER_NARROW].i), ranks,
+                                     processes);
+        free_cut(cut);
+    }
+    return bytes;
 }

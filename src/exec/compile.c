@@ -2,6 +2,7 @@
 #include "exec/compile.h"
 
 #include "base/suggest.h"
+#include "exec/collective.h"
 #include "exec/loss.h"
 #include "ir/table.h"
 #include "ir/text.h"
@@ -58,6 +59,30 @@ static tr_error *cut(tr_graph **graph, const tr_compile *how, tr_graph **out_who
     return after("cut", mine, how);
 }
 
+/* What collectives may hold for themselves at once: of each axis as many as move at the same time. */
+static int64_t comm_bytes(const tr_program *p, const tr_compile *how)
+{
+    struct {
+        int64_t most, count;
+    } axes[TR_MAX_AXES] = {0};
+    int32_t ranks;
+    bool processes = tr_mpi_launched(&ranks);
+    int64_t bytes = 0;
+    for (uint32_t i = 0; i < p->n_instructions && how->sharding; i++) {
+        const tr_call *call = &p->instructions[i].call;
+        if (!(tr_op_table[call->op]->flags & TR_OP_COLLECTIVE))
+            continue;
+        int64_t a = call->attrs[TR_COLLECTIVE_AXIS].i;
+        int size = a < how->sharding->n_axes ? how->sharding->axes[a].size : how->stages ? how->stages->schedule->ranks : 1;
+        int64_t own = tr_collective_scratch(call, size, processes);
+        axes[a].most = TR_MAX(axes[a].most, own);
+        axes[a].count += own > 0;
+    }
+    for (int a = 0; a < TR_MAX_AXES; a++)
+        bytes += axes[a].most * TR_MIN(axes[a].count, how->overlap.on ? TR_COMM_AT_ONCE : 1);
+    return bytes;
+}
+
 /* Consumes both graphs. live: microbatches alive at once in a stage; 0: as the schedule says. */
 static tr_error *build_take(tr_graph *g, tr_graph *whole, const tr_compile *how, int64_t micro_batches, int32_t live,
                             tr_program **out)
@@ -75,10 +100,12 @@ static tr_error *build_take(tr_graph *g, tr_graph *whole, const tr_compile *how,
     } else {
         error = tr_program_build_take(g, &how->target, micro_batches, out);
     }
-    if (*out)
+    if (*out) {
         (*out)->whole = whole;
-    else
+        (*out)->comm_bytes = comm_bytes(*out, how);
+    } else {
         tr_graph_free(whole);
+    }
     return error;
 }
 
@@ -263,7 +290,7 @@ tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *use
     /* The rows of the hidden states that are wanted are a look-up in them. */
     const char *names[] = {"batch"};
     tr_value last = tr_graph_leaf(g, TR_INPUT, "last", tr_shape_of(g, TR_I32, 1, names, &how->batch), (tr_init){0});
-    tr_value rows = tr_reshape(g, hidden, "rows=%lld embed=%lld", (long long)(how->batch * how->seq),
+    tr_value rows = tr_reshape(g, hidden, "rows=%lld embed=%lld", (long long)(g->error ? 1 : how->batch * tr_size(g, hidden, 1)),
                                (long long)tr_size(g, hidden, -1));
     tr_graph_output(g, "logits", tr_loss_logits(g, tr_embedding(g, rows, last)));
     return finish_take(g, how, context, out);

@@ -49,8 +49,8 @@ tr_error *tr_compile_outputs(tr_model model, const tr_sizes *sizes, void *user, 
 /* Generation: `seq` new tokens a run, cache of `context`. Inputs "start", "last" (i32[batch]: which of the new tokens'
  * logits are wanted); output "logits"[batch, vocab].
  *
- * Of an encoder-decoder `seq` is the source's length, `decoder_seq` the number of new tokens, and `context` the
- * cache's: nodes that no input of the decoder leads to run once a source, in phase START; the others in FORWARD. */
+ * A context of 0: no cache, all tokens anew each time, as answers of encoder-decoders are made (serve/answer.h); "last"
+ * is then a row of the hidden states of all sequences. */
 tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 int64_t context, tr_program **out);
 /* The number of trained values, over all ranks. */

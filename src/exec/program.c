@@ -130,7 +130,7 @@ done:
 int64_t tr_program_peak_bytes(const tr_program *p)
 {
     const tr_memory *m = &p->memory;
-    return m->params_bytes + m->state_bytes + m->input_bytes + m->arena_bytes;
+    return m->params_bytes + m->state_bytes + m->input_bytes + m->arena_bytes + p->comm_bytes;
 }
 
 int64_t tr_program_touched_bytes(const tr_program *p)

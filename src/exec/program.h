@@ -43,6 +43,7 @@ typedef struct tr_program {
     uint32_t n_instructions;
     char *state, *inputs, *arena; /* the three regions; NULL until allocated */
     void **borrowed;              /* by value: where an owner has it, or NULL */
+    int64_t comm_bytes;           /* scratch of collectives, which the transport holds; not of the arena */
     bool arena_borrowed;
     struct tr_ranks *ranks; /* what collectives run over (exec/collective.h); NULL: one rank */
     tr_error *error;        /* of a collective; the run stops at it */
@@ -73,7 +74,7 @@ static inline const tr_graph *tr_program_leaves(const tr_program *program)
     return program->whole ? program->whole : program->graph;
 }
 
-/* State and parameters + inputs + arena: what the process will hold at its peak, in bytes. */
+/* State and parameters + inputs + arena + scratch of collectives: what the rank will hold at its peak, in bytes. */
 int64_t tr_program_peak_bytes(const tr_program *program);
 
 /* What of that has been touched so far, as the system counts its pages; without what is borrowed. */

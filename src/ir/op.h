@@ -41,6 +41,7 @@
  *  rope                 x[b,t,h,e], positions[b,t] i32, rates[r] f32 -> y[b,t,h,e]    interleaved, inverse, factor
  *                       pairs (x_i, x_i+r), interleaved (x_2i, x_2i+1), are turned by position x rate_i, back when
  *                       inverse, and multiplied by factor; elements from 2 r on are as they were
+ *  sinusoids            positions[*] i32 -> y[*,d]                 dims: sines and cosines in turn
  *  buckets              -> ids[2 most + 1] i32    T5's bucket of each distance, from -most on    buckets, most, both
  *  embedding            table[v,d], ids[*] i32 -> y[*,d]
  *  embedding_grad       ids[*] i32, dy[*,d], acc?[v,d] -> dtable[v,d] f32       rows (v)
@@ -189,7 +190,7 @@
     X(sum_leading) X(expand) X(reshape)                                                     \
     X(linear) X(linear_dx) X(linear_dw)                                                     \
     X(layer_norm) X(add_layer_norm) X(layer_norm_grad)                                      \
-    X(rms_norm) X(add_rms_norm) X(rms_norm_grad) X(rope_rates) X(rope)                      \
+    X(rms_norm) X(add_rms_norm) X(rms_norm_grad) X(rope_rates) X(rope) X(sinusoids)                      \
     X(buckets) X(embedding) X(embedding_grad)                                                          \
     X(attention) X(attention_grad) X(attention_cached)                                      \
     X(route) X(route_grad) X(route_loss) X(route_loss_grad)                                 \
@@ -230,6 +231,7 @@ enum { TR_LINEAR_DW_TRANSPOSED, TR_LINEAR_DW_DTYPE, TR_LINEAR_DW_SPLIT };
 enum { TR_NORM_EPS };
 enum { TR_RATES_DIMS, TR_RATES_BASE, TR_RATES_SCALING, TR_RATES_FACTOR, TR_RATES_ORIGINAL, TR_RATES_LOW, TR_RATES_HIGH };
 enum { TR_ROPE_INTERLEAVED, TR_ROPE_INVERSE, TR_ROPE_FACTOR };
+enum { TR_SINUSOIDS_DIMS };
 enum { TR_BUCKETS_COUNT, TR_BUCKETS_MOST, TR_BUCKETS_BOTH };
 enum { TR_EMBEDDING_GRAD_ROWS };
 enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTION_P, TR_ATTENTION_STREAM,

@@ -494,8 +494,8 @@ static tr_error *parse_line(parser *p)
         tr_value outs[TR_MAX_OUTPUTS];
         int n_out = 0, role = 0;
         do {
-            if (n_out == 4)
-                return expected(p, "at most 4 outputs");
+            if (n_out == TR_MAX_OUTPUTS)
+                return expected(p, "the end of the outputs");
             TR_TRY(value(p, &outs[n_out++]));
             if (g->values[outs[n_out - 1]].node || g->values[outs[n_out - 1]].role != TR_TEMP)
                 return expected(p, "a value that is not made before");

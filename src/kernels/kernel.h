@@ -133,7 +133,7 @@ static inline float tr_join_f32(uint16_t high, uint16_t low)
 /* Families: each has kernels/reference/FAMILY.c with the table tr_reference_FAMILY and, where it pays,
  * kernels/fast/FAMILY.c with the table TR_KERNELS(FAMILY). A table ends with an entry whose run is NULL. */
 #define TR_KERNEL_FAMILIES(X) \
-    X(elementwise) X(arrange) X(reduce) X(linear) X(norm) X(rope) X(embedding) \
+    X(elementwise) X(arrange) X(reduce) X(linear) X(norm) X(rope) X(position) X(embedding) \
     X(attention) X(attention_part) X(moe) X(cross_entropy) X(optimizer) X(optimizer_sums)
 
 #define TR_PASTE2(a, b, c) a##_##b##_##c

@@ -1,4 +1,5 @@
-/* Matrix products by oneDNN 2.6 (C API).
+/* Matrix products: by oneDNN 2.6 (C API), or on AMX tiles by our own (amx.h), where the caller's kernels are of
+ * that set and enough rows pay for the packing.
  *
  * oneDNN has two kinds of product inside: batch-reduced blocks ("brg", AVX-512 only) and the
  * classical packed one ("gemm"), and brg can have B reordered into its own layout first. Measured

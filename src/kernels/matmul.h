@@ -1,4 +1,4 @@
-/* Matrix products by oneDNN: C = fn(A B + bias), or C += A B.
+/* Matrix products, by oneDNN or on AMX tiles: C = fn(A B + bias), or C += A B.
  *
  * A is m x k, B is k x n, C is m x n, all in row-major order; A or B may be stored transposed, and
  * rows may be further apart than they are long. f32 x f32 -> f32, bf16 x bf16 -> bf16 or f32; sums

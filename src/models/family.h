@@ -10,12 +10,16 @@
 #include "trireme.h"
 
 #define TR_FAMILIES(X) \
-    X(gpt2)            \
-    X(llama)           \
-    X(palm)            \
-    X(gshard)          \
-    X(mixtral)         \
-    X(vit)             \
+    X(gpt2) \
+    X(llama) \
+    X(palm) \
+    X(bert) \
+    X(t5) \
+    X(transformer) \
+    X(gshard) \
+    X(mixtral) \
+    X(switch) \
+    X(vit) \
     X(swin)
 
 /* The sizes of a published model. What is 0 is left to `complete`. */
@@ -50,6 +54,7 @@ typedef struct tr_family {
                                  the seed says then; NULL: none */
     const tr_same_tensor *same; /* ends with a NULL name; NULL: none */
     bool generates;           /* continues a text: `generate`, samples while training */
+    bool two_towers;          /* makes a text from a text: `generate` too, by serve/answer.h */
 } tr_family;
 
 #define TR_FAMILY_ROW(name) extern const tr_family tr_family_##name;

@@ -149,6 +149,7 @@ static const char *qkv_rule(const tr_graph *g, tr_value k)
         return "b(t)[q]h[e],,";
     return tr_shape_at(g, k)->dims[2] == 1 ? "b(t)h[e],b(s)[g][e],b(s)[g][e]" : "b(t)h[e],b(s)h[e],b(s)h[e]";
 }
+
 static const char *rule_attention(const tr_graph *g, tr_node n)
 {
     static _Thread_local char text[160];

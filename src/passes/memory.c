@@ -44,14 +44,26 @@ static tr_node *last_readers(const tr_graph *g, bool outputs)
     return last;
 }
 
+/* Accumulators are cleared before the next step reads them: after its last reader one is as good as a temporary. */
+static bool *find_cleared(const tr_graph *g)
+{
+    bool *cleared = tr_alloc_zero(g->n_values, sizeof *cleared);
+    for (tr_node n = 1; n < g->n_nodes; n++)
+        if (g->nodes[n].op == TR_OP_clear)
+            cleared[tr_value_root(g, tr_in(g, n, 0))] = true;
+    return cleared;
+}
+
 void tr_graph_in_place(tr_graph *g, unsigned flags)
 {
     tr_node *last = last_readers(g, true);
+    bool *cleared = find_cleared(g);
     for (tr_node n = 1; n < g->n_nodes; n++) {
         if ((tr_op_table[g->nodes[n].op]->flags & flags) != flags)
             continue;
         tr_value x = tr_in(g, n, 0), y = tr_out(g, n, 0), root = tr_value_root(g, x);
-        bool fits = g->values[y].home == y && g->values[root].role == TR_TEMP && last[root] == n &&
+        bool free = g->values[root].role == TR_TEMP || (cleared[root] && g->nodes[n].phase == TR_UPDATE);
+        bool fits = free && g->values[y].home == y && last[root] == n &&
                     tr_shape_bytes(tr_shape_at(g, x)) == tr_shape_bytes(tr_shape_at(g, y)) &&
                     tr_shape_bytes(tr_shape_at(g, root)) == tr_shape_bytes(tr_shape_at(g, y));
         for (uint32_t i = 1; i < g->nodes[n].n_in && fits; i++)
@@ -61,6 +73,7 @@ void tr_graph_in_place(tr_graph *g, unsigned flags)
         last[root] = last[y];
         g->values[y].home = x;
     }
+    free(cleared);
     free(last);
 }
 

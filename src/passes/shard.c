@@ -237,10 +237,10 @@ static choice at_rest(const sharder *s, tr_node n, const tr_rule *rule, const pl
 /* Ulysses: are there heads for every rank of the axis, also where outer axes cut them already. */
 static bool has_heads(const sharder *s, tr_node n, const tr_rule *rule, const place *want, int axis)
 {
-    int k = s->from->nodes[n].op == TR_OP_attention_grad ? 3 : 0, d = tr_rule_find(rule, k, 'h');
+    int query = s->from->nodes[n].op == TR_OP_attention_grad ? 3 : 0, d = tr_rule_find(rule, query, 'h');
     int64_t heads = least_size(s->from, n, rule, 'h');
     for (int a = 0; a < s->how->n_axes; a++)
-        if (want[k].at[a] == d)
+        if (want[query].at[a] == d)
             heads /= s->how->axes[a].size;
     return heads >= s->how->axes[axis].size;
 }
@@ -383,6 +383,17 @@ static int ring_of(const sharder *s, const place *queries)
     return -1;
 }
 
+/* Random numbers are drawn by rows along the last dim, which is in one piece. */
+static tr_error *set_layout(sharder *s, tr_node n, tr_value local, const place *at)
+{
+    const tr_layout *l = shard_layout(s, tr_in(s->from, n, 0), at);
+    s->to->values[local].layout = l;
+    if (l->jump[l->rank - 1])
+        return tr_error_new(TR_USER, "op %s draws along the sequence, which a ring cuts into two pieces; use "
+                                     "mesh.sequence_kind ulysses or megatron", tr_op_name(s->from->nodes[n].op));
+    return NULL;
+}
+
 static tr_error *emit_generic(sharder *s, tr_node n)
 {
     const tr_node_info *node = &s->from->nodes[n];
@@ -399,7 +410,7 @@ static tr_error *emit_generic(sharder *s, tr_node n)
     memcpy(attrs, node->attrs, sizeof attrs);
     localize(s, n, &rule, want, in, attrs);
     if (tr_op_table[node->op]->flags & TR_OP_RANDOM && in[0])
-        s->to->values[in[0]].layout = shard_layout(s, tr_in(s->from, n, 0), &want[0]);
+        TR_TRY(set_layout(s, n, in[0], &want[0]));
     int ring = is_attention(node->op) ? ring_of(s, &want[0]) : -1;
     tr_value out[4] = {0};
     tr_node made = 0;

@@ -16,8 +16,6 @@
  *
  * Every rank has the same nodes, so that the order of the collectives is one.
  */
-#include "ir/table.h"
-#include "passes/passes.h"
 #include "passes/shard_move.h"
 
 enum { PACKED = 3 }; /* query, key, value in one tensor, side by side in dim 2 */

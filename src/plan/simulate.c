@@ -134,6 +134,8 @@ static double collective_seconds(const tr_config *c, const tr_graph *g, tr_node 
     bool reduces = g->nodes[n].op == TR_OP_all_reduce;
     double bytes = (double)TR_MAX(tr_shape_bytes(tr_shape_at(g, tr_in(g, n, 0))), tr_shape_bytes(tr_shape_at(g, tr_out(g, n, 0))));
     double times = reduces ? 2 : 1;
+    if (g->nodes[n].op == TR_OP_ring_shift) /* one message, of all of it */
+        return bytes / rates->link_bytes_per_s + rates->link_latency_s;
     return times * (ranks - 1) * (bytes / ranks / rates->link_bytes_per_s + rates->link_latency_s);
 }
 

@@ -28,6 +28,10 @@ static tr_error *open_program(const char *directory, compile *compile_program, c
     TR_GO(compile_program(family->model, &sizes, NULL, how, out));
     TR_GO(tr_program_allocate(*out));
     TR_GO(tr_weights_load(*out, family, tr_checkpoint_model(checkpoint)));
+    const char *absent = tr_weights_absent(*out, family, tr_checkpoint_model(checkpoint));
+    if (absent)
+        TR_GO(tr_error_new(TR_USER, "%s has no %s, a part of the head that would be scored; train one on top of it by "
+                                    "model.from=%s", directory, absent, directory));
 done:
     tr_checkpoint_close(checkpoint);
     if (error) {
@@ -54,11 +58,12 @@ static tr_error *run_samples(tr_program *p, const tr_objective *objective, int64
 }
 
 /* How much text there is. */
-static tr_error *measure(const char *data, const tr_corpus_options *reading, tr_score *out, int64_t *out_tokens)
+static tr_error *measure(const char *data, const tr_corpus_options *reading, bool generates, tr_score *out,
+                         int64_t *out_tokens)
 {
     tr_corpus *corpus = NULL;
     TR_TRY(tr_corpus_open(data, reading, &corpus));
-    out->bytes = corpus->text_bytes;
+    out->bytes = generates ? corpus->text_bytes : 0; /* others see what they predict: bits a byte would mean nothing */
     *out_tokens = corpus->tokens;
     tr_corpus_free(corpus);
     return NULL;
@@ -81,7 +86,7 @@ tr_error *tr_score_text(const char *directory, const char *data, const tr_scorin
     if (!made)
         TR_GO(tr_error_new(TR_RUN, "no temporary directory can be made in /tmp for the text's tokens"));
     tr_corpus_options reading = {.tokenizer = tokenizer, .cache = cache, .threads = how->target.threads};
-    TR_GO(measure(data, &reading, out, &tokens));
+    TR_GO(measure(data, &reading, family->generates, out, &tokens));
     int64_t seq = how->seq ? how->seq : TR_MIN(sizes.context, TR_MAX(tokens - 1, 1));
     if (seq > sizes.context)
         TR_GO(tr_error_new(TR_USER, "--seq %lld is longer than the model's context of %lld", (long long)seq,

@@ -11,7 +11,7 @@ typedef struct tr_scoring {
 typedef struct tr_score {
     double loss;    /* mean nats a token */
     int64_t tokens; /* that were predicted */
-    int64_t bytes;  /* of text; 0 when the data are shards that do not say */
+    int64_t bytes;  /* of text; 0 when the data are shards that do not say, or the family does not continue texts */
 } tr_score;
 
 /* `directory` is any Hugging Face directory or a run's; `data` what data.train takes. The text is cut into

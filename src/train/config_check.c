@@ -284,6 +284,7 @@ static tr_error *check_mesh(const tr_config *c)
         int64_t ranks, pieces;
     } rows[] = {{"mesh.data", "sequences of a microbatch", c->mesh.data, c->train.micro_batch},
                 {"mesh.expert", "sequences of a data rank's microbatch", c->mesh.expert, c->train.micro_batch / c->mesh.data},
+                {"mesh.expert", "experts", c->mesh.expert, c->model.sizes.experts ? c->model.sizes.experts : c->mesh.expert},
                 {"mesh.tensor", "heads", grid ? 1 : c->mesh.tensor, c->model.sizes.heads},
                 {"mesh.sequence", "tokens of a sequence", c->mesh.sequence, c->train.seq}};
     for (int64_t i = 0; i < TR_COUNT(rows); i++)
@@ -293,6 +294,11 @@ static tr_error *check_mesh(const tr_config *c)
                                    (long long)rows[i].pieces, rows[i].what,
                                    (long long)rows[i].pieces);
     TR_TRY(check_sequence(c));
+    if (c->mesh.expert > 1 && c->model.sizes.experts == 0 && c->model.family != TR_FAMILY_CUSTOM)
+        return tr_config_error(c, blamed(c, "mesh.expert", "model.family"),
+                               "mesh.expert %lld: the family %s has no experts to share; use mesh.data, or model.family "
+                               "gshard, mixtral or switch",
+                               (long long)c->mesh.expert, tr_families[c->model.family]->name);
     if (c->mesh.sequence_kind == TR_SEQUENCE_MEGATRON && c->train.seq < c->mesh.tensor)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",
@@ -303,6 +309,11 @@ static tr_error *check_mesh(const tr_config *c)
                                "there can be at most as many stages as layers",
                                (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
                                (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.sizes.layers);
+    if (c->train.sample_every && c->model.family != TR_FAMILY_CUSTOM && !tr_families[c->model.family]->generates)
+        return tr_config_error(
+            c, blamed(c, "train.sample_every", "model.family"),
+            "models of the family %s do not continue texts, so there are no samples while training; set train.sample_every=0",
+            tr_families[c->model.family]->name);
     if (c->mesh.pipeline > 1 && c->train.sample_every)
         return tr_config_error(
             c, blamed(c, "train.sample_every", "mesh.pipeline"),

@@ -20,7 +20,7 @@ static rank_record own_record(const tr_trainer *t)
                      .planned_peak_bytes = tr_program_peak_bytes(t->program),
                      .parameters_bytes = m->params_bytes,
                      .optimizer_bytes = m->state_bytes,
-                     .step_bytes = m->input_bytes + m->arena_bytes};
+                     .step_bytes = m->input_bytes + m->arena_bytes + t->program->comm_bytes};
     if (gethostname(r.host, sizeof r.host - 1) != 0)
         strcpy(r.host, "unknown");
     return r;

@@ -255,6 +255,21 @@ static tr_error *check_finite(run *r, const tr_step *s)
                         MOST_REFUSED, (long long)r->trainer->step, r->config->out);
 }
 
+/* Another process may have taken the cores while the peak was measured: a run that does more shows it, and then the
+ * peak is measured again. It is never less than what was done. */
+static double peak_share(run *r, double flops)
+{
+    const tr_config *c = r->config;
+    if (r->peak_flops <= 0)
+        return 0;
+    if (flops > r->peak_flops) {
+        double again = tr_machine_peak_flops(r->trainer->target.isa, c->train.precision,
+                                             r->trainer->target.threads * (int)tr_config_ranks(c), 0.05);
+        r->peak_flops = TR_MAX(flops, again);
+    }
+    return flops / r->peak_flops;
+}
+
 static tr_error *record(run *r, const tr_step *s, int64_t bytes_sent, int64_t peak_bytes)
 {
     tr_trainer *t = r->trainer;
@@ -273,7 +288,7 @@ static tr_error *record(run *r, const tr_step *s, int64_t bytes_sent, int64_t pe
         double flops = tr_flops_per_token(&t->sizes, t->parameters, r->config->train.seq) * per_s;
         tr_progress_show(r->progress, &(tr_progress_step){.step = t->step, .loss = s->loss, .tokens_per_s = per_s,
                                                           .step_s = s->seconds,
-                                                          .peak_share = r->peak_flops > 0 ? flops / r->peak_flops : 0});
+                                                          .peak_share = peak_share(r, flops)});
     }
     return check_finite(r, s);
 }
