@@ -1,5 +1,5 @@
 /* A small random model of every family against its reference: logits, loss and every gradient, by the reference kernels
- * and by the best; and against itself with a cache. The files come from tools/golden_models.py; a new directory is a new row here.
+ * and by the best. The files come from tools/golden_models.py; a new directory is a new row here.
  */
 #include "check.h"
 
@@ -85,37 +85,6 @@ static void check_logits(const golden *c)
     }
     tr_program_free(p);
     free(path);
-}
-
-/* Token by token through the cache, the first row: what does not depend on the length of the whole. */
-static void check_cache(const golden *c)
-{
-    bool steady = c->family->generates && c->sizes.rope_kind != TR_ROPE_DYNAMIC && !c->sizes.experts && !c->how.decoder_seq;
-    tr_program *whole = NULL, *p = NULL;
-    tr_compile how = c->how;
-    int64_t T = c->how.seq, V = c->sizes.vocab;
-    how.batch = how.seq = 1;
-    if (steady) {
-        tr_error *error = tr_compile_logits(c->family->model, &c->sizes, NULL, &c->how, &whole);
-        whole = ready(c, error, whole);
-        CHECK_OK(tr_compile_generation(c->family->model, &c->sizes, NULL, &how, T, &p));
-        CHECK_OK(p ? tr_program_allocate(p) : NULL);
-        CHECK_OK(p ? tr_weights_load(p, c->family, c->weights) : NULL);
-    }
-    if (whole && p) {
-        const int32_t *ids = tr_program_find(whole, "ids");
-        tr_program_run(whole, TR_START, TR_UPDATE, 0, 0);
-        const float *want = tr_program_find(whole, "logits");
-        for (int64_t t = 0; t < T; t++) {
-            *(int32_t *)tr_program_find(p, "ids") = ids[t];
-            *(int32_t *)tr_program_find(p, "positions") = *(int32_t *)tr_program_find(p, "start") = (int32_t)t;
-            *(int32_t *)tr_program_find(p, "last") = 0;
-            tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
-            CHECK_NEAR(difference(tr_program_find(p, "logits"), want + t * V, V) / largest(want, T * V), 0, 1e-4);
-        }
-    }
-    tr_program_free(whole);
-    tr_program_free(p);
 }
 
 /* What data/batch.h computes for a step, here for one batch. */
@@ -230,7 +199,6 @@ static void check_case(const char *name)
                              .decoder_seq = tr_given_decoder_seq(c.given)};
         c.sizes.dropout = c.sizes.drop_path = 0;
         check_logits(&c);
-        check_cache(&c);
         check_gradients(&c);
     }
     if (c.family)
