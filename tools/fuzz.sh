@@ -29,13 +29,12 @@ echo 'int LLVMFuzzerTestOneInput(const unsigned char *d, unsigned long n); int L
 unsigned long n) { return d && n == 77 ? 0 : 0; }' >$out/probe.c
 "$clang" -fsanitize=fuzzer,address,undefined $out/probe.c -o $out/probe 2>$out/probe.log ||
     skip "this clang has no libFuzzer or sanitizer runtime (Debian: libclang-rt-dev, or compiler-rt)"
-# Where clang finds OpenMP it is used; without it the pragmas mean nothing and the code is the same.
 echo '#include <omp.h>' >$out/probe_omp.c
-omp=()
-"$clang" -fopenmp -fsyntax-only $out/probe_omp.c 2>/dev/null && omp=(-fopenmp)
-pkg-config --exists yaml-0.1 jansson || skip "pkg-config, libyaml or jansson is missing"
-read -ra cflags <<<"$(pkg-config --cflags yaml-0.1 jansson)"
-read -ra libraries <<<"$(pkg-config --libs yaml-0.1 jansson) -ldnnl -lpthread -lm"
+"$clang" -fopenmp -fsyntax-only $out/probe_omp.c 2>/dev/null || skip "this clang has no OpenMP (Debian: libomp-dev)"
+omp=(-fopenmp)
+pkg-config --exists yaml-0.1 jansson zlib || skip "pkg-config, libyaml, jansson or zlib is missing"
+read -ra cflags <<<"$(pkg-config --cflags yaml-0.1 jansson zlib)"
+read -ra libraries <<<"$(pkg-config --libs yaml-0.1 jansson zlib) -ldnnl -lpthread -lm"
 flags+=("${omp[@]}" "${cflags[@]}")
 
 # The floors that read outside bytes, and those that these need. Only what a fuzzer refers to is linked.

@@ -33,6 +33,7 @@ if wants images; then
 fi
 if wants fuzz; then
     need clang 'command -v clang'
+    need libomp-dev 'echo "#include <omp.h>" | clang -fopenmp -E -'
     need libclang-rt-dev 'ls "$(clang -print-resource-dir)"/lib/*/libclang_rt.fuzzer*.a'
 fi
 
