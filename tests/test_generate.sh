@@ -102,9 +102,9 @@ for key in text prompt_tokens tokens_per_s prefill_s finish; do
     holds "json has $key" grep -q "\"$key\"" <<<"$json"
 done
 echo "$json" >judged.json
-status "json is JSON" 2 "expected token ids" "$trireme" eval bpe --logits judged.json --out ids.npy
+status "json is JSON" 2 "input_ids" "$trireme" eval bpe --logits judged.json --out ids.npy
 say bytes --temperature 2 --max-tokens 30 --seed 4 --json >judged.json
-status "json of any bytes is JSON" 2 "expected token ids" "$trireme" eval bpe --logits judged.json --out ids.npy
+status "json of any bytes is JSON" 2 "input_ids" "$trireme" eval bpe --logits judged.json --out ids.npy
 equal "samples" "$(say bytes --greedy --max-tokens 3 --samples 3 --json | wc -l)" 3
 differ "samples have seeds of their own" "$(say bytes --samples 2 --seed 1 --temperature 3 --json | field text | sed -n 1p)" \
     "$(say bytes --samples 2 --seed 1 --temperature 3 --json | field text | sed -n 2p)"

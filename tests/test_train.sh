@@ -57,10 +57,10 @@ has() { # WHAT FILE WORDS
 lacks() { # WHAT FILE WORDS
     if grep -qF -- "$3" "$2"; then fail "$1: in $2: $3"; else ok; fi
 }
-# Our own reader is the judge of JSON: it says "not valid JSON", or that there are no ids in it.
+# Our own reader is the judge of JSON: it says "not valid JSON", or that there are no input_ids in it.
 is_json() { # WHAT FILE
     cp "$2" judged.json
-    status "$1 is JSON" 2 "expected token ids" "$trireme" eval "$golden" --logits judged.json --out ids.npy
+    status "$1 is JSON" 2 "input_ids" "$trireme" eval "$golden" --logits judged.json --out ids.npy
 }
 train() { "$trireme" train tiny.yaml --quiet "$@"; }
 # The numbers of metrics.jsonl that do not depend on the clock.
