@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The tests again under sanitizers.
 #
-#     tools/sanitize.sh [address] [thread]        both without an argument; about 10 minutes on two cores
+#     tools/sanitize.sh [address] [thread]        both without an argument; about half an hour on two cores
+#     tools/sanitize.sh units                     of address, the tests that are C programs: five minutes
 #
 # address: build-debug/ (AddressSanitizer with leaks, UndefinedBehaviorSanitizer), the whole suite. Left out are
 #     test_transformers, which checks numbers against another program, not memory;
@@ -43,6 +44,12 @@ count() { # NAME PASSED FAILED SKIPPED
     passed=$((passed + $2)) failed=$((failed + $3)) skipped=$((skipped + $4))
 }
 
+units() {
+    build debug || return
+    export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
+    suite units build-debug "($(basename -s .sh tests/test_*.sh | paste -sd'|'))$"
+}
+
 address() {
     build debug || return
     export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
@@ -68,9 +75,9 @@ thread() {
 [ $# -gt 0 ] || set -- address thread
 for what in "$@"; do
     case $what in
-    address | thread) $what ;;
+    address | thread | units) $what ;;
     *)
-        echo "tools/sanitize.sh: there is no '$what'; it takes address and thread" >&2
+        echo "tools/sanitize.sh: there is no '$what'; it takes address, thread and units" >&2
         exit 2
         ;;
     esac

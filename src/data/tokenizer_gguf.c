@@ -52,8 +52,10 @@ static tr_error *find_cutting(const tr_gguf *g, const char *path, const cutting 
     tr_gguf_string(g, KEY("pre"), &name);
     for (int64_t i = 0; i < TR_COUNT(cuttings); i++) {
         *out = &cuttings[i];
-        if (named(cuttings[i].names, name))
+        if (named(cuttings[i].names, name)) {
+            tr_text_free(&all);
             return NULL;
+        }
         tr_text_add(&all, cuttings[i].names, strlen(cuttings[i].names) - 1);
     }
     tr_error *error =

@@ -259,7 +259,8 @@ tr_error *tr_pass_memory(tr_graph *g, const int64_t *scratch_bytes, int64_t micr
     }
     uint32_t count;
     buffer *buffers = collect(g, scratch_bytes, slots != NULL, &count);
-    qsort(buffers, count, sizeof *buffers, by_size);
+    if (count > 0)
+        qsort(buffers, count, sizeof *buffers, by_size);
     out->arena_bytes = place(buffers, count, -1);
     if (slots) {
         place_slots(buffers, count, slots, out);
