@@ -11,7 +11,7 @@
 # thread: build-tsan/ (ThreadSanitizer), OMP_NUM_THREADS=1, and tools/tsan.supp, which names libgomp and libdnnl only.
 #     What it proves is what our own threads share: ranks, transports, the executor, checkpoints. libgomp's barriers
 #     are invisible to it, so that every value that passes between the members of an OpenMP team is reported; left out
-#     are the tests that ask for such teams (kernels, ops, passes, the model, tokenizers), and those that run one rank
+#     are the tests that ask for such teams (kernels, ops, passes, the models, tokenizers), and those that run one rank
 #     from outside, in which nothing of ours runs beside anything, or under mpirun, whose own locks it reports. Ranks are
 #     threads in `trireme parity`.
 #
@@ -60,7 +60,7 @@ thread() {
     local ranks log=build-tsan/parity.log
     build tsan || return
     export OMP_NUM_THREADS=1 TSAN_OPTIONS="suppressions=$PWD/tools/tsan.supp exitcode=66"
-    suite thread build-tsan 'test_(kernels_|ops|gpt|passes|memory_plan|tokenizer)|test_(train|generate|memory|report|cli_|example|parity|transformers|comm_mpi|failures|two_hosts)'
+    suite thread build-tsan 'test_(kernels_|ops|gpt|golden|passes|memory_plan|tokenizer)|test_(train|bert|images_run|optimizers_run|generate|memory|report|cli_|example|parity|transformers|comm_mpi|failures|two_hosts)'
     for ranks in 2 3 4; do
         if build-tsan/trireme parity examples/parity.yaml data.train=docs/formats.md --ranks $ranks --steps 3 threads=1 \
             model.layers=2 model.embed=32 model.heads=4 model.context=16 train.seq=16 train.batch=4 >"$log" 2>&1; then
