@@ -41,8 +41,8 @@ static tr_value attention(tr_graph *g, tr_value x, const tr_sizes *s, const shar
     return tr_linear(g, y, tr_param(g, tr_normal(0.02), "out", "heads=%d*%d embed=%d", H, E, D), 0);
 }
 
-/* Each token goes to the expert that the router gives the highest probability. */
-static tr_value experts(tr_graph *g, tr_value x, const tr_sizes *s)
+/* Each token goes to the expert that the router gives the highest probability. *balance: the sum over layers so far. */
+static tr_value experts(tr_graph *g, tr_value x, const tr_sizes *s, tr_value *balance)
 {
     int D = (int)s->embed, M = (int)s->mlp, X = (int)s->experts;
     tr_value router = tr_param(g, tr_normal(0.02), "router", "embed=%d expert=%d", D, X);
@@ -51,7 +51,7 @@ static tr_value experts(tr_graph *g, tr_value x, const tr_sizes *s)
     tr_value in = tr_param(g, tr_normal(0.02), "experts.in", "expert=%d embed=%d mlp=%d", X, D, M);
     tr_value out = tr_param(g, tr_normal(0.02 / sqrt(2.0 * (double)s->layers)), "experts.out", "expert=%d mlp=%d embed=%d", X, M, D);
     tr_value h = tr_relu(g, tr_expert_linear(g, tr_dispatch(g, x, &r), in, false, &r));
-    tr_loss_add(g, "balance", r.balance, 0.01 / (double)s->layers);
+    *balance = *balance ? tr_add(g, *balance, r.balance) : r.balance;
     return tr_collect(g, tr_expert_linear(g, h, out, false, &r), &r);
 }
 
@@ -64,13 +64,14 @@ static void own_experts(tr_graph *g, const tr_sizes *s, void *unused)
                   .rates = tr_rope_rates(g, D / H, 10000, NULL),
                   .buckets = tr_relative_buckets(g, BUCKETS, FAR, false),
                   .bias = tr_param(g, tr_normal(0.02), "bias", "buckets=%d heads=%d", BUCKETS, H)};
-    tr_value x = tr_embedding(g, words, tr_input(g, "ids", "batch=%d seq=%d", B, T)); /* [B, T, D] */
+    tr_value x = tr_embedding(g, words, tr_input(g, "ids", "batch=%d seq=%d", B, T)), balance = 0; /* [B, T, D] */
     for (int i = 0; i < s->layers; i++) {
         tr_layer_begin(g, i, "layer.%d.", i);
         x = tr_add(g, x, tr_dropout(g, attention(g, norm(g, x, "norm.1", D), s, &all), s->dropout));
-        x = tr_add(g, x, tr_dropout(g, experts(g, norm(g, x, "norm.2", D), s), s->dropout));
+        x = tr_add(g, x, tr_dropout(g, experts(g, norm(g, x, "norm.2", D), s, &balance), s->dropout));
         tr_layer_end(g);
     }
+    tr_loss_add(g, "balance", balance, 0.01);
     tr_head_add(g, (tr_head){.hidden = norm(g, x, "norm", D), .table = words});
 }
 
