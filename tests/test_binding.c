@@ -9,6 +9,7 @@
 
 #include "base/binding.h"
 #include "base/cpu.h"
+#include "base/memory.h"
 #include "check.h"
 
 static int cores(void)

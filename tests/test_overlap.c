@@ -216,7 +216,7 @@ static void test_sums_of_microbatches(void)
         const char *overrides[4];
         int least, most; /* sums that start before the last node of a microbatch */
     } cases[] = {
-        {{"mesh.data=2", "train.micro_batch=2"}, 14, 50},
+        {{"mesh.data=2", "train.micro_batch=2"}, 10, 50},
         {{"mesh.data=2", "train.micro_batch=2", "zero=1"}, 30, 50},
         {{"mesh.data=2", "train.micro_batch=2", "mesh.overlap=false"}, 0, 0},
         {{"mesh.data=2", "train.micro_batch=2", "mesh.pipeline=3"}, 0, 0},

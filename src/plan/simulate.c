@@ -140,29 +140,29 @@ static double collective_seconds(const tr_config *c, const tr_graph *g, tr_node 
 }
 
 /* A rank's clocks, and what they have counted. */
-typedef struct clock {
+typedef struct clocks {
     double now, link;
     double compute, communication;
     double *over; /* by node: when a collective is over */
     bool *has_wait;
-} clock;
+} clocks;
 
-static clock clock_new(const tr_graph *g)
+static clocks clocks_new(const tr_graph *g)
 {
-    clock k = {.over = tr_alloc_zero(g->n_nodes, sizeof *k.over), .has_wait = tr_alloc_zero(g->n_nodes, sizeof *k.has_wait)};
+    clocks k = {.over = tr_alloc_zero(g->n_nodes, sizeof *k.over), .has_wait = tr_alloc_zero(g->n_nodes, sizeof *k.has_wait)};
     for (tr_node n = 1; n < g->n_nodes; n++)
         if (tr_op_table[g->nodes[n].op]->flags & TR_OP_WAIT)
             k.has_wait[g->values[tr_in(g, n, 0)].node] = true;
     return k;
 }
 
-static void clock_free(clock *k)
+static void clocks_free(clocks *k)
 {
     free(k->over);
     free(k->has_wait);
 }
 
-static void tick(const tr_config *c, const tr_graph *g, tr_node n, const tr_rates *rates, clock *k)
+static void tick(const tr_config *c, const tr_graph *g, tr_node n, const tr_rates *rates, clocks *k)
 {
     unsigned flags = tr_op_table[g->nodes[n].op]->flags;
     if (flags & TR_OP_WAIT) {
@@ -182,7 +182,7 @@ static void tick(const tr_config *c, const tr_graph *g, tr_node n, const tr_rate
 
 /* The nodes of some phases, of one stage or (-1) of all, in their order. */
 static void run(const tr_config *c, const tr_graph *g, const tr_rates *rates, tr_phase first, tr_phase last, int stage,
-                clock *k)
+                clocks *k)
 {
     for (tr_node n = 1; n < g->n_nodes; n++)
         if (g->nodes[n].phase >= first && g->nodes[n].phase <= last && (stage < 0 || g->nodes[n].stage == stage))
@@ -192,9 +192,9 @@ static void run(const tr_config *c, const tr_graph *g, const tr_rates *rates, tr
 /* What an action of a stage takes. The plan has this rank's stages with their waits; of the others, which it has as one
  * graph without waits, as large a share is hidden as of this rank's in the same phase. */
 static double action(const tr_config *c, const tr_program *p, const tr_rates *rates, tr_phase phase, int stage,
-                     clock *all)
+                     clocks *all)
 {
-    clock own = clock_new(p->graph), whole = clock_new(p->whole);
+    clocks own = clocks_new(p->graph), whole = clocks_new(p->whole);
     run(c, p->graph, rates, phase, phase, -1, &own);
     run(c, p->whole, rates, phase, phase, stage, &whole);
     double exposed = TR_MAX(own.now - own.compute, 0);
@@ -203,8 +203,8 @@ static double action(const tr_config *c, const tr_program *p, const tr_rates *ra
     all->compute += whole.compute;
     all->communication += whole.communication;
     all->now += seconds;
-    clock_free(&own);
-    clock_free(&whole);
+    clocks_free(&own);
+    clocks_free(&whole);
     return seconds;
 }
 
@@ -216,9 +216,9 @@ static tr_error *simulate_pipeline(const tr_config *c, const tr_program *p, cons
     const tr_schedule *s = stages.schedule;
     tr_stage_cost *costs = tr_alloc_zero((size_t)s->stages, sizeof *costs);
     tr_pipeline_costs(p->whole, s->stages, 1, 1, rates->link_bytes_per_s, costs); /* for what is sent */
-    clock worst = {0};
+    clocks worst = {0};
     for (int i = 0; i < s->stages; i++) {
-        clock stage = {0};
+        clocks stage = {0};
         costs[i].forward = action(c, p, rates, TR_FORWARD, i, &stage);
         costs[i].input = action(c, p, rates, TR_BACKWARD, i, &stage);
         costs[i].weight = action(c, p, rates, TR_WEIGHT, i, &stage);
@@ -244,7 +244,7 @@ static tr_error *simulate_pipeline(const tr_config *c, const tr_program *p, cons
 
 tr_error *tr_simulate_step(const tr_config *c, const tr_program *p, const tr_rates *rates, tr_step_time *out)
 {
-    clock k = clock_new(p->graph);
+    clocks k = clocks_new(p->graph);
     tr_error *error = NULL;
     *out = (tr_step_time){0};
     run(c, p->graph, rates, TR_START, TR_START, -1, &k);
@@ -258,6 +258,6 @@ tr_error *tr_simulate_step(const tr_config *c, const tr_program *p, const tr_rat
     out->compute += k.compute;
     out->communication += k.communication;
     out->exposed += TR_MAX(k.now - k.compute, 0);
-    clock_free(&k);
+    clocks_free(&k);
     return error;
 }
