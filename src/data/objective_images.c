@@ -184,6 +184,7 @@ const tr_objective_row tr_objective_images = {
     .help = "the class of an image",
     .inputs = "images labels",
     .no_text = true,
+    .classes = true,
     .open = open,
     .free = close,
     .sample = sample,

@@ -93,10 +93,9 @@ double tr_vision_drop_path(const tr_sizes *s, int64_t i, int64_t n)
 
 tr_error *tr_vision_read(const json_t *c, const char *where, tr_sizes *s)
 {
-    const json_t *names = json_object_get(c, "id2label");
     s->image = 224;
     s->channels = 3;
-    s->labels = json_is_object(names) && json_object_size(names) ? (int64_t)json_object_size(names) : 2;
+    s->labels = tr_hf_labels(c);
     TR_TRY(tr_hf_size(c, where, "image_size", TR_OPTIONAL, &s->image));
     TR_TRY(tr_hf_size(c, where, "patch_size", TR_OPTIONAL, &s->patch));
     TR_TRY(tr_hf_size(c, where, "num_channels", TR_OPTIONAL, &s->channels));
@@ -113,16 +112,7 @@ void tr_vision_write(json_t *c, const tr_sizes *s)
                             "num_channels", s->channels, "hidden_act", "gelu", "hidden_dropout_prob", s->dropout,
                             "attention_probs_dropout_prob", s->dropout, "layer_norm_eps", s->norm_eps, "drop_path_rate",
                             s->drop_path, "qkv_bias", 1));
-    json_t *names = json_object(), *numbers = json_object();
-    for (int64_t i = 0; i < s->labels; i++) {
-        char number[24], name[32];
-        snprintf(number, sizeof number, "%lld", (long long)i);
-        snprintf(name, sizeof name, "LABEL_%lld", (long long)i);
-        json_object_set_new(names, number, json_string(name));
-        json_object_set_new(numbers, name, json_integer((json_int_t)i));
-    }
-    json_object_set_new(c, "id2label", names);
-    json_object_set_new(c, "label2id", numbers);
+    tr_hf_labels_write(c, s->labels);
 }
 
 void tr_vision_complete(tr_sizes *s, int64_t patch, double eps)

@@ -474,7 +474,7 @@ tr_error *tr_trainer_accuracy(tr_trainer *t, int64_t batches, double *out)
     const tr_objective_row *o = t->objective->row;
     int64_t rows = t->config->train.micro_batch, count = o->val_count(t->objective->own), right = 0;
     *out = NAN;
-    if (!o->no_text || t->stages.schedule || count == 0)
+    if (!o->classes || t->stages.schedule || count == 0)
         return NULL;
     if (batches > 0)
         count = TR_MIN(count, batches * rows);
@@ -506,7 +506,9 @@ static tr_error *collect_files(const tr_trainer *t, tr_checkpoint_file **out, in
     int64_t count = 0, room = 0, n = 0;
     char **names = NULL;
     int32_t end = t->tokenizer ? tr_tokenizer_end_of_text(t->tokenizer) : -1;
-    char *text = tr_hf_config_text(t->family, &t->sizes, t->config->train.precision, end);
+    const tr_objective_row *objective = t->objective->row;
+    const char *const *labels = objective->names ? objective->names(t->objective->own) : NULL;
+    char *text = tr_hf_config_text(t->family, &t->sizes, t->config->train.precision, end, labels);
     tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("config.json"), text, (int64_t)strlen(text)};
     *out = files;
     *out_count = count;
