@@ -214,7 +214,7 @@ static void test_functions(void)
                          TR_F32);
             /* more than is summed at once on tiles, and blocks that are cut off */
             if (fn < 2)
-                every_kernel(TR_OP_linear, dtype, 100, 47, 1030, variant & 2, true, (tr_fn)fn, TR_F32);
+                every_kernel(TR_OP_linear, dtype, 135, 47, 1030, variant & 2, true, (tr_fn)fn, TR_F32);
         }
 }
 
@@ -235,7 +235,7 @@ static void test_linear_dw(void)
                          (variant & 9) == 9 ? TR_BF16 : TR_F32);
     /* more tokens than are summed at once on tiles */
     for (int variant = 0; variant < 8; variant++)
-        every_kernel(TR_OP_linear_dw, variant & 4 ? TR_F32 : TR_BF16, 2125, 40, variant & 4 ? 112 : 48, variant & 1,
+        every_kernel(TR_OP_linear_dw, variant & 4 ? TR_F32 : TR_BF16, 2125, 40, variant & 4 ? 144 : 48, variant & 1,
                      variant & 2, TR_FN_none, TR_F32);
 }
 
@@ -328,7 +328,7 @@ static double error_of(const tr_matmul_spec *spec, const float *a, const float *
  * size or of many, of both signs or of one. */
 static void test_matmul_accuracy(void)
 {
-    enum { M = 96, N = 64, K = 768 };
+    enum { M = 128, N = 64, K = 768 };
     if (tr_cpu_isa_best() < TR_ISA_AMX)
         return;
     tr_tensor a = matrix(TR_F32, M, K), b = matrix(TR_F32, N, K);

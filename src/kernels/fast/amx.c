@@ -36,7 +36,7 @@ enum {
     MOST_K = 2048,
     MOST_K_FLOAT = 1024,
     LEAST_ROWS = 32,        /* fewer: oneDNN, which does not pack */
-    LEAST_ROWS_FLOAT = 96,
+    LEAST_ROWS_FLOAT = 128,
     FEWEST_ROWS = 128,      /* of a thread, unless it has all columns */
 };
 
