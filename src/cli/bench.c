@@ -56,27 +56,34 @@ static double median(double *values, int64_t count)
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-/* GPT-2 124M, 4 x 512 tokens, is what is measured when nothing else is said. */
+/* Do the operands say which model? A file always does. */
+static bool names_model(const bench_options *options)
+{
+    static const char *const keys[] = {"model.family=", "model.preset=", "model.from="};
+    bool named = options->override_count && !strchr(options->overrides[0], '=');
+    for (int o = 0; o < options->override_count; o++)
+        for (int64_t k = 0; k < TR_COUNT(keys); k++)
+            named |= strncmp(options->overrides[o], keys[k], strlen(keys[k])) == 0;
+    return named;
+}
+
+/* GPT-2 124M, 4 x 512 tokens, is what is measured when no model is named. */
 static tr_error *bench_config(const bench_options *options, tr_config **out)
 {
-    static char *const defaults[] = {"model.preset=gpt2", "train.batch=4", "train.seq=512", "out=bench"};
-    enum { DEFAULTS = sizeof defaults / sizeof *defaults };
-    char **all = tr_alloc_zero((size_t)(DEFAULTS + options->override_count + 1), sizeof *all);
+    static char *const usual[] = {"model.preset=gpt2", "train.batch=4", "train.seq=512"};
+    enum { USUAL = sizeof usual / sizeof *usual };
+    bool named = names_model(options);
+    char **all = tr_alloc_zero((size_t)(USUAL + options->override_count + 2), sizeof *all);
     char *isa = options->isa ? tr_format("isa=%s", options->isa) : NULL;
     int count = 0;
-    for (int d = 0; d < DEFAULTS; d++) {
-        size_t key = strcspn(defaults[d], "=") + 1;
-        bool given = false;
-        for (int o = 0; o < options->override_count; o++)
-            given |= strncmp(defaults[d], options->overrides[o], key) == 0;
-        if (!given)
-            all[count++] = defaults[d];
-    }
+    for (int d = 0; d < USUAL && !named; d++)
+        all[count++] = usual[d];
     for (int o = 0; o < options->override_count; o++)
         all[count++] = options->overrides[o];
+    all[count++] = "out=bench";
     if (isa)
         all[count++] = isa;
-    tr_error *error = tr_config_load(NULL, all, count, out);
+    tr_error *error = tr_cli_config(all, count, out);
     free(all);
     free(isa);
     if (error || tr_config_ranks(*out) == 1)
@@ -111,7 +118,7 @@ static tr_error *bench_train(const bench_options *options)
     TR_GO(tr_trainer_plan(config, 0, &sizes, model, NULL, NULL, NULL, NULL, &p));
     TR_GO(tr_program_allocate(p));
     tr_program_init(p, 1);
-    int64_t tokens = config->train.batch * config->train.seq;
+    int64_t tokens = config->train.batch * config->train.seq, parameters = tr_graph_parameters(p->graph);
     *(float *)tr_program_find(p, "lr") = (float)config->optimizer.lr;
     double peak = tr_machine_peak_flops(p->target.isa, config->train.precision, p->target.threads, 0.3);
     for (int64_t s = -1; s < options->steps; s++) { /* the first is a warm-up */
@@ -132,10 +139,11 @@ static tr_error *bench_train(const bench_options *options)
     /* Before and after, as somebody else may be at work during either. */
     peak = TR_MAX(peak, tr_machine_peak_flops(p->target.isa, config->train.precision, p->target.threads, 0.3));
     double step_s = median(times, options->steps), per_s = (double)tokens / step_s;
-    double flops = tr_flops_per_token(&sizes, tr_graph_parameters(p->graph), config->train.seq) * per_s;
-    print_take(json_pack("{s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s, s:o}", "tokens_per_s", per_s, "median_step_s", step_s,
-                         "gflops", flops / 1e9, "peak_gflops", peak / 1e9, "share_of_peak", flops / peak, "peak_bytes",
-                         (json_int_t)tr_process_peak_bytes(), "planned_peak_bytes",
+    double flops = tr_flops_per_token(&sizes, parameters, config->train.seq) * per_s;
+    print_take(json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:s, s:o}", "tokens_per_s", per_s, "samples_per_s",
+                         (double)config->train.batch / step_s, "median_step_s", step_s,
+                         "gflops", flops / 1e9, "peak_gflops", peak / 1e9, "share_of_peak", flops / peak, "parameters",
+                         (json_int_t)parameters, "peak_bytes", (json_int_t)tr_process_peak_bytes(), "planned_peak_bytes",
                          (json_int_t)tr_program_peak_bytes(p), "isa", tr_isa_name(p->target.isa), "step_s", list),
                options->json);
     list = NULL;
@@ -318,11 +326,12 @@ tr_error *cmd_bench(int argc, char **argv)
     };
     const tr_usage usage = {
         .name = "bench",
-        .operands = "gemm|train|generate [key=value ...]",
+        .operands = "gemm|train|generate [CONFIG] [key=value ...]",
         .summary = "what this machine reaches: matrix products, training, generation",
         .options = options,
         .count = TR_COUNT(options),
-        .examples = "trireme bench train train.precision=bf16 --json",
+        .examples = "trireme bench train train.precision=bf16 --json\n"
+                    "trireme bench train model.preset=vit-base train.batch=8 --profile",
         .min = 1,
         .max = -1,
     };

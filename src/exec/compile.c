@@ -7,7 +7,7 @@
 #include "ir/table.h"
 #include "ir/text.h"
 
-static const char *const pass_names[] = {"model", "autodiff", "update", "shard", "cut", "recompute", "once", "cache", "fuse", "order", "bucket", "overlap"};
+static const char *const pass_names[] = {"model", "rooms", "autodiff", "update", "shard", "cut", "recompute", "once", "cache", "fuse", "order", "bucket", "overlap"};
 
 /* Between two passes: the log, the dump, the verifier. */
 static tr_error *after(const char *pass, const tr_graph *g, const tr_compile *how)
@@ -32,9 +32,19 @@ static tr_error *check_dump(const tr_compile *how)
         if (strcmp(how->dump_after, pass_names[i]) == 0)
             return NULL;
     const char *near = tr_suggest(how->dump_after, pass_names, TR_COUNT(pass_names));
-    return tr_error_new(TR_USER, "--dump-after=%s: there is no such pass; the passes are model, autodiff, update, "
+    return tr_error_new(TR_USER, "--dump-after=%s: there is no such pass; the passes are model, rooms, autodiff, update, "
                                  "shard, cut, recompute, once, cache, fuse, order, bucket, overlap%s%s",
                         how->dump_after, near ? "; did you mean " : "", near ? near : "");
+}
+
+static tr_error *rooms(tr_graph *g, const tr_compile *how)
+{
+    const tr_sharding *s = how->sharding;
+    for (int i = 0; s && i < s->n_leaves; i++)
+        if (strcmp(s->leaves[i].dim, "expert") == 0 && s->axes[s->leaves[i].axis].size > 1)
+            return NULL;
+    tr_pass_rooms(g);
+    return after("rooms", g, how);
 }
 
 static tr_error *shard(tr_graph **graph, const tr_compile *how)
@@ -173,6 +183,7 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     if (how->stages)
         TR_GO(tr_pass_stages(g, how->stages->schedule->stages));
     TR_GO(after("model", g, how));
+    TR_GO(rooms(g, how));
     TR_GO(tr_pass_autodiff(g, sum, &grads, &n_grads));
     TR_GO(after("autodiff", g, how));
     if (how->keep_gradients)
@@ -218,6 +229,7 @@ static tr_error *finish_take(tr_graph *g, const tr_compile *how, tr_side side, i
     if (how->stages)
         TR_GO(tr_pass_stages(g, how->stages->schedule->stages));
     TR_GO(after("model", g, how));
+    TR_GO(rooms(g, how));
     TR_GO(shard(&g, how));
     TR_GO(cut(&g, how, &whole));
     if (side != TR_SIDE_BOTH) {

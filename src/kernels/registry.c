@@ -10,9 +10,11 @@ TR_KERNEL_FAMILIES(X)
 #define AVX2(family) tr_kernels_avx2_##family,
 #define AVX512(family) tr_kernels_avx512_##family,
 #define AVX512_BF16(family) tr_kernels_avx512_bf16_##family,
-#define AMX(family) tr_kernels_amx_##family,
-#define X(family) TABLE(avx2, family) TABLE(avx512, family) TABLE(avx512_bf16, family) TABLE(amx, family)
+#define X(family) TABLE(avx2, family) TABLE(avx512, family) TABLE(avx512_bf16, family)
 TR_KERNEL_FAMILIES(X)
+#undef X
+#define X(family) TABLE(amx, family)
+TR_TILE_FAMILIES(X)
 #undef X
 #endif
 
@@ -26,7 +28,9 @@ static const tr_kernel *const fast_tables[TR_ISA_COUNT][FAMILIES] = {
     [TR_ISA_AVX2] = {TR_KERNEL_FAMILIES(AVX2)},
     [TR_ISA_AVX512] = {TR_KERNEL_FAMILIES(AVX512)},
     [TR_ISA_AVX512_BF16] = {TR_KERNEL_FAMILIES(AVX512_BF16)},
-    [TR_ISA_AMX] = {TR_KERNEL_FAMILIES(AMX)},
+#define X(family) tr_kernels_amx_##family,
+    [TR_ISA_AMX] = {TR_TILE_FAMILIES(X)},
+#undef X
 #endif
 };
 
