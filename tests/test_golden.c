@@ -16,7 +16,7 @@
 static const char *const cases[] = {
     "llama", "llama_linear", "llama_dynamic", "llama_llama3", "llama_yarn",
     "palm",
-    "bert",
+    "bert", "bert_classifier",
     "t5", "t5_v1_1", "transformer",
     "gshard", "mixtral", "switch",
     "vit", "swin",
@@ -172,11 +172,11 @@ static void check_config(const golden *c)
     const tr_family *family = NULL;
     tr_sizes again;
     json_t *json = NULL;
-    char *text = tr_hf_config_text(c->family, &c->sizes, TR_F32, 0);
+    char *text = tr_hf_config_text(c->family, &c->sizes, TR_F32, 0, NULL);
     CHECK_OK(tr_json_parse(text, (int64_t)strlen(text), "written", &json));
     CHECK_OK(tr_hf_config_parse(json, "written", &family, &again));
     CHECK(family == c->family);
-    char *twice = tr_hf_config_text(family, &again, TR_F32, 0);
+    char *twice = tr_hf_config_text(family, &again, TR_F32, 0, NULL);
     CHECK_STRING(twice, text);
     free(twice);
     free(text);

@@ -542,6 +542,28 @@ def bert():
             out.seq_relationship_logits, inputs["labels"])
 
     return Case(model, inputs, run)
+
+
+@golden
+def bert_classifier():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    model = shuffle(BertForSequenceClassification(BertConfig(
+        vocab_size=67, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40, num_labels=3,
+        max_position_embeddings=24, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager",
+    )))
+    ids = [[max(i, 1) for i in row] for row in random_ids(3, 17, 67)]
+    mask = [[1] * 17, [1] * 11 + [0] * 6, [1] * 17]
+    types = [[0] * 7 + [1] * 10, [0] * 4 + [1] * 7 + [0] * 6, [0] * 17]
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "labels": [2, 0, 1]}
+
+    def run(model, inputs):
+        out = model(**{key: torch.tensor(inputs[key]) for key in ("input_ids", "attention_mask", "token_type_ids")})
+        return out.logits, torch.nn.functional.cross_entropy(out.logits, torch.tensor(inputs["labels"]))
+
+    return Case(model, inputs, run)
+
+
 # ---- ViT and Swin -----------------------------------------------------------------------------------
 
 
@@ -602,26 +624,6 @@ def swin():
 # ---- BERT -------------------------------------------------------------------------------------------
 
 
-@golden
-def bert():
-    from transformers import BertConfig, BertForPreTraining
-
-    model = shuffle(BertForPreTraining(BertConfig(
-        vocab_size=67, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40,
-        max_position_embeddings=24, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager",
-    )))
-    ids = [[max(i, 1) for i in row] for row in random_ids(3, 19, 67)]  # 0 is padding, whose row PyTorch does not train
-    mask = [[1] * 19, [1] * 11 + [0] * 8, [1] * 19]
-    types = [[0] * 7 + [1] * 12, [0] * 4 + [1] * 7 + [0] * 8, [0] * 19]
-    targets = [[ids[b][t] if (t + b) % 5 == 2 and mask[b][t] else -1 for t in range(19)] for b in range(3)]
-    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "targets": targets, "labels": [0, 1, 1]}
-
-    def run(model, inputs):
-        out = model(**{key: torch.tensor(inputs[key]) for key in ("input_ids", "attention_mask", "token_type_ids")})
-        return out.prediction_logits, mean_loss(out.prediction_logits, inputs["targets"]) + mean_loss(
-            out.seq_relationship_logits, inputs["labels"])
-
-    return Case(model, inputs, run)
 # ---- Files ------------------------------------------------------------------------------------------
 
 

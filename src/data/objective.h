@@ -11,7 +11,7 @@
 #include "ir/dtype.h"
 #include "kernels/kernel.h"
 
-#define TR_OBJECTIVES(X) X(causal) X(masked) X(span) X(seq2seq) X(images)
+#define TR_OBJECTIVES(X) X(causal) X(masked) X(classify) X(span) X(seq2seq) X(images)
 
 /* One input's part in one sample. */
 typedef struct tr_field {
@@ -28,7 +28,11 @@ typedef struct tr_augment {
     int64_t crop; /* moved by up to so many pixels */
     bool flip;    /* mirrored, left and right, every second time */
     double erase; /* share of images of which a rectangle is erased */
+    double mixup; /* each is mixed with another one, by a share from Beta(mixup, mixup) */
 } tr_augment;
+
+/* The target of a mixed image is soft, and given as so many labels of equal weight: its share is a multiple of 1 / 16. */
+enum { TR_LABEL_PARTS = 16 };
 
 typedef struct tr_objective_options {
     const tr_tokenizer *tokenizer; /* NULL: the data are no text */
@@ -40,14 +44,15 @@ typedef struct tr_objective_options {
     int64_t seq, decoder_seq, vocab; /* as the model has them */
     uint64_t seed;
     double val_split;
-    int64_t labels; /* classes of images that the model knows; 0: not checked */
+    int64_t labels; /* classes that the model knows; 0: not checked */
     tr_augment augment;
 } tr_objective_options;
 
 typedef struct tr_objective_row {
     const char *name, *help;
     const char *inputs; /* the names that it can fill, between spaces */
-    bool no_text;       /* the data are no text: there is no tokenizer, and a sample is one target */
+    bool no_text;       /* the data are no text: there is no tokenizer */
+    bool classes;       /* a sample has one target, "labels": validation tells how many are right */
     /* Anything that the other functions want to have. */
     tr_error *(*open)(const tr_objective_options *options, void **out);
     void (*free)(void *own);
@@ -57,6 +62,8 @@ typedef struct tr_objective_row {
     /* As tr_loader_state and tr_loader_check_state. */
     char *(*state)(const void *own);
     tr_error *(*check_state)(const void *own, const char *state);
+    /* Names of the classes, by number; NULL, or gives NULL: they have none. */
+    const char *const *(*names)(const void *own);
 } tr_objective_row;
 
 #define TR_OBJECTIVE_ROW(name) extern const tr_objective_row tr_objective_##name;

@@ -52,7 +52,7 @@ static const bool have_tiles = true;
 static const bool have_tiles = false;
 #endif
 
-typedef enum plan { PLAIN, PACK, GEMM, WIDEN, TILES } plan;
+typedef enum plan { PLAIN, PACK, GEMM, WIDEN, TILES, SGEMM } plan; /* SGEMM: rows vary */
 
 struct tr_matmul {
     tr_matmul_spec spec;
@@ -250,13 +250,45 @@ static tr_error *make_function(tr_matmul *mm)
     return NULL;
 }
 
+bool tr_matmul_rows_can_vary(const tr_matmul_spec *s)
+{
+    return !s->bias && s->fn == TR_FN_none && !s->packed && ((have_tiles && wants_tiles(s)) || s->dtype == TR_F32 || s->widen);
+}
+
+static tr_matmul_spec with_rows(const tr_matmul_spec *s, int64_t rows)
+{
+    tr_matmul_spec of = *s;
+    *(s->a_transposed ? &of.k : &of.m) = rows;
+    return of;
+}
+
+/* How work is shared among threads depends on the rows, and so do the parts that each packs. They are in steps of STEP
+ * rows, and so are the numbers at which work is shared otherwise. */
+static size_t tiles_scratch(const tr_matmul_spec *s)
+{
+    enum { STEP = 32 };
+    size_t most = tr_amx_scratch_bytes(s);
+    int64_t rows = s->a_transposed ? s->k : s->m;
+    for (int64_t r = STEP; s->rows_vary && r < rows; r += STEP)
+        for (int64_t one = 0; one < 2; one++) {
+            tr_matmul_spec of = with_rows(s, r - one);
+            most = TR_MAX(most, tr_amx_scratch_bytes(&of));
+        }
+    return round_up(most);
+}
+
 static tr_error *make(tr_matmul *mm)
 {
     bool fits = false;
+    TR_CHECK(!mm->spec.rows_vary || tr_matmul_rows_can_vary(&mm->spec), "a product whose rows cannot vary");
     if (have_tiles && wants_tiles(&mm->spec)) {
         mm->plan = TILES;
-        mm->scratch_bytes = round_up(tr_amx_scratch_bytes(&mm->spec));
+        mm->scratch_bytes = tiles_scratch(&mm->spec);
         mm->packed_bytes = mm->spec.packed ? tr_amx_packed_bytes(&mm->spec) : 0;
+        return NULL;
+    }
+    if (mm->spec.rows_vary && mm->spec.dtype == TR_F32) {
+        mm->plan = SGEMM;
         return NULL;
     }
     TRY_DNNL(dnnl_stream_create(&mm->stream, engine, dnnl_stream_default_flags), "a stream");
@@ -376,10 +408,9 @@ static void widen_block(float *to, int64_t to_row, const uint16_t *from, int64_t
 }
 
 /* One block of C from its f32 sums. */
-static void store_block(const tr_matmul *mm, float *sums, const float *bias, void *c, int64_t rows,
-                        int64_t cols)
+static void store_block(const tr_matmul *mm, const tr_matmul_spec *s, float *sums, const float *bias, void *c,
+                        int64_t rows, int64_t cols)
 {
-    const tr_matmul_spec *s = &mm->spec;
     if (bias) {
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < rows; i++)
@@ -406,10 +437,9 @@ static void store_block(const tr_matmul *mm, float *sums, const float *bias, voi
     }
 }
 
-static void run_widened(const tr_matmul *mm, const uint16_t *a, const uint16_t *b,
+static void run_widened(const tr_matmul *mm, const tr_matmul_spec *s, const uint16_t *a, const uint16_t *b,
                         const float *bias, void *c, float *scratch)
 {
-    const tr_matmul_spec *s = &mm->spec;
     float *a_block = scratch, *b_block = a_block + BLOCK_M * BLOCK_K;
     float *sums = b_block + BLOCK_K * BLOCK_N;
     if (mm->function) /* the function runs over whole blocks: what no sum fills must be numbers */
@@ -432,7 +462,7 @@ static void run_widened(const tr_matmul *mm, const uint16_t *a, const uint16_t *
                      mm);
             }
             int64_t at = i * s->c_row + j;
-            store_block(mm, sums, bias ? bias + j : NULL, (char *)c + at * tr_dtype_bytes(s->out),
+            store_block(mm, s, sums, bias ? bias + j : NULL, (char *)c + at * tr_dtype_bytes(s->out),
                         m, n);
         }
 }
@@ -445,7 +475,7 @@ void tr_matmul_run(const tr_matmul *mm, const void *a, const void *b, const floa
         return;
     }
     if (mm->plan == WIDEN) {
-        run_widened(mm, a, b, bias, c, scratch);
+        run_widened(mm, &mm->spec, a, b, bias, c, scratch);
         return;
     }
     point(mm, mm->a, a);
@@ -462,4 +492,18 @@ void tr_matmul_run(const tr_matmul *mm, const void *a, const void *b, const floa
         args[n_args++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, mm->bias};
     }
     must(dnnl_primitive_execute(mm->product, mm->stream, n_args, args), mm);
+}
+
+void tr_matmul_run_rows(const tr_matmul *mm, int64_t rows, bool add, const void *a, const void *b, void *c, void *scratch)
+{
+    tr_matmul_spec s = with_rows(&mm->spec, rows);
+    s.accumulate = add;
+    if (have_tiles && mm->plan == TILES)
+        tr_amx_run(&s, a, b, NULL, c, scratch);
+    else if (mm->plan == WIDEN)
+        run_widened(mm, &s, a, b, NULL, c, scratch);
+    else
+        must(dnnl_sgemm(s.a_transposed ? 'T' : 'N', s.b_transposed ? 'T' : 'N', s.m, s.n, s.k, 1.0f, a, s.a_row, b, s.b_row,
+                        add ? 1.0f : 0.0f, c, s.c_row),
+             mm);
 }

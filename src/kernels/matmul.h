@@ -28,10 +28,11 @@ typedef struct tr_matmul_spec {
     bool bias;                   /* f32, n elements */
     bool accumulate;             /* C += A B; then neither bias nor fn */
     tr_fn fn;
-    bool tiles;  /* bf16 on the processor's tiles (AMX) by our own product, where that is quicker */
+    bool tiles;  /* on the processor's tiles (AMX) by our own product, where that is quicker */
     bool widen;  /* bf16 without bf16 instructions: through f32 blocks in scratch */
     bool packed; /* the caller keeps B packed over several runs, see below */
     const tr_matmul *packed_like; /* with packed: take B as packed for that one (same n, k) */
+    bool rows_vary; /* m, or with a_transposed k, is the most there may be: see tr_matmul_run_rows */
 } tr_matmul_spec;
 
 tr_error *tr_matmul_new(const tr_matmul_spec *spec, tr_matmul **out);
@@ -39,6 +40,11 @@ void tr_matmul_free(tr_matmul *matmul); /* NULL is allowed */
 size_t tr_matmul_scratch_bytes(const tr_matmul *matmul);
 void tr_matmul_run(const tr_matmul *matmul, const void *a, const void *b, const float *bias,
                    void *c, void *scratch);
+/* With spec.rows_vary, which is not for every product (tr_matmul_new fails): `rows` instead of m, or of k. C += A B
+ * when `add` is set. Neither bias nor fn. */
+void tr_matmul_run_rows(const tr_matmul *matmul, int64_t rows, bool add, const void *a, const void *b, void *c,
+                        void *scratch);
+bool tr_matmul_rows_can_vary(const tr_matmul_spec *spec);
 
 /* With spec.packed: how much memory a packed B takes, 0 when packing has no use here (then run
  * takes B as it is); and packing it, after which run takes `packed` in the place of B. */

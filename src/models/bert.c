@@ -1,6 +1,6 @@
 /* BERT (Devlin et al. 2019): post-norm encoder in both directions, learned positions, segments; learns masked tokens and
- * whether the second text follows the first. MiniLM (Wang et al. 2020) and its sentence embeddings are BERT without
- * heads.
+ * whether the second text follows the first, or, with model.labels, the class of a text. MiniLM (Wang et al. 2020) and
+ * its sentence embeddings are BERT without heads.
  *
  * Shapes: B batch, T seq, D embed, H heads, E = D / H, M mlp, V vocab, C context, Y types. Weights are as torch.nn.Linear
  * stores them, [out, in]. Initialisation as in the paper's code: normal 0.02.
@@ -73,17 +73,33 @@ static void masked_head(tr_graph *g, const tr_sizes *s, tr_value x, tr_value wor
     tr_head_add(g, (tr_head){.hidden = x, .table = words, .bias = b});
 }
 
-/* Whether the second text follows, from the first token. */
-static void next_head(tr_graph *g, const tr_sizes *s, tr_value x)
+/* [B, D]: what the first token says of the whole text. */
+static tr_value pooled(tr_graph *g, const tr_sizes *s, tr_value x)
 {
     long long B = s->batch, D = s->embed;
     tr_value w = tr_param(g, tr_normal(INIT), "bert.pooler.dense.weight", "embed=%lld embed=%lld", D, D);
     tr_value b = tr_param(g, tr_zeros(), "bert.pooler.dense.bias", "embed=%lld", D);
     x = tr_reshape(g, tr_slice(g, x, 1, 0, 1), "batch=%lld embed=%lld", B, D);
-    x = tr_tanh(g, tr_linear_transposed(g, x, w, b)); /* [B, D] */
-    w = tr_param(g, tr_normal(INIT), "cls.seq_relationship.weight", "labels=2 embed=%lld", D);
-    b = tr_param(g, tr_zeros(), "cls.seq_relationship.bias", "labels=2");
+    return tr_tanh(g, tr_linear_transposed(g, x, w, b));
+}
+
+/* Whether the second text follows. */
+static void next_head(tr_graph *g, const tr_sizes *s, tr_value x)
+{
+    x = pooled(g, s, x);
+    tr_value w = tr_param(g, tr_normal(INIT), "cls.seq_relationship.weight", "labels=2 embed=%lld", (long long)s->embed);
+    tr_value b = tr_param(g, tr_zeros(), "cls.seq_relationship.bias", "labels=2");
     tr_head_add(g, (tr_head){.hidden = x, .table = w, .bias = b, .name = "next", .targets = "labels"});
+}
+
+/* The class of a text or of a pair of texts. */
+static void class_head(tr_graph *g, const tr_sizes *s, tr_value x)
+{
+    long long L = s->labels;
+    x = tr_dropout(g, pooled(g, s, x), s->dropout);
+    tr_value w = tr_param(g, tr_normal(INIT), "classifier.weight", "labels=%lld embed=%lld", L, (long long)s->embed);
+    tr_value b = tr_param(g, tr_zeros(), "classifier.bias", "labels=%lld", L);
+    tr_head_add(g, (tr_head){.hidden = x, .table = w, .bias = b, .targets = "labels"});
 }
 
 static void bert(tr_graph *g, const tr_sizes *s, void *unused)
@@ -99,16 +115,22 @@ static void bert(tr_graph *g, const tr_sizes *s, void *unused)
         tr_layer_end(g);
     }
     tr_output(g, "hidden", x);
+    if (s->labels) {
+        class_head(g, s, x);
+        return;
+    }
     masked_head(g, s, x, words);
     next_head(g, s, x);
 }
 
-/* config.json: the keys of BertConfig. */
+/* config.json: the keys of BertConfig. A classifier is known by its architecture. */
+static const char CLASSIFIER[] = "BertForSequenceClassification";
 
 static tr_error *read(const json_t *c, const char *where, tr_sizes *s)
 {
     s->norm_eps = EPS;
     s->types = 2;
+    s->labels = tr_hf_is(c, CLASSIFIER) ? tr_hf_labels(c) : 0;
     TR_TRY(tr_hf_size(c, where, "num_hidden_layers", TR_REQUIRED, &s->layers));
     TR_TRY(tr_hf_size(c, where, "hidden_size", TR_REQUIRED, &s->embed));
     TR_TRY(tr_hf_size(c, where, "num_attention_heads", TR_REQUIRED, &s->heads));
@@ -133,12 +155,21 @@ static void write(json_t *c, const tr_sizes *s)
                             "hidden_act", "gelu", "hidden_dropout_prob", s->dropout, "attention_probs_dropout_prob",
                             s->dropout, "layer_norm_eps", s->norm_eps, "initializer_range", INIT,
                             "position_embedding_type", "absolute"));
+    if (!s->labels)
+        return;
+    tr_hf_pack(c, json_pack("{s:[s]}", "architectures", CLASSIFIER));
+    tr_hf_labels_write(c, s->labels);
 }
 
 static void complete(tr_sizes *s)
 {
     s->norm_eps = s->norm_eps > 0 ? s->norm_eps : EPS;
     s->types = s->types > 0 ? s->types : 2;
+}
+
+static tr_error *check(const tr_sizes *s)
+{
+    return s->labels == 1 ? tr_error_new(TR_USER, "model.labels is 1; a classifier has 2 classes or more") : NULL;
 }
 
 /* Devlin et al. 2019, section 3; the smaller ones: Turc et al. 2019, Wang et al. 2020. */
@@ -165,12 +196,14 @@ const tr_family tr_family_bert = {
     .architecture = "BertForPreTraining",
     .model = bert,
     .objective = "masked",
-    .keys = "layers embed heads mlp context vocab types dropout norm_eps",
+    .classifies = "classify",
+    .keys = "layers embed heads mlp context vocab types labels dropout norm_eps",
     .read = read,
     .write = write,
     .complete = complete,
+    .check = check,
     .presets = presets,
     .prefixes = "bert.",
-    .optional = "cls. bert.pooler.",
+    .optional = "cls. bert.pooler. classifier.",
     .same = same,
 };

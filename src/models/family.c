@@ -10,6 +10,11 @@ const tr_family *const tr_families[TR_FAMILY_COUNT] = {
 #undef X
 };
 
+const char *tr_family_objective(const tr_family *f, const tr_sizes *s)
+{
+    return !f ? "causal" : f->classifies && s->labels ? f->classifies : f->objective;
+}
+
 bool tr_family_has(const tr_family *f, const char *key)
 {
     return !f || tr_word_in(f->keys, key);

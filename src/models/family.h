@@ -40,6 +40,7 @@ typedef struct tr_family {
     const char *architecture; /* what is written there */
     tr_model model;
     const char *objective; /* what it learns when data.objective does not say */
+    const char *classifies; /* the same with model.labels, in families that learn something else without; NULL: none */
     const char *keys;      /* the keys of `model.` that it has, between spaces */
     /* Sizes from config.json and back. What would be computed differently here is refused, naming the key. */
     tr_error *(*read)(const json_t *config, const char *where, tr_sizes *out);
@@ -70,6 +71,8 @@ enum {
 };
 extern const tr_family *const tr_families[TR_FAMILY_COUNT];
 
+/* What a model of these sizes learns when nothing says otherwise; of NULL, a program's own, causal. */
+const char *tr_family_objective(const tr_family *family, const tr_sizes *sizes);
 /* Does the family have this size ("kv_heads")? NULL, a program's own, has all. */
 bool tr_family_has(const tr_family *family, const char *key);
 /* A preset by name or another of its names, and whose it is; NULL: there is none. */

@@ -1,6 +1,7 @@
 /* Hugging Face's config.json; see huggingface.h. */
 #include "models/huggingface.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -46,6 +47,57 @@ void tr_hf_pack(json_t *config, json_t *keys)
     TR_CHECK(keys, "config.json could not be packed");
     json_object_update(config, keys);
     json_decref(keys);
+}
+
+bool tr_hf_is(const json_t *config, const char *architecture)
+{
+    const char *first = json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
+    return first && strcmp(first, architecture) == 0;
+}
+
+int64_t tr_hf_labels(const json_t *config)
+{
+    const json_t *names = json_object_get(config, "id2label");
+    return json_is_object(names) && json_object_size(names) ? (int64_t)json_object_size(names) : 2;
+}
+
+static void name_labels(json_t *config, const char *const *given, int64_t count)
+{
+    json_t *names = json_object(), *numbers = json_object();
+    for (int64_t i = 0; i < count; i++) {
+        char number[24], usual[32];
+        snprintf(number, sizeof number, "%lld", (long long)i);
+        snprintf(usual, sizeof usual, "LABEL_%lld", (long long)i);
+        const char *name = given && given[i] ? given[i] : usual;
+        json_object_set_new(names, number, json_string(name));
+        json_object_set_new(numbers, name, json_integer((json_int_t)i));
+    }
+    json_object_set_new(config, "id2label", names);
+    json_object_set_new(config, "label2id", numbers);
+}
+
+void tr_hf_labels_write(json_t *config, int64_t count)
+{
+    name_labels(config, NULL, count);
+}
+
+tr_error *tr_hf_label_names(const char *directory, char ***out, int64_t *out_count)
+{
+    json_t *config = NULL;
+    char *path = tr_path_join(directory, "config.json");
+    tr_error *error = tr_json_load(path, &config);
+    int64_t count = error ? 0 : tr_hf_labels(config);
+    *out = tr_alloc_zero((size_t)count + 1, sizeof **out);
+    *out_count = count;
+    for (int64_t i = 0; i < count; i++) {
+        char number[24];
+        snprintf(number, sizeof number, "%lld", (long long)i);
+        const char *name = json_string_value(json_object_get(json_object_get(config, "id2label"), number));
+        (*out)[i] = name ? tr_strdup(name) : tr_format("LABEL_%s", number);
+    }
+    json_decref(config);
+    free(path);
+    return error;
 }
 
 /* The model_type of a model that only the program which defines it can open. */
@@ -126,13 +178,16 @@ static void write_custom(json_t *c, const tr_sizes *s)
                             "n_head", (json_int_t)s->heads, "n_inner", (json_int_t)s->mlp));
 }
 
-char *tr_hf_config_text(const tr_family *f, const tr_sizes *s, tr_dtype dtype, int32_t end_of_text)
+char *tr_hf_config_text(const tr_family *f, const tr_sizes *s, tr_dtype dtype, int32_t end_of_text,
+                        const char *const *labels)
 {
     json_t *c = json_object();
     if (f && f->architecture)
         tr_hf_pack(c, json_pack("{s:[s]}", "architectures", f->architecture));
     json_object_set_new(c, "model_type", json_string(f ? f->model_type : CUSTOM));
     (f ? f->write : write_custom)(c, s);
+    if (labels && json_object_get(c, "id2label"))
+        name_labels(c, labels, s->labels);
     json_object_set_new(c, "torch_dtype", json_string(dtype == TR_BF16 ? "bfloat16" : "float32"));
     set_token(c, "bos_token_id", end_of_text);
     set_token(c, "eos_token_id", end_of_text);

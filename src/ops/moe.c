@@ -9,7 +9,8 @@
  * All is defined within a sequence (a row of the batch): capacity, order, losses. So no cut of the batch over ranks or
  * microbatches changes a result. A room has the experts as its outermost dim and the weights too, and both may be cut
  * there: on the axis that cuts the experts, dispatch's result is cut by batch and wanted by expert, which is the
- * all-to-all of the tokens.
+ * all-to-all of the tokens. Where nothing cuts the experts the pass `rooms` joins them (passes/rooms.c): a sequence has
+ * one room [1, batch, capacity, embed] with the tokens of expert 0, then of expert 1, and so on.
  */
 #include "ops/rule.h"
 
@@ -76,7 +77,7 @@ static void cost_route(const tr_graph *g, tr_node n, tr_cost *cost)
 #define ROUTE_ATTRS                                                                                            \
     {                                                                                                          \
         {"k", TR_ATTR_INT}, {"capacity", TR_ATTR_INT}, {"normalised", TR_ATTR_BOOL}, {"random", TR_ATTR_BOOL}, \
-            {"stream", TR_ATTR_INT}                                                                            \
+            {"stream", TR_ATTR_INT}, {"joined", TR_ATTR_BOOL}                                                  \
     }
 
 const tr_op_row tr_row_route = {
@@ -241,22 +242,30 @@ const tr_op_row tr_row_collect_grad = {
 
 /* expert_linear --------------------------------------------------------------------------------------- */
 
-static tr_error *check_rooms(const tr_graph *g, const tr_value *in, int k)
+static tr_error *check_rooms(const tr_graph *g, const tr_value *in)
 {
     TR_TRY(check_input(g, in, 0, 4, shape_in(g, in, 0)->dtype, "[expert, batch, capacity, features]"));
-    TR_TRY(check_input(g, in, k, 2, TR_I32, "filled [batch, expert]"));
-    TR_TRY(tr_dims_match(g, "rooms and their fillings", shape_in(g, in, 0), 1, shape_in(g, in, k), 0, 1));
-    return tr_dims_match(g, "rooms and their fillings", shape_in(g, in, 0), 0, shape_in(g, in, k), 1, 1);
+    TR_TRY(check_input(g, in, 2, 2, TR_I32, "filled [batch, expert]"));
+    TR_TRY(tr_dims_match(g, "rooms and their fillings", shape_in(g, in, 0), 1, shape_in(g, in, 2), 0, 1));
+    if (shape_in(g, in, 0)->dims[0] == 1) /* joined */
+        return NULL;
+    return tr_dims_match(g, "rooms and their fillings", shape_in(g, in, 0), 0, shape_in(g, in, 2), 1, 1);
+}
+
+/* All experts of a sequence share a room. */
+static bool is_joined(const tr_graph *g, tr_node n)
+{
+    return tr_shape_at(g, tr_in(g, n, 0))->dims[0] != tr_shape_at(g, tr_in(g, n, 2))->dims[1];
 }
 
 TR_INFER(infer_expert_linear)
 {
     (void)n_in;
-    TR_TRY(check_rooms(g, in, 2));
+    TR_TRY(check_rooms(g, in));
     TR_TRY(tr_floats_only(g, in, 2));
     const tr_shape *x = shape_in(g, in, 0), *w = shape_in(g, in, 1);
     bool transposed = attrs[TR_EXPERT_TRANSPOSED].i;
-    if (w->rank != 3 || w->dtype != x->dtype || w->dims[0] != x->dims[0] || w->dims[transposed ? 2 : 1] != x->dims[3])
+    if (w->rank != 3 || w->dtype != x->dtype || w->dims[0] != shape_in(g, in, 2)->dims[1] || w->dims[transposed ? 2 : 1] != x->dims[3])
         return tr_dims_differ(g, "each expert's weight must contract the last dim", x, w);
     out[0] = *x;
     out[0].dims[3] = w->dims[transposed ? 1 : 2];
@@ -279,15 +288,16 @@ static void grad_expert_linear(tr_graph *g, tr_node n, const tr_value *d_out, tr
 /* Of a full room: what is filled is known when it runs. */
 static void cost_expert(const tr_graph *g, tr_node n, tr_cost *cost)
 {
-    const tr_shape *x = tr_shape_at(g, tr_in(g, n, 0));
     bool dw = g->nodes[n].op == TR_OP_expert_linear_dw;
-    const tr_shape *w = tr_shape_at(g, dw ? tr_out(g, n, 0) : tr_in(g, n, 1));
-    cost->flops = 2.0 * (double)(x->dims[1] * x->dims[2]) * (double)tr_shape_elems(w);
+    const tr_shape *y = tr_shape_at(g, dw ? tr_in(g, n, 1) : tr_out(g, n, 0));
+    cost->flops = 2.0 * (double)tr_shape_elems(tr_shape_at(g, tr_in(g, n, 0))) * (double)y->dims[3];
 }
 
 static const char *rule_expert_linear(const tr_graph *g, tr_node n)
 {
-    return g->nodes[n].attrs[TR_EXPERT_TRANSPOSED].i ? "eb[c]k,enk,be->eb[c]n" : "eb[c]k,ekn,be->eb[c]n";
+    static const char *const rules[2][2] = {{"eb[c]k,ekn,be->eb[c]n", "eb[c]k,enk,be->eb[c]n"},
+                                            {"[x]b[c]k,[e]kn,b[e]->[x]b[c]n", "[x]b[c]k,[e]nk,b[e]->[x]b[c]n"}};
+    return rules[is_joined(g, n)][g->nodes[n].attrs[TR_EXPERT_TRANSPOSED].i != 0];
 }
 
 const tr_op_row tr_row_expert_linear = {
@@ -297,23 +307,28 @@ const tr_op_row tr_row_expert_linear = {
 TR_INFER(infer_expert_linear_dw)
 {
     (void)attrs;
-    TR_TRY(check_rooms(g, in, 2));
+    TR_TRY(check_rooms(g, in));
     TR_TRY(tr_floats_only(g, in, 2));
-    const tr_shape *x = shape_in(g, in, 0), *dy = shape_in(g, in, 1);
+    const tr_shape *x = shape_in(g, in, 0), *dy = shape_in(g, in, 1), *filled = shape_in(g, in, 2);
     if (dy->rank != 4 || dy->dtype != x->dtype)
         return tr_dims_differ(g, "input and gradient must have the same rows", x, dy);
     TR_TRY(tr_dims_match(g, "input and gradient must have the same rows", x, 0, dy, 0, 3));
-    out[0] = (tr_shape){.dtype = TR_F32, .rank = 3, .dims = {x->dims[0], x->dims[3], dy->dims[3]},
-                        .names = {x->names[0], x->names[3], dy->names[3]}};
+    out[0] = (tr_shape){.dtype = TR_F32, .rank = 3, .dims = {filled->dims[1], x->dims[3], dy->dims[3]},
+                        .names = {filled->names[1], x->names[3], dy->names[3]}};
     if (has(in, n_in, 3))
         TR_TRY(tr_dims_match(g, "acc", shape_in(g, in, 3), 0, &out[0], 0, 3));
     *n_out = 1;
     return NULL;
 }
 
+static const char *rule_expert_linear_dw(const tr_graph *g, tr_node n)
+{
+    return is_joined(g, n) ? "[x]b[c]k,[x]b[c]n,b[e],[e]kn->[e]kn" : "eb[c]k,eb[c]n,be,ekn->ekn";
+}
+
 const tr_op_row tr_row_expert_linear_dw = {
     .min_in = 3, .max_in = 4, .flags = TR_OP_ACCUMULATES | TR_OP_WEIGHT, .infer = infer_expert_linear_dw,
-    .no_gradient = once_only, .sharding = "eb[c]k,eb[c]n,be,ekn->ekn", .cost = cost_expert};
+    .no_gradient = once_only, .sharding_of = rule_expert_linear_dw, .cost = cost_expert};
 
 /* For models ------------------------------------------------------------------------------------------ */
 

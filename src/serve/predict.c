@@ -1,4 +1,4 @@
-/* Classes of images; see predict.h. */
+/* Classes of images; see predict.h. Texts are in predict_text.c. */
 #include "serve/predict.h"
 
 #include "base/memory.h"
@@ -19,9 +19,6 @@ static tr_error *open_program(const char *directory, const tr_compile *how, tr_p
     *out = NULL;
     TR_GO(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
     TR_GO(tr_pretrained_read(tr_checkpoint_directory(checkpoint), &family, &sizes));
-    if (!sizes.image)
-        TR_GO(tr_error_new(TR_USER, "%s is a model of the family %s, which reads no images; predict takes vit and swin",
-                           directory, family->name));
     sizes.dropout = sizes.drop_path = 0;
     TR_GO(tr_compile_logits(family->model, &sizes, NULL, how, out));
     TR_GO(tr_program_allocate(*out));
@@ -47,7 +44,7 @@ static void place(const tr_images *m, int64_t n, const int64_t *dims, float *out
     }
 }
 
-static tr_error *run(tr_program *p, const tr_images *m, void (*each)(void *, const tr_predicted *), void *context)
+static tr_error *run(tr_program *p, const tr_images *m, tr_predict_each *each, void *context)
 {
     tr_value input = tr_graph_find(p->graph, "images");
     const int64_t *dims = tr_shape_at(p->graph, input)->dims + 1;
@@ -71,8 +68,7 @@ static tr_error *run(tr_program *p, const tr_images *m, void (*each)(void *, con
     return NULL;
 }
 
-tr_error *tr_predict(const char *directory, const char *path, const tr_scoring *how,
-                     void (*each)(void *context, const tr_predicted *one), void *context)
+static tr_error *predict_images(const char *directory, const char *path, const tr_scoring *how, tr_predict_each *each, void *context)
 {
     tr_error *error = NULL;
     tr_program *program = NULL;
@@ -85,4 +81,22 @@ done:
     tr_program_free(program);
     tr_images_free(images);
     return error;
+}
+
+tr_error *tr_predict(const char *directory, const char *path, const tr_scoring *how, tr_predict_each *each, void *context)
+{
+    tr_checkpoint *checkpoint = NULL;
+    const tr_family *family;
+    tr_sizes sizes = {0};
+    TR_TRY(tr_checkpoint_open(directory, TR_CHECKPOINT_MODEL, &checkpoint));
+    tr_error *error = tr_pretrained_read(tr_checkpoint_directory(checkpoint), &family, &sizes);
+    tr_checkpoint_close(checkpoint);
+    TR_TRY(error);
+    if (sizes.image)
+        return predict_images(directory, path, how, each, context);
+    if (sizes.labels)
+        return tr_predict_texts(directory, path, how, each, context);
+    return tr_error_new(TR_USER, "%s is a model of the family %s without classes; predict takes vit, swin, and bert trained with "
+                                 "model.labels",
+                        directory, family->name);
 }

@@ -93,7 +93,7 @@ tr_error *tr_score_text(const char *directory, const char *data, const tr_scorin
                            (long long)sizes.context));
     int64_t batch = how->batch ? how->batch : TR_MAX(1, 2048 / seq);
     tr_compile compile = {.target = how->target, .compute = how->compute, .batch = batch, .seq = seq, .decoder_seq = seq};
-    TR_GO(tr_objective_open(tr_objective_find(family->objective),
+    TR_GO(tr_objective_open(tr_objective_find(tr_family_objective(family, &sizes)),
                             &(tr_objective_options){.tokenizer = tokenizer, .val_paths = &data, .n_val_paths = 1,
                                                     .cache = cache, .threads = how->target.threads, .seq = seq,
                                                     .decoder_seq = seq, .vocab = sizes.vocab},

@@ -49,7 +49,7 @@ void tr_config_resolve(tr_config *c)
     if (c->model.sizes.mlp == 0)
         c->model.sizes.mlp = 4 * c->model.sizes.embed;
     if (is_open(c, "data.objective"))
-        c->data.objective = tr_objective_find(family ? family->objective : "causal");
+        c->data.objective = tr_objective_find(tr_family_objective(family, &c->model.sizes));
     if (family && tr_objectives[c->data.objective]->no_text && is_open(c, "train.seq"))
         c->train.seq = c->model.sizes.context; /* as many tokens as an image makes */
     if (is_open(c, "mesh.sequence_kind"))
@@ -303,12 +303,13 @@ static tr_error *check_mesh(const tr_config *c)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",
                                (long long)c->mesh.tensor, (long long)c->train.seq);
-    if (c->mesh.pipeline * c->pipeline.chunks > c->model.sizes.layers && c->mesh.pipeline > 1)
+    int64_t layers = c->model.sizes.layers + c->model.sizes.decoder_layers; /* of both towers */
+    if (c->mesh.pipeline * c->pipeline.chunks > layers && c->mesh.pipeline > 1)
         return tr_config_error(c, blamed(c, "mesh.pipeline", "pipeline.chunks"),
                                "mesh.pipeline %lld with pipeline.chunks %lld is %lld stages and the model has %lld layers; "
                                "there can be at most as many stages as layers",
                                (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
-                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.sizes.layers);
+                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)layers);
     if (c->train.sample_every && c->model.family != TR_FAMILY_CUSTOM && !tr_families[c->model.family]->generates)
         return tr_config_error(
             c, blamed(c, "train.sample_every", "model.family"),
@@ -428,16 +429,20 @@ static tr_error *take_sizes(tr_config *c, const tr_family *family, const tr_size
         const char *size = tr_config_key_size(key);
         if (!size || !key->fixed || !tr_family_has(family, size))
             continue;
+        if (strcmp(size, "labels") == 0 && !sizes->labels)
+            continue; /* a model without a classifier can be given one */
         if (strcmp(size, "band") != 0 || sizes->band > 0)
             TR_TRY(take_size(c, k, &from));
         if (!tr_config_given(c, key->name))
             c->own->origin[k] = FROM_PRESET;
     }
     int64_t band = sizes->band > 0 ? sizes->band : c->model.sizes.band;
+    int64_t labels = sizes->labels ? sizes->labels : c->model.sizes.labels;
     c->model.sizes = *sizes;
     c->model.sizes.dropout = dropout;
     c->model.sizes.z_loss = z_loss;
     c->model.sizes.band = band;
+    c->model.sizes.labels = labels;
     c->model.banded = sizes->band > 0;
     return NULL;
 }

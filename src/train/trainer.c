@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/binding.h"
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/json.h"
@@ -49,8 +50,7 @@ tr_error *tr_config_model(const tr_config *c, tr_model *out)
 
 tr_error *tr_config_target(const tr_config *c, tr_target *out)
 {
-    int64_t cores = tr_cpu_cores(), ranks = tr_config_ranks(c);
-    *out = (tr_target){.threads = (int)(c->threads ? c->threads : TR_MAX(1, cores / ranks))};
+    *out = (tr_target){.threads = c->threads ? (int)c->threads : tr_binding_threads((int)tr_config_ranks(c))};
     return tr_isa_parse(c->isa, &out->isa);
 }
 
@@ -113,7 +113,8 @@ static tr_error *open_data(tr_trainer *t)
                                     .threads = t->target.threads, .seq = c->train.seq, .decoder_seq = c->train.decoder_seq,
                                     .vocab = t->sizes.vocab, .seed = (uint64_t)c->seed, .val_split = c->data.val_split,
                                     .labels = t->sizes.labels,
-                                    .augment = {.crop = c->data.crop, .flip = c->data.flip, .erase = c->data.erase}};
+                                    .augment = {.crop = c->data.crop, .flip = c->data.flip, .erase = c->data.erase,
+                                                .mixup = c->data.mixup}};
     tr_error *error = tr_objective_open(c->data.objective, &options, &t->objective);
     free(cache);
     free(weights);
@@ -352,17 +353,22 @@ bool tr_trainer_leads(const tr_trainer *t)
     return !t->ranks || t->ranks->rank == 0;
 }
 
-/* Every microbatch forward and backward. Accumulators are cleared at the start; without them there is one. */
-static tr_error *run_micro_batches(tr_trainer *t, tr_batch *from, uint32_t step)
+/* Every microbatch forward and backward, and the update, some of which may go beside the last backward. Accumulators
+ * are cleared at the start; without them there is one microbatch. */
+static tr_error *run_all(tr_trainer *t, tr_batch *from, uint32_t step)
 {
     tr_program *p = t->program;
     if (p->micro_batches > 1 || t->pipeline)
         tr_program_run(p, TR_START, TR_START, step, 0);
-    if (t->pipeline)
-        return tr_pipeline_run(t->pipeline, step, tr_batch_fill, from);
+    if (t->pipeline) {
+        TR_TRY(tr_pipeline_run(t->pipeline, step, tr_batch_fill, from));
+        tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
+        return NULL;
+    }
     for (int64_t micro = 0; micro < p->micro_batches; micro++) {
         TR_TRY(tr_batch_fill(from, micro));
-        tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START, TR_WEIGHT, step, micro);
+        tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START,
+                       micro + 1 < p->micro_batches ? TR_WEIGHT : TR_UPDATE, step, micro);
     }
     return NULL;
 }
@@ -381,10 +387,9 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
         *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
     tr_error *error = tr_batch_factors(&from, p->micro_batches, t->ranks);
     if (!error)
-        error = run_micro_batches(t, &from, step);
+        error = run_all(t, &from, step);
     tr_batch_free(&from);
     TR_TRY(error);
-    tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
     TR_TRY(tr_program_error_take(p));
     double count = *(float *)tr_program_find(p, "count");
     out->loss = *(float *)tr_program_find(p, "loss") / count;
@@ -461,6 +466,7 @@ static tr_error *make_choosing(tr_trainer *t)
     tr_compile how = compile_options(t->config, &t->target);
     tr_sharding sharding = tr_config_sharding(t->config, t->ranks ? t->ranks->rank : 0);
     sizes.dropout = sizes.drop_path = 0;
+    sizes.label_parts = 0;
     how.sharding = t->ranks ? &sharding : NULL;
     if (t->choosing)
         return NULL;
@@ -474,7 +480,7 @@ tr_error *tr_trainer_accuracy(tr_trainer *t, int64_t batches, double *out)
     const tr_objective_row *o = t->objective->row;
     int64_t rows = t->config->train.micro_batch, count = o->val_count(t->objective->own), right = 0;
     *out = NAN;
-    if (!o->no_text || t->stages.schedule || count == 0)
+    if (!o->classes || t->stages.schedule || count == 0)
         return NULL;
     if (batches > 0)
         count = TR_MIN(count, batches * rows);
@@ -506,7 +512,9 @@ static tr_error *collect_files(const tr_trainer *t, tr_checkpoint_file **out, in
     int64_t count = 0, room = 0, n = 0;
     char **names = NULL;
     int32_t end = t->tokenizer ? tr_tokenizer_end_of_text(t->tokenizer) : -1;
-    char *text = tr_hf_config_text(t->family, &t->sizes, t->config->train.precision, end);
+    const tr_objective_row *objective = t->objective->row;
+    const char *const *labels = objective->names ? objective->names(t->objective->own) : NULL;
+    char *text = tr_hf_config_text(t->family, &t->sizes, t->config->train.precision, end, labels);
     tr_push(files, count, room) = (tr_checkpoint_file){tr_strdup("config.json"), text, (int64_t)strlen(text)};
     *out = files;
     *out_count = count;

@@ -1,27 +1,21 @@
-/* dispatch, collect, collect_grad at the speed of memory; expert_linear and its weight gradient by oneDNN.
+/* route, its losses and gradients, a vector of experts at a time; dispatch, collect, collect_grad at the speed of memory.
+ *
+ * route: tokens choose and weigh by themselves, each a thread's; places are given in a second round, in which a thread
+ * has whole sequences. Choices compare the same floats as the reference does, so they are the same.
+ *
+ * The losses are summed in a sequence first, then over sequences in their order, whoever had them: scratch has for
+ * each sequence the experts' shares and the two sums.
  *
  * dispatch first turns the slots around (which token is in this row, in scratch), then writes each row of the room
  * once: a token, or zeros.
- *
- * expert_linear: an expert's filled rows of all sequences are packed, at most MOST_ROWS at a time, multiplied, and put
- * back; the rest of the room is zeros. Rows are padded with zeros to a multiple of LEAST_ROWS, and taken in pieces of
- * a power of two, so that a handful of products made beforehand serve any filling. Packing costs k + n moves a row
- * against k n multiplications.
  */
-#include "base/memory.h"
-#include "kernels/fast/simd.h"
-#include "kernels/kernel.h"
-#include "kernels/matmul.h"
-
+#include <math.h>
 #include <omp.h>
 
-enum { LEAST_ROWS = 16, MOST_ROWS = 512, SIZES = 6, ALIGN = 64 };
-
-#if defined(__AVX512BF16__)
-static const bool no_bf16_product = false;
-#else
-static const bool no_bf16_product = true;
-#endif
+#include "base/memory.h"
+#include "base/random.h"
+#include "kernels/fast/simd.h"
+#include "kernels/kernel.h"
 
 static bool floats(const tr_tensor *t)
 {
@@ -33,6 +27,230 @@ static int64_t row_of(const tr_tensor *room, int64_t slot, int64_t b)
 {
     int64_t c = room->dims[2];
     return (slot / c * room->dims[1] + b) * c + slot % c;
+}
+
+/* route and its losses ------------------------------------------------------------------------------- */
+
+typedef struct sizes {
+    int64_t b, t, e, k;
+} sizes;
+
+static sizes sizes_of(const tr_tensor *logits, int64_t k)
+{
+    return (sizes){logits->dims[0], logits->dims[1], logits->dims[2], k};
+}
+
+/* Of a row from i on: beyond its end there is nothing to choose. */
+TR_INLINE vf logits_at(const float *row, int64_t i, int64_t e)
+{
+    float tail[TR_VL];
+    if (e - i >= TR_VL)
+        return vf_load(row + i);
+    for (int64_t l = 0; l < TR_VL; l++)
+        tail[l] = i + l < e ? row[i + l] : -INFINITY;
+    return vf_load(tail);
+}
+
+/* log sum exp. */
+TR_INLINE float log_sum(const float *row, int64_t e)
+{
+    vf largest = logits_at(row, 0, e), sum = vf_zero();
+    for (int64_t i = TR_VL; i < e; i += TR_VL)
+        largest = vf_max(largest, logits_at(row, i, e));
+    float top = vf_largest(largest);
+    for (int64_t i = 0; i < e; i += TR_VL)
+        sum += vf_exp(logits_at(row, i, e) - top);
+    return top + logf(vf_sum(sum));
+}
+
+/* The k largest, equal ones by number; each round takes the largest that is left. */
+static void choose(const float *row, int64_t e, int64_t k, int32_t *choices)
+{
+    for (int64_t j = 0; j < k; j++) {
+        int32_t best = -1;
+        float most = -INFINITY;
+        for (int32_t i = 0; i < e; i++) {
+            if (best >= 0 && !(row[i] > most))
+                continue;
+            bool taken = false;
+            for (int64_t l = 0; l < j; l++)
+                taken |= choices[l] == i;
+            if (!taken) {
+                best = i;
+                most = row[i];
+            }
+        }
+        choices[j] = best;
+    }
+}
+
+static void weigh(const tr_call *call, const sizes *s, int64_t token)
+{
+    const float *row = (const float *)call->in[0].data + token * s->e;
+    float *weights = (float *)call->out[0].data + token * s->k, sum = 0;
+    int32_t *choices = (int32_t *)call->out[1].data + token * s->k;
+    float lse = log_sum(row, s->e);
+    choose(row, s->e, s->k, choices);
+    for (int64_t j = 0; j < s->k; j++)
+        sum += weights[j] = expf(row[choices[j]] - lse);
+    for (int64_t j = 0; j < s->k && call->attrs[TR_ROUTE_NORMALISED].i; j++)
+        weights[j] /= sum;
+}
+
+static bool takes_part(const tr_call *call, int64_t b, int64_t t, int64_t j, float weight)
+{
+    uint64_t index = (uint64_t)(((call->origin[0] + b) * call->extent[1] + call->origin[1] + t) * TR_MOST_CHOICES + j);
+    uint32_t stream = (uint32_t)call->attrs[TR_ROUTE_STREAM].i;
+    return tr_random_unit(tr_random(call->seed, call->step, stream, index / 4).word[index % 4]) < 2 * weight;
+}
+
+static void give_places(const tr_call *call, const sizes *s, int64_t b)
+{
+    const float *weights = (const float *)call->out[0].data + b * s->t * s->k;
+    const int32_t *choices = (const int32_t *)call->out[1].data + b * s->t * s->k;
+    int32_t *slots = (int32_t *)call->out[2].data + b * s->t * s->k, *filled = (int32_t *)call->out[3].data + b * s->e;
+    int32_t capacity = (int32_t)call->attrs[TR_ROUTE_CAPACITY].i, before = 0;
+    bool random = call->attrs[TR_ROUTE_RANDOM].i, joined = call->attrs[TR_ROUTE_JOINED].i;
+    memset(filled, 0, (size_t)s->e * sizeof *filled);
+    for (int64_t j = 0; j < s->k; j++)
+        for (int64_t t = 0; t < s->t; t++) {
+            int64_t at = t * s->k + j;
+            int32_t e = choices[at];
+            bool out = random && j > 0 && !takes_part(call, b, t, j, weights[at]);
+            slots[at] = out || filled[e] == capacity ? -1 : (joined ? 0 : e * capacity) + filled[e]++;
+        }
+    if (!joined)
+        return;
+    for (int64_t e = 0; e < s->e; e++) { /* for a moment: the places before an expert's */
+        int32_t own = filled[e];
+        filled[e] = before;
+        before += own;
+    }
+    for (int64_t i = 0; i < s->t * s->k; i++)
+        slots[i] += slots[i] < 0 ? 0 : filled[choices[i]];
+    for (int64_t e = 0; e < s->e; e++)
+        filled[e] = (e + 1 < s->e ? filled[e + 1] : before) - filled[e];
+}
+
+static void run_route(const tr_call *call)
+{
+    sizes s = sizes_of(&call->in[0], call->attrs[TR_ROUTE_K].i);
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int64_t token = 0; token < s.b * s.t; token++)
+            weigh(call, &s, token);
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < s.b; b++)
+            give_places(call, &s, b);
+    }
+}
+
+/* dlogits = p (dp - sum of p dp), dp from the choices alone. */
+static void run_route_grad(const tr_call *call)
+{
+    sizes s = sizes_of(&call->in[1], call->in[0].dims[2]);
+    bool normalised = call->attrs[TR_ROUTE_NORMALISED].i;
+#pragma omp parallel for schedule(static)
+    for (int64_t token = 0; token < s.b * s.t; token++) {
+        const float *d = (const float *)call->in[0].data + token * s.k;
+        const float *row = (const float *)call->in[1].data + token * s.e;
+        const int32_t *choices = (const int32_t *)call->in[2].data + token * s.k;
+        float *out = (float *)call->out[0].data + token * s.e, p[TR_MOST_CHOICES], dp[TR_MOST_CHOICES];
+        float lse = log_sum(row, s.e), sum = 0, weighted = 0, all = 0;
+        for (int64_t j = 0; j < s.k; j++) {
+            p[j] = expf(row[choices[j]] - lse);
+            sum += p[j];
+            weighted += p[j] * d[j];
+        }
+        for (int64_t j = 0; j < s.k; j++) {
+            dp[j] = normalised ? (d[j] - weighted / sum) / sum : d[j];
+            all += p[j] * dp[j];
+        }
+        for (int64_t i = 0; i < s.e; i += TR_VL)
+            vf_store_n(out + i, vf_exp(logits_at(row, i, s.e) - lse) * -all, (int)TR_MIN(s.e - i, TR_VL));
+        for (int64_t j = 0; j < s.k; j++)
+            out[choices[j]] += p[j] * dp[j];
+    }
+}
+
+/* The share of the tokens of sequence b that chose each expert. */
+static void shares(const tr_call *call, const sizes *s, int64_t b, float *share)
+{
+    const int32_t *choices = (const int32_t *)call->in[1].data + b * s->t * s->k;
+    int64_t counted = call->attrs[TR_ROUTE_LOSS_ALL].i ? s->k : 1;
+    memset(share, 0, (size_t)s->e * sizeof *share);
+    for (int64_t t = 0; t < s->t; t++)
+        for (int64_t j = 0; j < counted; j++)
+            share[choices[t * s->k + j]] += 1;
+    for (int64_t e = 0; e < s->e; e++)
+        share[e] /= (float)s->t;
+}
+
+static tr_error *prepare_loss(tr_call *call)
+{
+    const tr_tensor *logits = &call->in[0];
+    call->scratch_bytes = sizeof(float) * (size_t)(logits->dims[0] * (logits->dims[2] + 2));
+    return NULL;
+}
+
+/* The sum of share x p over experts. */
+TR_INLINE float mean_share(const float *row, const float *share, int64_t e, float lse)
+{
+    vf sum = vf_zero();
+    for (int64_t i = 0; i < e; i += TR_VL)
+        sum = vf_fma(vf_load_n(share + i, (int)TR_MIN(e - i, TR_VL)), vf_exp(logits_at(row, i, e) - lse), sum);
+    return vf_sum(sum);
+}
+
+static void run_route_loss(const tr_call *call)
+{
+    sizes s = sizes_of(&call->in[0], call->in[1].dims[2]);
+    float *scratch = call->scratch, *balance = call->out[0].data, *z = call->out[1].data;
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < s.b; b++) {
+        float *share = scratch + b * (s.e + 2);
+        double sum = 0, squares = 0;
+        shares(call, &s, b, share);
+        for (int64_t t = 0; t < s.t; t++) {
+            const float *row = (const float *)call->in[0].data + (b * s.t + t) * s.e;
+            float lse = log_sum(row, s.e);
+            sum += (double)mean_share(row, share, s.e, lse);
+            squares += (double)(lse * lse);
+        }
+        share[s.e] = (float)(sum * (double)s.e / (double)s.t);
+        share[s.e + 1] = (float)(squares / (double)s.t);
+    }
+    *balance = *z = 0;
+    for (int64_t b = 0; b < s.b; b++) {
+        *balance += scratch[b * (s.e + 2) + s.e];
+        *z += scratch[b * (s.e + 2) + s.e + 1];
+    }
+}
+
+static void run_route_loss_grad(const tr_call *call)
+{
+    sizes s = sizes_of(&call->in[0], call->in[1].dims[2]);
+    float balance = *(const float *)call->in[2].data * (float)s.e / (float)s.t;
+    float z = 2 * *(const float *)call->in[3].data / (float)s.t;
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < s.b; b++)
+            shares(call, &s, b, (float *)call->scratch + b * (s.e + 2));
+#pragma omp for schedule(static)
+        for (int64_t token = 0; token < s.b * s.t; token++) {
+            const float *row = (const float *)call->in[0].data + token * s.e;
+            const float *share = (const float *)call->scratch + token / s.t * (s.e + 2);
+            float *out = (float *)call->out[0].data + token * s.e, lse = log_sum(row, s.e);
+            float rest = z * lse - balance * mean_share(row, share, s.e, lse);
+            for (int64_t i = 0; i < s.e; i += TR_VL) {
+                int n = (int)TR_MIN(s.e - i, TR_VL);
+                vf d = vf_fma(vf_load_n(share + i, n), vf_set1(balance), vf_set1(rest));
+                vf_store_n(out + i, vf_exp(logits_at(row, i, s.e) - lse) * d, n);
+            }
+        }
+    }
 }
 
 /* dispatch and collect -------------------------------------------------------------------------------- */
@@ -141,176 +359,13 @@ static bool accepts_rows(const tr_call *call)
     return floats(&call->in[0]) && call->in[room].dtype == call->in[0].dtype;
 }
 
-/* expert_linear --------------------------------------------------------------------------------------- */
-
-typedef struct experts {
-    int64_t e, b, c, k, n; /* of dw: k of x, n of dy */
-    int64_t most;          /* rows of a piece */
-    bool bf16, dw;
-    tr_matmul *products[SIZES]; /* of LEAST_ROWS << i rows; NULL past the largest that is needed */
-    size_t left_bytes, right_bytes; /* packed rows: x, and y or dy */
-} experts;
-
-static size_t round_up(int64_t bytes)
-{
-    return (size_t)(bytes + ALIGN - 1) / ALIGN * ALIGN;
-}
-
-static void free_experts(experts *x)
-{
-    for (int i = 0; i < SIZES; i++)
-        tr_matmul_free(x->products[i]);
-    free(x);
-}
-
-static void release(tr_call *call)
-{
-    free_experts(call->state);
-    call->state = NULL;
-}
-
-static tr_error *make_product(const experts *x, int64_t rows, bool transposed, tr_matmul **out)
-{
-    tr_dtype dtype = x->bf16 ? TR_BF16 : TR_F32;
-    tr_matmul_spec spec = {.m = rows, .n = x->n, .k = x->k, .dtype = dtype, .out = dtype, .b_transposed = transposed,
-                           .widen = x->bf16 && no_bf16_product};
-    if (x->dw)
-        spec = (tr_matmul_spec){.m = x->k, .n = x->n, .k = rows, .dtype = dtype, .out = TR_F32, .a_transposed = true,
-                                .accumulate = true, .widen = x->bf16 && no_bf16_product};
-    return tr_matmul_new(&spec, out);
-}
-
-static tr_error *prepare(tr_call *call)
-{
-    const tr_tensor *x = &call->in[0];
-    bool dw = call->op == TR_OP_expert_linear_dw;
-    const tr_tensor *y = dw ? &call->in[1] : &call->out[0];
-    experts *state = tr_alloc_zero(1, sizeof *state);
-    *state = (experts){.e = x->dims[0], .b = x->dims[1], .c = x->dims[2], .k = x->dims[3], .n = y->dims[3],
-                       .most = LEAST_ROWS, .bf16 = x->dtype == TR_BF16, .dw = dw};
-    size_t product_bytes = 0;
-    for (int i = 0; i < SIZES; i++) {
-        state->most = LEAST_ROWS << i;
-        tr_error *error = make_product(state, state->most, !dw && call->attrs[TR_EXPERT_TRANSPOSED].i, &state->products[i]);
-        if (error) {
-            free_experts(state);
-            return error;
-        }
-        product_bytes = TR_MAX(product_bytes, tr_matmul_scratch_bytes(state->products[i]));
-        if (state->most >= state->b * state->c)
-            break;
-    }
-    int64_t bytes = state->bf16 ? 2 : 4;
-    state->left_bytes = round_up(state->most * state->k * bytes);
-    state->right_bytes = round_up(state->most * state->n * bytes);
-    call->state = state;
-    call->scratch_bytes = state->left_bytes + state->right_bytes + product_bytes;
-    return NULL;
-}
-
-/* The filled rows of an expert, in order: `at` is the next one. */
-typedef struct cursor {
-    int64_t b, c;
-} cursor;
-
-/* The next rows of expert e, at most `most`: their numbers in the room. */
-static int64_t next_rows(const experts *x, const int32_t *filled, int64_t e, cursor *at, int64_t *rows)
-{
-    int64_t n = 0;
-    for (; at->b < x->b; at->b++, at->c = 0)
-        for (; at->c < filled[at->b * x->e + e]; at->c++) {
-            if (n == x->most)
-                return n;
-            rows[n++] = (e * x->b + at->b) * x->c + at->c;
-        }
-    return n;
-}
-
-/* Packs rows of `width` bytes and zeros behind them. */
-static void pack(char *to, const char *from, const int64_t *rows, int64_t n, int64_t padded, int64_t width)
-{
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < padded; i++)
-        if (i < n)
-            memcpy(to + i * width, from + rows[i] * width, (size_t)width);
-        else
-            memset(to + i * width, 0, (size_t)width);
-}
-
-/* Products over `padded` packed rows, in pieces of a power of two. */
-static void multiply(const experts *x, int64_t padded, const char *left, const char *w, char *right, float *dw, void *scratch)
-{
-    int64_t bytes = x->bf16 ? 2 : 4, row = 0;
-    for (int i = SIZES - 1; i >= 0; i--)
-        for (int64_t piece = LEAST_ROWS << i; x->products[i] && padded - row >= piece; row += piece) {
-            const char *a = left + row * x->k * bytes;
-            char *b = right + row * x->n * bytes;
-            if (x->dw)
-                tr_matmul_run(x->products[i], a, b, NULL, dw, scratch);
-            else
-                tr_matmul_run(x->products[i], a, w, NULL, b, scratch);
-        }
-}
-
-static void clear_rest(const experts *x, const int32_t *filled, char *y)
-{
-    int64_t bytes = x->n * (x->bf16 ? 2 : 4);
-#pragma omp parallel for schedule(static)
-    for (int64_t room = 0; room < x->e * x->b; room++) {
-        int64_t used = filled[room % x->b * x->e + room / x->b];
-        memset(y + (room * x->c + used) * bytes, 0, (size_t)((x->c - used) * bytes));
-    }
-}
-
-static void run_experts(const tr_call *call)
-{
-    const experts *x = call->state;
-    const int32_t *filled = call->in[2].data;
-    int64_t bytes = x->bf16 ? 2 : 4, rows[MOST_ROWS];
-    char *left = call->scratch, *right = left + x->left_bytes, *scratch = right + x->right_bytes;
-    float *dw = x->dw ? call->out[0].data : NULL;
-    if (x->dw) {
-        size_t size = (size_t)tr_tensor_elems(&call->out[0]) * sizeof(float);
-        if (!tr_has(call, 3))
-            memset(dw, 0, size);
-        else if (call->in[3].data != dw)
-            memcpy(dw, call->in[3].data, size);
-    } else {
-        clear_rest(x, filled, call->out[0].data);
-    }
-    for (int64_t e = 0; e < x->e; e++) {
-        cursor at = {0, 0};
-        for (int64_t n = next_rows(x, filled, e, &at, rows); n > 0; n = next_rows(x, filled, e, &at, rows)) {
-            int64_t padded = (n + LEAST_ROWS - 1) / LEAST_ROWS * LEAST_ROWS;
-            pack(left, call->in[0].data, rows, n, padded, x->k * bytes);
-            if (x->dw)
-                pack(right, call->in[1].data, rows, n, padded, x->n * bytes);
-            multiply(x, padded, left, x->dw ? NULL : (const char *)call->in[1].data + e * x->k * x->n * bytes, right,
-                     x->dw ? dw + e * x->k * x->n : NULL, scratch);
-            if (x->dw)
-                continue;
-            char *y = call->out[0].data;
-            int64_t width = x->n * bytes;
-#pragma omp parallel for schedule(static)
-            for (int64_t i = 0; i < n; i++)
-                memcpy(y + rows[i] * width, right + i * width, (size_t)width);
-        }
-    }
-}
-
-static bool accepts_experts(const tr_call *call)
-{
-    const tr_tensor *x = &call->in[0];
-    return floats(x) && call->in[1].dtype == x->dtype && tr_tensor_elems(x) > 0 &&
-           call->out[0].dtype == (call->op == TR_OP_expert_linear_dw ? TR_F32 : x->dtype) &&
-           (!tr_has(call, 3) || call->in[3].dtype == TR_F32);
-}
-
 const tr_kernel TR_KERNELS(moe)[] = {
+    {TR_OP_route, TR_ISA_NAME, NULL, NULL, run_route, NULL},
+    {TR_OP_route_grad, TR_ISA_NAME, NULL, NULL, run_route_grad, NULL},
+    {TR_OP_route_loss, TR_ISA_NAME, NULL, prepare_loss, run_route_loss, NULL},
+    {TR_OP_route_loss_grad, TR_ISA_NAME, NULL, prepare_loss, run_route_loss_grad, NULL},
     {TR_OP_dispatch, TR_ISA_NAME, accepts_rows, prepare_dispatch, run_dispatch, NULL},
     {TR_OP_collect, TR_ISA_NAME, accepts_rows, NULL, run_collect, NULL},
     {TR_OP_collect_grad, TR_ISA_NAME, accepts_rows, NULL, run_collect_grad, NULL},
-    {TR_OP_expert_linear, TR_ISA_NAME, accepts_experts, prepare, run_experts, release},
-    {TR_OP_expert_linear_dw, TR_ISA_NAME, accepts_experts, prepare, run_experts, release},
     {.run = NULL},
 };

@@ -1,9 +1,10 @@
-/* route, its losses, dispatch, collect and expert_linear, in plain loops and double precision.
+/* route, its losses, dispatch and collect, in plain loops and double precision.
  *
  * route, of one sequence: p = softmax(logits); a token's choices are its k largest p, equal ones by number; its weights
  * are p, or, normalised, p divided by their sum. Places in an expert's room are given to all first choices in the order
  * of tokens, then to all second ones, and so on; without place: slot -1. random: a choice after the first takes part
- * with probability 2 x weight (GShard, section 2.2).
+ * with probability 2 x weight (GShard, section 2.2). joined: a slot is the number of places taken at the experts before
+ * the token's, + its place.
  * route_loss, of one sequence of t tokens, then summed over sequences:
  *     balance = experts x sum over e of f_e mean(p_e)       f_e: share of the tokens whose first choice is e (all: the
  *     z = mean over tokens of (log sum exp logits)^2        sum of the shares of every choice)
@@ -70,6 +71,17 @@ static bool takes_part(const tr_call *call, int64_t b, int64_t t, int64_t j, flo
     return tr_random_unit(word) < 2 * weight;
 }
 
+static void join(const sizes *s, int64_t capacity, const int32_t *filled, int32_t *slots)
+{
+    for (int64_t i = 0; i < s->t * s->k; i++) {
+        int64_t before = 0;
+        for (int64_t e = 0; slots[i] >= 0 && e < slots[i] / capacity; e++)
+            before += filled[e];
+        if (slots[i] >= 0)
+            slots[i] = (int32_t)(before + slots[i] % capacity);
+    }
+}
+
 static void route_sequence(const tr_call *call, const sizes *s, int64_t b)
 {
     const float *logits = (const float *)call->in[0].data + b * s->t * s->e;
@@ -96,6 +108,8 @@ static void route_sequence(const tr_call *call, const sizes *s, int64_t b)
             int32_t e = choices[at];
             slots[at] = out || filled[e] == capacity ? -1 : (int32_t)(e * capacity + filled[e]++);
         }
+    if (call->attrs[TR_ROUTE_JOINED].i)
+        join(s, capacity, filled, slots);
 }
 
 static void run_route(const tr_call *call)
@@ -238,40 +252,6 @@ static void run_collect_grad(const tr_call *call)
     }
 }
 
-static bool is_filled(const tr_call *call, const tr_tensor *room, int64_t row)
-{
-    int64_t c = room->dims[2], b = room->dims[1], e = room->dims[0];
-    return row % c < ((const int32_t *)call->in[2].data)[row / c % b * e + row / c / b];
-}
-
-static void run_expert_linear(const tr_call *call)
-{
-    const tr_tensor *x = &call->in[0], *w = &call->in[1], *y = &call->out[0];
-    int64_t k = x->dims[3], n = y->dims[3], per_expert = x->dims[1] * x->dims[2];
-    bool transposed = call->attrs[TR_EXPERT_TRANSPOSED].i;
-    for (int64_t row = 0; row < x->dims[0] * per_expert; row++)
-        for (int64_t j = 0; j < n; j++) {
-            double sum = 0;
-            for (int64_t i = 0; i < k && is_filled(call, x, row); i++)
-                sum += get(x, row * k + i) * get(w, row / per_expert * k * n + (transposed ? j * k + i : i * n + j));
-            put(y, row * n + j, sum);
-        }
-}
-
-static void run_expert_linear_dw(const tr_call *call)
-{
-    const tr_tensor *x = &call->in[0], *dy = &call->in[1];
-    int64_t k = x->dims[3], n = dy->dims[3], per_expert = x->dims[1] * x->dims[2];
-    for (int64_t e = 0; e < x->dims[0]; e++)
-        for (int64_t i = 0; i < k * n; i++) {
-            double sum = tr_has(call, 3) ? get(&call->in[3], e * k * n + i) : 0;
-            for (int64_t row = e * per_expert; row < (e + 1) * per_expert; row++)
-                if (is_filled(call, x, row))
-                    sum += get(x, row * k + i / n) * get(dy, row * n + i % n);
-            put(&call->out[0], e * k * n + i, sum);
-        }
-}
-
 #define ROW(op, prepare)                                       \
     {                                                          \
         TR_OP_##op, "reference", NULL, prepare, run_##op, NULL \
@@ -284,7 +264,5 @@ const tr_kernel tr_reference_moe[] = {
     ROW(dispatch, NULL),
     ROW(collect, NULL),
     ROW(collect_grad, NULL),
-    ROW(expert_linear, NULL),
-    ROW(expert_linear_dw, NULL),
     {.run = NULL},
 };
