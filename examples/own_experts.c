@@ -41,7 +41,8 @@ static tr_value attention(tr_graph *g, tr_value x, const tr_sizes *s, const shar
     return tr_linear(g, y, tr_param(g, tr_normal(0.02), "out", "heads=%d*%d embed=%d", H, E, D), 0);
 }
 
-/* Each token goes to the expert that the router gives the highest probability. *balance: the sum over layers so far. */
+/* Each token goes to the expert that the router gives the highest probability, by which the answer is weighted: times
+ * X, so that it begins as large as a dense layer's. *balance: the sum over layers so far. */
 static tr_value experts(tr_graph *g, tr_value x, const tr_sizes *s, tr_value *balance)
 {
     int D = (int)s->embed, M = (int)s->mlp, X = (int)s->experts;
@@ -52,7 +53,7 @@ static tr_value experts(tr_graph *g, tr_value x, const tr_sizes *s, tr_value *ba
     tr_value out = tr_param(g, tr_normal(0.02 / sqrt(2.0 * (double)s->layers)), "experts.out", "expert=%d mlp=%d embed=%d", X, M, D);
     tr_value h = tr_relu(g, tr_expert_linear(g, tr_dispatch(g, x, &r), in, false, &r));
     *balance = *balance ? tr_add(g, *balance, r.balance) : r.balance;
-    return tr_collect(g, tr_expert_linear(g, h, out, false, &r), &r);
+    return tr_scale(g, tr_collect(g, tr_expert_linear(g, h, out, false, &r), &r), X);
 }
 
 static void own_experts(tr_graph *g, const tr_sizes *s, void *unused)

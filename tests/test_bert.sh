@@ -48,7 +48,7 @@ printf 'one line\n\na longer line, of several words\none line\n' | "$trireme" em
 [ "$(wc -l <vectors)" = 4 ] && [ "$(sed -n 1p vectors)" = "$(sed -n 4p vectors)" ] && ok || fail "vectors"
 sed -n 3p vectors | tr -d '[]' | tr ',' '\n' | awk '{ s += $1 * $1 } END { exit !(NR == 40 && s > 0.9999 && s < 1.0001) }' && ok || fail "length 1"
 check "parity, 2 ranks" "$trireme" parity bert.yaml --ranks 2 --steps 3
-for mesh in "data=2 tensor=2" "pipeline=2 data=2" "tensor=4 tensor_kind=2d"; do
+for mesh in "data=4" "data=2 tensor=2" "pipeline=2 data=2" "tensor=4 tensor_kind=2d"; do
     check "parity, $mesh" "$trireme" parity bert.yaml --ranks 4 --steps 3 --mesh "$mesh" model.heads=4
 done
 grep -q refused log && fail "a square is refused"

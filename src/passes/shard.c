@@ -73,13 +73,26 @@ static bool zero_applies(const sharder *s, int level)
     return s->how->zero >= level && s->how->axes[s->how->zero_axis].size > 1;
 }
 
+/* A parameter with fewer elements than ranks is everybody's, as without ZeRO. Where other axes cut it into unequal
+ * blocks, the smallest decides, so that all ranks decide alike. */
+static bool zero_cuts(const sharder *s, int level, tr_value w, const place *at)
+{
+    const tr_shape *shape = tr_shape_at(s->from, w);
+    int64_t least = 1;
+    for (int d = 0; d < shape->rank; d++) {
+        int64_t size = shape->dims[d];
+        for (int a = 0; a < s->how->n_axes; a++)
+            if (at->at[a] == d)
+                size = size / TR_MAX(at->unit[a], 1) / s->how->axes[a].size * TR_MAX(at->unit[a], 1);
+        least *= size;
+    }
+    return zero_applies(s, level) && least >= s->how->axes[s->how->zero_axis].size;
+}
+
 static tr_error *emit_leaf(sharder *s, tr_value v, const place *at)
 {
     const tr_value_info *info = &s->from->values[v];
     place p = *at;
-    if (p.flat && block_elems(s, v, at) < s->how->axes[s->how->zero_axis].size)
-        return tr_error_new(TR_USER, "%s has %lld elements and cannot be cut over %d ranks; use zero=0 or fewer ranks",
-                            info->name, (long long)block_elems(s, v, at), s->how->axes[s->how->zero_axis].size);
     tr_shape shape = shard_shape(s, v, &p);
     p.v = tr_graph_leaf(s->to, info->role, info->name, shape, info->init);
     if (!p.v)
@@ -100,7 +113,7 @@ static tr_error *emit_leaves(sharder *s)
         if (role != TR_PARAM && role != TR_INPUT)
             continue;
         TR_TRY(place_leaf(s, v, &at));
-        at.flat = role == TR_PARAM && zero_applies(s, 3);
+        at.flat = role == TR_PARAM && zero_cuts(s, 3, v, &at);
         TR_TRY(emit_leaf(s, v, &at));
     }
     return NULL;
@@ -110,7 +123,7 @@ static tr_error *emit_leaves(sharder *s)
 static place gradient_target(const sharder *s, tr_value w)
 {
     place at = s->places[w];
-    at.flat = zero_applies(s, 1);
+    at.flat = zero_cuts(s, 1, w, &at);
     return at;
 }
 
