@@ -156,7 +156,9 @@ static void test_what_is_refused(void)
     int32_t source[] = {3, 61};
     tr_answering how = {.beams = 100, .max_tokens = 5};
     CHECK_ERROR(tr_answerer_ids(a, &(tr_ids){source, 1, 1}, 0, 1, &how, &got), "from 1 to 64 beams");
-    how.beams = 1;
+    how = (tr_answering){.beams = 1, .max_tokens = 1000000000};
+    CHECK_ERROR(tr_answerer_ids(a, &(tr_ids){source, 1, 1}, 0, 1, &how, &got), "from 1 to 65536 tokens");
+    how.max_tokens = 5;
     CHECK_ERROR(tr_answerer_ids(a, &(tr_ids){source, 2, 2}, 0, 1, &how, &got),
                 "token 61 is not in the model's vocabulary");
     tr_answerer_free(a);

@@ -12,7 +12,7 @@
 #include "data/pretrained.h"
 #include "data/weights.h"
 
-enum { LEAST_ROOM = 16, MOST_BEAMS = 64 };
+enum { LEAST_ROOM = 16, MOST_BEAMS = 64, MOST_TOKENS = 65536 };
 
 struct tr_answerer {
     tr_sizes sizes;
@@ -350,9 +350,9 @@ tr_error *tr_answerer_ids(tr_answerer *a, const tr_ids *source, int32_t start, i
 {
     search s = {.a = a, .how = how, .source = source, .end = end, .start = start, .beams = 1};
     *out = (tr_answer){0};
-    if (how->beams < 1 || how->beams > MOST_BEAMS || how->max_tokens < 1)
-        return tr_error_new(TR_USER, "%lld beams and %lld tokens: from 1 to %d beams and at least 1 token will do",
-                            (long long)how->beams, (long long)how->max_tokens, MOST_BEAMS);
+    if (how->beams < 1 || how->beams > MOST_BEAMS || how->max_tokens < 1 || how->max_tokens > MOST_TOKENS)
+        return tr_error_new(TR_USER, "%lld beams and %lld tokens: from 1 to %d beams and from 1 to %d tokens will do",
+                            (long long)how->beams, (long long)how->max_tokens, MOST_BEAMS, MOST_TOKENS);
     if (source->count > a->sizes.context)
         return tr_error_new(TR_USER, "the text has %lld tokens with its end and the model's context is %lld",
                             (long long)source->count, (long long)a->sizes.context);

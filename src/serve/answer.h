@@ -2,8 +2,8 @@
  *
  * The source is encoded with the tokenizer's end token; the answer starts from the padding token (or the end token,
  * where there is none), as in training. The source is encoded once, and with it the keys and values that the second
- * tower reads of it; the beams share them, and each keeps the keys and values of its own tokens. One thread uses an
- * answerer.
+ * tower reads of it; the beams share them, and each keeps the keys and values of its own tokens. So a token goes through
+ * the second tower alone, and where experts have a capacity it always finds room. One thread uses an answerer.
  */
 #pragma once
 #include "data/tokenizer.h"
