@@ -111,6 +111,8 @@ static tr_error *bench_train(const bench_options *options)
     tr_program_init(p, 1);
     int64_t tokens = config->train.batch * config->train.seq;
     *(float *)tr_program_find(p, "lr") = (float)config->optimizer.lr;
+    if (tr_graph_find(p->graph, "loss_scale"))
+        *(float *)tr_program_find(p, "loss_scale") = 1;
     double peak = tr_machine_peak_flops(p->target.isa, config->train.precision, p->target.threads, 0.3);
     for (int64_t s = -1; s < options->steps; s++) { /* the first is a warm-up */
         double from = tr_seconds();

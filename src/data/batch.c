@@ -11,7 +11,7 @@ static const char FACTOR[] = "factor.";
 /* Inputs that are not the data's. */
 static bool is_own(const char *name)
 {
-    static const char *const own[] = {"lr", "step", "start", "last"};
+    static const char *const own[] = {"lr", "step", "start", "last", "loss_scale"};
     for (int i = 0; i < TR_COUNT(own); i++)
         if (strcmp(name, own[i]) == 0)
             return true;

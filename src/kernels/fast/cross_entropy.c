@@ -632,8 +632,8 @@ static void cross_entropy_grad(const tr_call *call)
 
 static void cross_entropy_train(const tr_call *call)
 {
-    start_dw(call, 4);
-    run_head(call, 1, call->out[0].data, call->out[1].data, 4, call->out[2].data, call->out[3].data);
+    start_dw(call, 5);
+    run_head(call, tr_has(call, 4) ? *(const float *)call->in[4].data : 1, call->out[0].data, call->out[1].data, 4, call->out[2].data, call->out[3].data);
 }
 
 static void cross_entropy_part(const tr_call *call)
