@@ -119,7 +119,7 @@ static tr_error *bench_train(const bench_options *options)
         *(int32_t *)tr_program_find(p, "step") = (int32_t)s + 2;
         tr_program_run(p, TR_START, TR_START, 1, 0);
         for (int64_t m = 0; m < p->micro_batches; m++) {
-            tr_batch_fill_random(p, (uint64_t)(s + 2));
+            tr_batch_fill_random(p, (uint64_t)(s + 2), tr_objectives[config->data.objective]);
             tr_program_run(p, TR_FORWARD, TR_BACKWARD, (uint32_t)s + 2, m);
         }
         tr_program_run(p, TR_UPDATE, TR_UPDATE, (uint32_t)s + 2, 0);
