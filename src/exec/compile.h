@@ -15,7 +15,7 @@ typedef struct tr_pass_log {
 
 typedef struct tr_compile {
     tr_target target;
-    tr_dtype compute; /* TR_F32 or TR_BF16 */
+    tr_dtype compute; /* TR_F32, TR_BF16 or TR_F16 */
     int64_t batch, seq; /* of one microbatch */
     int64_t decoder_seq; /* of models with two towers: of the second one */
     tr_update update;   /* training: its micro_batches counts */
