@@ -23,7 +23,8 @@
 /* Precondition: a forward graph, which no mesh axis is going to cut along "expert". */
 void tr_pass_rooms(tr_graph *graph);
 
-/* Precondition: no node is fused, `loss` is a [1] f32 value. Post: nodes of phase BACKWARD follow;
+/* Precondition: no node is fused, `loss` is a [1] f32 value; `seed`, a [1] f32 value or 0 for 1, is the gradient that it
+ * begins with. Post: nodes of phase BACKWARD follow;
  * out_grads[v] is the gradient of the parameter v, or 0; the array (n_values before the pass, the count
  * in *out_count) is the caller's. A node on the way whose op has no gradient is an error. */
 tr_error *tr_pass_autodiff(tr_graph *graph, tr_value loss, tr_value seed, tr_value **out_grads, uint32_t *out_count);

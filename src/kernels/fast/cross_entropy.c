@@ -17,7 +17,8 @@
  * With smoothing e and z loss z:  P = dloss ((1 + 2 z lse) exp(logits - lse) - e / v - (1 - e) onehot).
  *
  * Scratch: logits | x packed | dx (bf16 only) | largest, sum, goal, scale, total, dloss [T] | oneDNN's.
- * A target outside 0 .. v-1 is not counted; its row of dx and its part in dw are zero.
+ * A target outside 0 .. v-1 is not counted; its row of dx and its part in dw are zero. Where few are counted, as with
+ * masked tokens, those are gathered first, and cost what they are (run_few).
  */
 #include <math.h>
 #include <omp.h>
