@@ -69,6 +69,41 @@ def bert():
     return model, draw
 
 
+def mixtral(experts):
+    """experts: how transformers multiplies: "grouped_mm" sorts the tokens and has one grouped product,
+    "eager" is a loop over the experts, "batched_mm" copies each choice's weights (here 15 GB a layer)."""
+    import torch
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=8192,
+        hidden_size=512,
+        intermediate_size=1792,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        max_position_embeddings=512,
+        attn_implementation="sdpa",
+        experts_implementation=experts,
+        use_cache=False,
+    )
+
+    def draw():
+        ids = torch.randint(8192, (2, 512))
+        return {"input_ids": ids, "labels": ids}
+
+    return MixtralForCausalLM(config), draw
+
+
+MIXTRAL = [
+    "model.family=mixtral",
+    *(f"model.{key}" for key in "layers=4 embed=512 heads=8 kv_heads=2 mlp=1792 experts=8 expert_choices=2".split()),
+    *("model.context=512", "model.vocab=8192", "model.untied=true"),
+    *("train.batch=2", "train.seq=512"),
+]
+
 FAMILIES = {
     family.name: family
     for family in [
@@ -87,6 +122,22 @@ FAMILIES = {
             1024,
             ["model.preset=bert-base", "model.dropout=0", "train.batch=8", "train.seq=128"],
             bert,
+        ),
+        Family(
+            "mixtral",
+            "Mixtral: 4 layers of 512, 8 experts of 1792, 2 choices, 2 x 512 tokens; transformers' grouped products",
+            "tokens",
+            1024,
+            MIXTRAL,
+            lambda: mixtral("grouped_mm"),
+        ),
+        Family(
+            "mixtral_loop",
+            "the same; transformers' loop over experts",
+            "tokens",
+            1024,
+            MIXTRAL,
+            lambda: mixtral("eager"),
         ),
     ]
 }

@@ -256,6 +256,7 @@ typedef struct tr_sizes {
     bool unscaled;                    /* a tied output is not scaled by 1 / sqrt(embed), where T5's is */
     double smoothing;                 /* of the labels */
     int64_t image, patch, channels, labels; /* images: the side in pixels, that of a patch, classes */
+    int64_t label_parts; /* an image has so many labels, which share its target; 0: one (data.mixup) */
     double drop_path;
     int64_t window, depth1, depth2, depth3, depth4; /* Swin: the side of a window in tokens; layers of each stage */
 } tr_sizes;

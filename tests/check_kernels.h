@@ -138,6 +138,7 @@ static inline bool kc_run(const kernel_case *c, const tr_kernel *kernel, bool in
         out[k] = c->out[k];
     if (kernel->accepts && !kernel->accepts(&call))
         return false;
+    omp_set_num_threads(threads); /* what a kernel prepares may depend on it */
     if (kernel->prepare)
         CHECK_OK(kernel->prepare(&call));
     for (int k = 0; k < c->n_in; k++)
@@ -149,7 +150,6 @@ static inline bool kc_run(const kernel_case *c, const tr_kernel *kernel, bool in
             out[k] = kc_copy(&c->out[k], false);
     call.scratch = kc_room((int64_t)call.scratch_bytes);
     memset(call.scratch, 0xA5, call.scratch_bytes + KC_GUARD);
-    omp_set_num_threads(threads);
     kernel->run(&call);
     if (kernel->release)
         kernel->release(&call);

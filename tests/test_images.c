@@ -134,6 +134,7 @@ static void *open_with(tr_augment augment, double val_split)
 static int sample(const void *own, bool validation, int64_t index, int side, float *pixels)
 {
     int32_t label = -1;
+    memset(pixels, 0, sizeof *pixels * (size_t)(side * side));
     tr_field fields[] = {{.name = "images", .dtype = TR_F32, .rank = 3, .dims = {1, side, side}, .elems = side * side, .reals = pixels},
                          {.name = "labels", .dtype = TR_I32, .elems = 1, .ints = &label}};
     CHECK_OK(tr_objective_images.sample(own, validation, index, fields, 2));
@@ -184,6 +185,81 @@ static void test_augmented(void)
     tr_objective_images.free(bare);
 }
 
+static void mixed(const void *own, int64_t index, float pixels[PIXELS], int32_t labels[TR_LABEL_PARTS], bool both)
+{
+    memset(pixels, 0, PIXELS * sizeof *pixels);
+    tr_field fields[] = {{.name = "images", .dtype = TR_F32, .rank = 3, .dims = {1, SIDE, SIDE}, .elems = PIXELS, .reals = pixels},
+                         {.name = "labels", .dtype = TR_I32, .rank = 1, .dims = {TR_LABEL_PARTS}, .elems = TR_LABEL_PARTS, .ints = labels}};
+    CHECK_OK(tr_objective_images.sample(own, false, index, fields, both ? 2 : 1));
+}
+
+/* Is it `parts` of image a and the rest of image b? */
+static bool is_mix(const float pixels[PIXELS], int a, int b, int parts)
+{
+    double share = (double)parts / TR_LABEL_PARTS;
+    for (int i = 0; i < PIXELS; i++)
+        if (fabs(pixels[i] - (share * pixel(a, i) + (1 - share) * pixel(b, i)) / 127.5 + 1) > 1e-5)
+            return false;
+    return true;
+}
+
+/* Labels are shared as the pixels are. Shares come from Beta(a, a): for a = 1 each number of parts but the ends has
+ * probability 1 / 16, for a = 0.2 those together 0.474; partners have another label in 9 of 12 cases. */
+static void test_mixed(void)
+{
+    enum { SAMPLES = 2400 };
+    static const struct {
+        double alpha, changing;
+    } cases[] = {{1, 0.703}, {0.2, 0.355}};
+    for (int c = 0; c < TR_COUNT(cases); c++) {
+        int changing = 0, sum = 0;
+        void *own = open_with((tr_augment){.mixup = cases[c].alpha}, 0), *bare = open_with((tr_augment){0}, 0);
+        for (int i = 0; i < SAMPLES; i++) {
+            float pixels[PIXELS], alone[PIXELS], plain[PIXELS];
+            int32_t labels[TR_LABEL_PARTS];
+            int parts = 1, a = 0, b = 0;
+            mixed(own, i, pixels, labels, true);
+            mixed(own, i, alone, labels, false);
+            CHECK(memcmp(pixels, alone, sizeof pixels) == 0);
+            int label = sample(bare, false, i, SIDE, plain), last = labels[TR_LABEL_PARTS - 1];
+            while (!is_mix(plain, a, a, 0))
+                a++;
+            while (parts < TR_LABEL_PARTS && labels[parts] == labels[parts - 1])
+                parts++;
+            if (parts == TR_LABEL_PARTS)
+                continue;
+            CHECK_INT(labels[0], label);
+            for (int e = parts; e < TR_LABEL_PARTS; e++)
+                CHECK_INT(labels[e], last);
+            while (b < COUNT && !(b % 4 == last && is_mix(pixels, a, b, parts)))
+                b++;
+            CHECK(b < COUNT);
+            changing++;
+            sum += parts;
+        }
+        CHECK_NEAR((double)changing / SAMPLES, cases[c].changing, 0.04);
+        CHECK_NEAR((double)sum / changing / TR_LABEL_PARTS, 0.5, 0.03);
+        tr_objective_images.free(own);
+        tr_objective_images.free(bare);
+    }
+}
+
+/* Validation images are never mixed; a model of one label an image is refused. */
+static void test_mixed_or_not(void)
+{
+    float pixels[PIXELS], plain[PIXELS];
+    void *own = open_with((tr_augment){.mixup = 0.5}, 0.25), *bare = open_with((tr_augment){0}, 0.25);
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(sample(own, true, i, SIDE, pixels), sample(bare, true, i, SIDE, plain));
+        CHECK(memcmp(pixels, plain, sizeof pixels) == 0);
+    }
+    int32_t label = 0;
+    tr_field field = {.name = "labels", .dtype = TR_I32, .elems = 1, .ints = &label};
+    CHECK_ERROR(tr_objective_images.sample(own, false, 0, &field, 1), "data.mixup is for the families");
+    tr_objective_images.free(own);
+    tr_objective_images.free(bare);
+}
+
 int main(void)
 {
     CHECK(mkdtemp(folder) != NULL);
@@ -191,6 +267,8 @@ int main(void)
     TEST(test_damaged);
     TEST(test_samples);
     TEST(test_augmented);
+    TEST(test_mixed);
+    TEST(test_mixed_or_not);
     tr_error_free(tr_path_remove(folder));
     return check_report();
 }

@@ -23,7 +23,7 @@ data train 96
 data t10k 32
 gzip data/t10k-*
 common="model: {image: 12, channels: 1, labels: 256, embed: 16, heads: 4, mlp: 24, drop_path: 0.3, smoothing: 0.1"
-rest="data: {train: data, val: data, crop: 1, flip: true, erase: 0.2}
+rest="data: {train: data, val: data, crop: 1, flip: true, erase: 0.2, mixup: 0.4}
 train: {steps: 6, batch: 8, eval_every: 3, eval_batches: 4, save_every: 3, log_every: 1, keep: 9}
 schedule: {name: constant, warmup: 0}
 threads: 1"

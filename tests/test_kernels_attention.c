@@ -189,6 +189,8 @@ static const setup setups[] = {
     {.b = 1, .t = 140, .h = 2, .e = 16, .s = 140, .g = 1, .window = 33},
     {.b = 1, .t = 1, .h = 2, .e = 128, .s = 37, .g = 2, .causal = true},
     {.b = 2, .t = 100, .h = 2, .e = 40, .packed = true, .causal = true, .p = 0.3},
+    {.b = 2, .t = 49, .h = 2, .e = 32, .s = 49, .g = 2}, /* of images: patches, and a class token */
+    {.b = 2, .t = 17, .h = 2, .e = 64, .s = 17, .g = 2},
     {.b = 1, .t = 100, .h = 2, .e = 32, .s = 77, .g = 1, .p = 0.1, .part = true},
     {.b = 1,
      .t = 66,

@@ -28,7 +28,11 @@ typedef struct tr_augment {
     int64_t crop; /* moved by up to so many pixels */
     bool flip;    /* mirrored, left and right, every second time */
     double erase; /* share of images of which a rectangle is erased */
+    double mixup; /* each is mixed with another one, by a share from Beta(mixup, mixup) */
 } tr_augment;
+
+/* The target of a mixed image is soft, and given as so many labels of equal weight: its share is a multiple of 1 / 16. */
+enum { TR_LABEL_PARTS = 16 };
 
 typedef struct tr_objective_options {
     const tr_tokenizer *tokenizer; /* NULL: the data are no text */

@@ -3,7 +3,12 @@
  *   images [channels, height, width]   labels []: the class
  *
  * An epoch shows each image of the training data once, in an order of its own. What is drawn for sample i (flip,
- * crop, erasing) is a function of (seed, i). Images that are smaller than the model's are put in its middle.
+ * crop, erasing, what it is mixed with) is a function of (seed, i). Images that are smaller than the model's are put in
+ * its middle.
+ *
+ * Mixup (Zhang et al. 2018): share x image + (1 - share) x another, and so the targets. A share is rounded to a whole
+ * number of TR_LABEL_PARTS, and the sample has as many labels [TR_LABEL_PARTS], the first ones of the image, the rest of
+ * the other: the mean of their losses is that of the soft target.
  */
 #include <jansson.h>
 #include <math.h>
@@ -14,7 +19,7 @@
 #include "data/images.h"
 #include "data/objective.h"
 
-enum { ORDER = 0x696d6731, DRAWS = 0x696d6732 }; /* streams of random numbers */
+enum { ORDER = 0x696d6731, DRAWS = 0x696d6732, OTHERS = 0x696d6733, SHARES = 0x696d6734 }; /* streams of random numbers */
 static const float BLACK = -1;
 
 typedef struct pictures {
@@ -81,11 +86,12 @@ static int64_t draw_to(uint32_t word, int64_t count)
 }
 
 /* Random erasing (Zhong et al. 2017): a rectangle of 2 % to a third of the image, sides 0.3 to 3.3. */
-static view draw(const pictures *p, int64_t index, const tr_field *f)
+static view draw(const pictures *p, uint32_t stream, int64_t index, const tr_field *f)
 {
     const tr_augment *a = &p->augment;
     int64_t height = f->dims[1], width = f->dims[2], most = 2 * a->crop + 1;
-    tr_random4 r = tr_random(p->seed, 0, DRAWS, (uint64_t)(2 * index)), e = tr_random(p->seed, 0, DRAWS, (uint64_t)(2 * index + 1));
+    tr_random4 r = tr_random(p->seed, 0, stream, (uint64_t)(2 * index)),
+               e = tr_random(p->seed, 0, stream, (uint64_t)(2 * index + 1));
     view v = {.down = draw_to(r.word[0], most) - a->crop, .right = draw_to(r.word[1], most) - a->crop,
               .mirrored = a->flip && r.word[2] >> 31};
     if (tr_random_unit(r.word[3]) >= a->erase)
@@ -99,7 +105,8 @@ static view draw(const pictures *p, int64_t index, const tr_field *f)
     return v;
 }
 
-static tr_error *show(const tr_images *m, int64_t n, const view *v, tr_field *f)
+/* Adds `weight` of image n, as seen, to what is there. */
+static tr_error *show(const tr_images *m, int64_t n, const view *v, float weight, tr_field *f)
 {
     int64_t channels = f->dims[0], height = f->dims[1], width = f->dims[2];
     if (channels != m->channels || height < m->height || width < m->width)
@@ -114,33 +121,63 @@ static tr_error *show(const tr_images *m, int64_t n, const view *v, tr_field *f)
                 int64_t i = y - above, j = (v->mirrored ? width - 1 - x : x) - before;
                 bool erased = y >= v->top && y < v->top + v->rows && x >= v->left && x < v->left + v->columns;
                 bool inside = i >= 0 && i < m->height && j >= 0 && j < m->width;
-                f->reals[(c * height + y) * width + x] =
-                    erased ? 0 : inside ? tr_images_pixel(m, n, (c * m->height + i) * m->width + j) : BLACK;
+                f->reals[(c * height + y) * width + x] +=
+                    weight * (erased ? 0 : inside ? tr_images_pixel(m, n, (c * m->height + i) * m->width + j) : BLACK);
             }
     return NULL;
+}
+
+/* How many of TR_LABEL_PARTS are of the image itself: a share from Beta(a, a), by Joehnk's method (1964), which for a <= 1
+ * needs fewer than two tries in the mean. */
+static int64_t draw_parts(const pictures *p, int64_t index)
+{
+    enum { TRIES = 64 };
+    double power = 1 / p->augment.mixup;
+    for (uint64_t t = 0; t < TRIES && p->augment.mixup > 0; t++) {
+        tr_random4 r = tr_random(p->seed, 0, SHARES, (uint64_t)index * TRIES + t);
+        double own = pow(tr_random_unit(r.word[0]), power), other = pow(tr_random_unit(r.word[1]), power);
+        if (own + other > 0 && own + other <= 1)
+            return (int64_t)lround(TR_LABEL_PARTS * own / (own + other));
+    }
+    return TR_LABEL_PARTS;
+}
+
+/* The image of the training data that is shown as sample `index`. */
+static int64_t in_epoch(const pictures *p, int64_t index)
+{
+    tr_random4 r = tr_random(p->seed, 0, ORDER, (uint64_t)(index / p->train_count));
+    return tr_permute((uint64_t)r.word[0] << 32 | r.word[1], p->train_count, index % p->train_count);
+}
+
+static tr_error *sample_to_train(const pictures *p, int64_t index, tr_field *images, tr_field *labels)
+{
+    const tr_images *m = p->train;
+    int64_t n = in_epoch(p, index), parts = draw_parts(p, index),
+            other = draw_to(tr_random(p->seed, 0, OTHERS, ~(uint64_t)index).word[0], p->train_count);
+    if (labels && p->augment.mixup > 0 && labels->elems != TR_LABEL_PARTS)
+        return tr_error_new(TR_USER, "data.mixup is for the families vit and swin: this model has one label an image, and a "
+                                     "mixed image has a share of two");
+    for (int64_t e = 0; labels && e < labels->elems; e++)
+        labels->ints[e] = m->labels[p->augment.mixup > 0 && e >= parts ? other : n];
+    if (!images)
+        return NULL;
+    view own = draw(p, DRAWS, index, images), its = draw(p, OTHERS, index, images);
+    float share = (float)parts / TR_LABEL_PARTS;
+    TR_TRY(show(m, n, &own, share, images));
+    return parts < TR_LABEL_PARTS ? show(m, other, &its, 1 - share, images) : NULL;
 }
 
 static tr_error *sample(const void *own, bool validation, int64_t index, tr_field *fields, int count)
 {
     const pictures *p = own;
-    const tr_images *m = validation && p->val ? p->val : p->train;
     tr_field *images = tr_field_find(fields, count, "images"), *labels = tr_field_find(fields, count, "labels");
-    int64_t n = index;
-    if (!validation) {
-        uint64_t epoch = (uint64_t)(index / p->train_count);
-        tr_random4 r = tr_random(p->seed, 0, ORDER, epoch);
-        n = tr_permute((uint64_t)r.word[0] << 32 | r.word[1], p->train_count, index % p->train_count);
-    } else if (!p->val) {
-        n = p->train_count + index;
-    }
-    if (labels)
-        labels->ints[0] = m->labels[n];
-    if (!images)
-        return NULL;
-    view seen = {0};
     if (!validation)
-        seen = draw(p, index, images);
-    return show(m, n, &seen, images);
+        return sample_to_train(p, index, images, labels);
+    const tr_images *m = p->val ? p->val : p->train;
+    int64_t n = p->val ? index : p->train_count + index;
+    for (int64_t e = 0; labels && e < labels->elems; e++)
+        labels->ints[e] = m->labels[n];
+    return images ? show(m, n, &(view){0}, 1, images) : NULL;
 }
 
 static int64_t val_count(const void *own)

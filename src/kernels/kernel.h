@@ -137,7 +137,7 @@ static inline float tr_join_f32(uint16_t high, uint16_t low)
     X(attention) X(attention_part) X(moe) X(experts) X(cross_entropy) X(optimizer) X(optimizer_sums)
 
 /* Those that multiply on AMX's tiles. The instruction set has no kernels of the others: the next lower one's serve. */
-#define TR_TILE_FAMILIES(X) X(linear) X(attention) X(cross_entropy)
+#define TR_TILE_FAMILIES(X) X(linear) X(attention) X(experts) X(cross_entropy)
 
 #define TR_PASTE2(a, b, c) a##_##b##_##c
 #define TR_PASTE(a, b, c) TR_PASTE2(a, b, c)

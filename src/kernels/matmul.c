@@ -262,16 +262,18 @@ static tr_matmul_spec with_rows(const tr_matmul_spec *s, int64_t rows)
     return of;
 }
 
-/* How work is shared among threads depends on the rows, and so do the parts that each packs. */
+/* How work is shared among threads depends on the rows, and so do the parts that each packs. They are in steps of STEP
+ * rows, and so are the numbers at which work is shared otherwise. */
 static size_t tiles_scratch(const tr_matmul_spec *s)
 {
-    enum { TRIED = 32 };
+    enum { STEP = 32 };
     size_t most = tr_amx_scratch_bytes(s);
     int64_t rows = s->a_transposed ? s->k : s->m;
-    for (int64_t r = TRIED; s->rows_vary && r < rows; r += TRIED) {
-        tr_matmul_spec of = with_rows(s, r);
-        most = TR_MAX(most, tr_amx_scratch_bytes(&of));
-    }
+    for (int64_t r = STEP; s->rows_vary && r < rows; r += STEP)
+        for (int64_t one = 0; one < 2; one++) {
+            tr_matmul_spec of = with_rows(s, r - one);
+            most = TR_MAX(most, tr_amx_scratch_bytes(&of));
+        }
     return round_up(most);
 }
 

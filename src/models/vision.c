@@ -1,11 +1,17 @@
 /* What ViT and Swin share; see vision.h. */
 #include "models/vision.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #include "base/memory.h"
 
-static const double INIT = 0.02;
+/* Glorot & Bengio 2010, as the code of ViT's paper has it: what a narrow model begins with must not be as small as what
+ * a wide one does. */
+static tr_init glorot(int64_t in, int64_t out)
+{
+    return tr_normal(sqrt(2.0 / (double)(in + out)));
+}
 
 static tr_value linear(tr_graph *g, tr_value x, tr_value w, const char *name, const char *dims)
 {
@@ -23,7 +29,7 @@ tr_value tr_vision_patches(tr_graph *g, const char *name, const tr_sizes *s)
     x = tr_reshape(g, x, "batch=%lld channels=%lld %lld %lld %lld %lld", B, C, n, P, n, P);
     x = tr_transpose(g, x, (int[]){0, 2, 4, 1, 3, 5}); /* [B, n, n, C, P, P] */
     x = tr_reshape(g, x, "batch=%lld seq=%lld %lld", B, n * n, C * P * P);
-    tr_value w = tr_param(g, tr_normal(INIT), weight, "embed=%lld channels=%lld %lld %lld", D, C, P, P);
+    tr_value w = tr_param(g, tr_normal(1 / sqrt((double)(C * P * P))), weight, "embed=%lld channels=%lld %lld %lld", D, C, P, P);
     snprintf(dims, sizeof dims, "embed=%lld", D);
     free(weight);
     return linear(g, x, tr_reshape(g, w, "embed=%lld %lld", D, C * P * P), name, dims);
@@ -40,10 +46,10 @@ tr_value tr_vision_norm(tr_graph *g, tr_value x, const char *name, int64_t width
 }
 
 /* [.., out] from [.., in], dims of the weight as text. */
-static tr_value dense(tr_graph *g, tr_value x, const char *name, const char *out, const char *in)
+static tr_value dense(tr_graph *g, tr_value x, const char *name, tr_init init, const char *out, const char *in)
 {
     char *weight = tr_format("%s.weight", name), *dims = tr_format("%s %s", out, in);
-    tr_value y = linear(g, x, tr_param(g, tr_normal(INIT), weight, "%s", dims), name, out);
+    tr_value y = linear(g, x, tr_param(g, init, weight, "%s", dims), name, out);
     free(weight);
     free(dims);
     return y;
@@ -54,7 +60,7 @@ tr_value tr_vision_heads(tr_graph *g, tr_value x, const char *name, int64_t head
     char out[64], in[32];
     snprintf(out, sizeof out, "heads=%lld head_dim=%lld", (long long)heads, (long long)head_dim);
     snprintf(in, sizeof in, "embed=%lld", (long long)width);
-    return dense(g, x, name, out, in);
+    return dense(g, x, name, glorot(width, heads * head_dim), out, in);
 }
 
 tr_value tr_vision_join(tr_graph *g, tr_value x, const char *name, int64_t heads, int64_t head_dim, int64_t width)
@@ -62,7 +68,7 @@ tr_value tr_vision_join(tr_graph *g, tr_value x, const char *name, int64_t heads
     char out[32], in[64];
     snprintf(out, sizeof out, "embed=%lld", (long long)width);
     snprintf(in, sizeof in, "heads=%lld*%lld", (long long)heads, (long long)head_dim);
-    return dense(g, x, name, out, in);
+    return dense(g, x, name, glorot(width, heads * head_dim), out, in);
 }
 
 tr_value tr_vision_mlp(tr_graph *g, tr_value x, const char *prefix, int64_t width, int64_t inner)
@@ -70,7 +76,8 @@ tr_value tr_vision_mlp(tr_graph *g, tr_value x, const char *prefix, int64_t widt
     char embed[32], mlp[32], *first = tr_format("%sintermediate.dense", prefix), *second = tr_format("%soutput.dense", prefix);
     snprintf(embed, sizeof embed, "embed=%lld", (long long)width);
     snprintf(mlp, sizeof mlp, "mlp=%lld", (long long)inner);
-    tr_value y = dense(g, tr_gelu(g, dense(g, x, first, mlp, embed)), second, embed, mlp);
+    tr_init init = glorot(width, inner);
+    tr_value y = dense(g, tr_gelu(g, dense(g, x, first, init, mlp, embed)), second, init, embed, mlp);
     free(first);
     free(second);
     return y;
@@ -79,8 +86,10 @@ tr_value tr_vision_mlp(tr_graph *g, tr_value x, const char *prefix, int64_t widt
 void tr_vision_head(tr_graph *g, tr_value x, int64_t width, const tr_sizes *s)
 {
     long long L = s->labels, D = width;
-    tr_value table = tr_param(g, tr_normal(INIT), "classifier.weight", "labels=%lld embed=%lld", L, D);
+    tr_value table = tr_param(g, tr_normal(0.02), "classifier.weight", "labels=%lld embed=%lld", L, D);
     tr_value bias = tr_param(g, tr_zeros(), "classifier.bias", "labels=%lld", L);
+    if (s->label_parts > 1)
+        x = tr_repeat(g, x, 1, s->label_parts);
     tr_head_add(g, (tr_head){.hidden = x, .table = table, .bias = bias, .targets = "labels", .smoothing = s->smoothing});
 }
 

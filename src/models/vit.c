@@ -6,6 +6,9 @@
 #include "models/vision.h"
 
 static const double INIT = 0.02, EPS = 1e-12;
+/* Of positions: about as large as the patches that they are added to. With INIT it takes a thousand steps until tokens
+ * know where they are. */
+static const double PLACE = 0.5;
 
 static tr_value norm(tr_graph *g, tr_value x, const char *name, const tr_sizes *s)
 {
@@ -18,7 +21,7 @@ static tr_value embed(tr_graph *g, const tr_sizes *s)
     long long side = s->image / s->patch, N = side * side, D = s->embed;
     tr_value x = tr_vision_patches(g, "vit.embeddings.patch_embeddings.projection", s);
     tr_value token = tr_param(g, tr_normal(INIT), "vit.embeddings.cls_token", "1 1 embed=%lld", D);
-    tr_value at = tr_param(g, tr_normal(INIT), "vit.embeddings.position_embeddings", "1 seq=%lld embed=%lld", N + 1, D);
+    tr_value at = tr_param(g, tr_normal(PLACE), "vit.embeddings.position_embeddings", "1 seq=%lld embed=%lld", N + 1, D);
     token = tr_pad(g, tr_reshape(g, token, "1 embed=%lld", D), 0, 0, N + 1);
     at = tr_add(g, tr_reshape(g, at, "%lld embed=%lld", N + 1, D), token);
     return tr_dropout(g, tr_add(g, tr_pad(g, x, 1, 1, N + 1), at), s->dropout);

@@ -73,9 +73,9 @@ typedef struct tr_config {
         double val_split;      /* of the training data, held out; 0 with data.val */
         const char *cache;     /* directory for token shards; NULL: in `out` */
         int objective;         /* of data/objective.h */
-        int64_t crop;          /* of images, with flip and erase: tr_augment */
+        int64_t crop;          /* of images, with flip, erase and mixup: tr_augment */
         bool flip;
-        double erase;
+        double erase, mixup;
     } data;
     struct {
         int64_t steps, batch, micro_batch, seq, decoder_seq;

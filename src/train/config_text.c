@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/objective.h"
 #include "train/config_schema.h"
 
 void tr_config_real(double value, tr_text *out)
@@ -317,6 +318,7 @@ tr_sizes tr_config_sizes(const tr_config *c)
     tr_sizes sizes = c->model.sizes;
     if (!c->model.banded)
         sizes.band = 0;
+    sizes.label_parts = c->data.mixup > 0 ? TR_LABEL_PARTS : 0;
     return sizes;
 }
 

@@ -426,12 +426,18 @@ tr_error *tr_run(const tr_config *config, const tr_run_options *options, int *ou
 
 tr_error *tr_train(const char *config_path, const char *const *overrides, int n_overrides, tr_model model, void *user)
 {
-    tr_config *config;
+    tr_config *config = NULL;
     int signal = 0;
-    TR_TRY(tr_config_load(config_path, (char *const *)(uintptr_t)overrides, n_overrides, &config));
+    char **all = tr_alloc_zero((size_t)n_overrides + 1, sizeof *all);
+    all[0] = "model.family=custom"; /* the keys of no family, but all sizes */
+    memcpy(all + 1, overrides, (size_t)n_overrides * sizeof *all);
+    tr_error *error = tr_config_load(config_path, all, n_overrides + 1, &config);
+    free(all);
+    if (error)
+        return error;
     config->model.family = TR_FAMILY_CUSTOM;
     tr_run_options options = {.trainer = {.model = model, .user = user}};
-    tr_error *error = tr_run(config, &options, &signal);
+    error = tr_run(config, &options, &signal);
     tr_config_free(config);
     return error;
 }

@@ -113,7 +113,8 @@ static tr_error *open_data(tr_trainer *t)
                                     .threads = t->target.threads, .seq = c->train.seq, .decoder_seq = c->train.decoder_seq,
                                     .vocab = t->sizes.vocab, .seed = (uint64_t)c->seed, .val_split = c->data.val_split,
                                     .labels = t->sizes.labels,
-                                    .augment = {.crop = c->data.crop, .flip = c->data.flip, .erase = c->data.erase}};
+                                    .augment = {.crop = c->data.crop, .flip = c->data.flip, .erase = c->data.erase,
+                                                .mixup = c->data.mixup}};
     tr_error *error = tr_objective_open(c->data.objective, &options, &t->objective);
     free(cache);
     free(weights);
@@ -493,6 +494,7 @@ static tr_error *make_choosing(tr_trainer *t)
     tr_compile how = compile_options(t->config, &t->target);
     tr_sharding sharding = tr_config_sharding(t->config, t->ranks ? t->ranks->rank : 0);
     sizes.dropout = sizes.drop_path = 0;
+    sizes.label_parts = 0;
     how.sharding = t->ranks ? &sharding : NULL;
     if (t->choosing)
         return NULL;

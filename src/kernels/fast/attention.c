@@ -32,8 +32,8 @@ static size_t room_set(room *r, const tr_attention_shape *a, int64_t keys, void 
     const struct {
         void *field;
         int64_t words;
-    } parts[] = {{&r->k, keys * f.row},
-                 {&r->v, tile_words(f.dot, keys) * f.col},
+    } parts[] = {{&r->k, tile_keys(&f, keys) * f.row},
+                 {&r->v, tile_words(f.dot, tile_keys(&f, keys)) * f.col},
                  {&r->q, LANES * f.row},
                  {&r->q_lanes, LANES * f.row},
                  {&r->s, KEYS * LANES},
@@ -164,16 +164,19 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
     for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
         tile_step t = tile_step_at(a, &x, i, n, offset, j);
         int64_t at = j - packed;
+        if (r->keys == r->k)
+            tile_fill(f, &t, keys);
         TILE(product)
-        (f->dot, false, false, t.n, t.high - t.low, f->words, r->keys + at * f->row, f->row,
+        (f->dot, false, false, t.rows, t.high - t.low, f->words, r->keys + at * f->row, f->row,
          r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
         if (is_adjusted(a))
             TILE(adjust)(&t, r->s, tile_bias_at(&r->bias, h, i), r->bias.step, segments, tile_key_segments(a, b));
         if (a->p > 0)
             TILE(dropout)(a, b, h, i, j, t.n, r->factor);
         softmax_tile(a, f, r, &t, i, offset);
+        tile_clear_behind(&t, r->s);
         TILE(product)
-        (f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.n), r->s + t.i0,
+        (f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.rows), r->s + t.i0,
          LANES, r->values + tile_words(f->dot, at) * f->col, f->col, r->o + t.i0 * f->col, f->col);
         j += t.n;
     }
@@ -198,9 +201,9 @@ static void take_keys(const tile_form *f, room *r, const void *k, int64_t k_step
     if (whole && k_step == f->e)
         r->keys = k;
     else
-        TILE(pack_rows)(f, r->k, k, k_step, n, n);
+        TILE(pack_rows)(f, r->k, k, k_step, n, tile_keys(f, n));
     if (f->dot)
-        TILE(pack_pairs)(f, r->v, v, v_step, n);
+        TILE(pack_pairs)(f, r->v, v, v_step, n, tile_keys(f, n));
     else if (whole && v_step == f->e)
         r->values = v;
     else

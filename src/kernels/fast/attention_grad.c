@@ -30,15 +30,15 @@ typedef struct room {
 static size_t room_set(room *r, const tr_attention_shape *a, void *memory)
 {
     tile_form f = tile_form_of(a);
-    int64_t at = 0, dot = f.dot;
+    int64_t at = 0, dot = f.dot, keys = tile_keys(&f, a->s);
     const struct {
         void *field;
         int64_t words;
-    } parts[] = {{&r->k, a->s * f.row},
-                 {&r->v, a->s * f.row},
-                 {&r->k_pairs, dot * tile_words(true, a->s) * f.col},
-                 {&r->dk, a->s * f.col},
-                 {&r->dv, a->s * f.col},
+    } parts[] = {{&r->k, keys * f.row},
+                 {&r->v, keys * f.row},
+                 {&r->k_pairs, dot * tile_words(true, keys) * f.col},
+                 {&r->dk, keys * f.col},
+                 {&r->dv, keys * f.col},
                  {&r->q, LANES * f.row},
                  {&r->dout, LANES * f.row},
                  {&r->q_pairs, dot * LANES / 2 * f.col},
@@ -162,8 +162,8 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
     TILE(pack_lanes)(f, r->q_lanes, r->q);
     TILE(pack_lanes)(f, r->dout_lanes, r->dout);
     if (f->dot) {
-        TILE(pack_pairs)(f, r->q_pairs, q_at, q.step, n);
-        TILE(pack_pairs)(f, r->dout_pairs, dout_at, dout.step, n);
+        TILE(pack_pairs)(f, r->q_pairs, q_at, q.step, n, LANES);
+        TILE(pack_pairs)(f, r->dout_pairs, dout_at, dout.step, n, LANES);
     }
     memset(r->dq, 0, (size_t)(LANES * f->col) * sizeof *r->dq);
     for (int64_t l = 0; l < LANES; l++) {
@@ -183,26 +183,28 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
     tile_span x = tile_span_of(a, i, n, offset, a->s);
     for (int64_t j = x.first / TILE_EDGE * TILE_EDGE; j < x.last;) {
         tile_step t = tile_step_at(a, &x, i, n, offset, j);
+        tile_fill(f, &t, a->s);
         int64_t seen = tile_words(f->dot, t.i1 - t.i0), first = f->dot ? t.i0 / 2 : t.i0;
         TILE(product)
-        (f->dot, false, false, t.n, t.high - t.low, f->words, r->k + j * f->row, f->row,
+        (f->dot, false, false, t.rows, t.high - t.low, f->words, r->k + j * f->row, f->row,
          r->q_lanes + t.i0, LANES, r->s + t.i0, LANES);
         TILE(product)
-        (f->dot, false, false, t.n, t.high - t.low, f->words, r->v + j * f->row, f->row,
+        (f->dot, false, false, t.rows, t.high - t.low, f->words, r->v + j * f->row, f->row,
          r->dout_lanes + t.i0, LANES, r->dp + t.i0, LANES);
         if (a->relative || a->key_segments)
             TILE(adjust)(&t, r->s, tile_bias_at(&r->bias, h, i), r->bias.step, segments, tile_key_segments(a, b));
         if (a->p > 0)
             TILE(dropout)(a, b, h, i, j, t.n, r->factor);
         gradient_tile(f->dot, a, r, &t, i, offset, dbias);
+        tile_clear_behind(&t, r->ds_pairs);
         TILE(product)
-        (f->dot, false, true, t.n, f->col / TR_VL, seen, r->p_rows + first, row,
+        (f->dot, false, true, t.rows, f->col / TR_VL, seen, r->p_rows + first, row,
          r->dout_pairs + first * f->col, f->col, r->dv + j * f->col, f->col);
         TILE(product)
-        (f->dot, false, true, t.n, f->col / TR_VL, seen, r->ds_rows + first, row,
+        (f->dot, false, true, t.rows, f->col / TR_VL, seen, r->ds_rows + first, row,
          r->q_pairs + first * f->col, f->col, r->dk + j * f->col, f->col);
         TILE(product)
-        (f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.n),
+        (f->dot, true, true, t.i1 - t.i0, f->col / TR_VL, tile_words(f->dot, t.rows),
          r->ds_pairs + t.i0, LANES, r->k_pairs + tile_words(f->dot, j) * f->col, f->col,
          r->dq + t.i0 * f->col, f->col);
         j += t.n;
@@ -271,10 +273,10 @@ void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch)
             r.bias = bias;
             int64_t b = item / a->g, g = item % a->g, group = a->h / a->g;
             const void *k = tile_at(w->x[1], f.bf16, b, 0, g), *v = tile_at(w->x[2], f.bf16, b, 0, g);
-            TILE(pack_rows)(&f, r.k, k, w->x[1].step, a->s, a->s);
-            TILE(pack_rows)(&f, r.v, v, w->x[2].step, a->s, a->s);
+            TILE(pack_rows)(&f, r.k, k, w->x[1].step, a->s, tile_keys(&f, a->s));
+            TILE(pack_rows)(&f, r.v, v, w->x[2].step, a->s, tile_keys(&f, a->s));
             if (f.dot)
-                TILE(pack_pairs)(&f, r.k_pairs, k, w->x[1].step, a->s);
+                TILE(pack_pairs)(&f, r.k_pairs, k, w->x[1].step, a->s, tile_keys(&f, a->s));
             memset(r.dk, 0, (size_t)(a->s * f.col) * sizeof *r.dk);
             memset(r.dv, 0, (size_t)(a->s * f.col) * sizeof *r.dv);
             for (int64_t h = g * group; h < (g + 1) * group; h++)

@@ -255,9 +255,10 @@ TR_INLINE vu halves(vf even, vf odd)
     return (vu)even >> 16 | (vu)odd;
 }
 
-void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n)
+void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n, int64_t all)
 {
     const uint16_t *even = from;
+    memset(to + (n + 1) / 2 * f->col, 0, (size_t)(((all + 1) / 2 - (n + 1) / 2) * f->col) * sizeof *to);
     for (int64_t r = 0; r < n; r += 2, even += 2 * step, to += f->col) {
         const uint16_t *odd = r + 1 < n ? even + step : NULL;
         look_ahead(even, f->e * 2, step * 2, n - r);

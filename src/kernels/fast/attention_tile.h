@@ -110,8 +110,8 @@ static inline void *tile_at(tr_rows x, bool bf16, int64_t b, int64_t i, int64_t 
 /* Packs n rows that lie `step` elements apart; `rows` to `all` become zeros. */
 void TILE(pack_rows)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n,
                      int64_t all);
-/* Only for dot. All of ceil(n/2) rows. */
-void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n);
+/* Only for dot. All of ceil(n/2) rows; those to ceil(all/2) become zeros. */
+void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n, int64_t all);
 /* Transposes packed rows, LANES of them. */
 void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows);
 /* n rows of sums to an f32 or bf16 tensor, each times factor. */
@@ -223,9 +223,10 @@ static inline tile_span tile_span_of(const tr_attention_shape *a, int64_t i, int
     return x;
 }
 
-/* One tile: keys j to j + n; of the queries, the vectors low to high, which are rows i0 to i1. */
+/* One tile: keys j to j + n; of the queries, the vectors low to high, which are rows i0 to i1. Products are of `rows`
+ * keys: n, or more where that fills the processor's tiles (tile_fill). */
 typedef struct tile_step {
-    int64_t j, n;
+    int64_t j, n, rows;
     int low, high;
     int64_t i0, i1;
     bool masked;
@@ -252,7 +253,32 @@ static inline tile_step tile_step_at(const tr_attention_shape *a, const tile_spa
     }
     s.i0 = s.low * TR_VL;
     s.i1 = TR_MIN(n, s.high * TR_VL);
+    s.rows = s.n;
     return s;
+}
+
+/* How many rows n keys are packed as: the rest is zeros. */
+static inline int64_t tile_keys(const tile_form *f, int64_t n)
+{
+    return TILE_AMX && f->dot ? (n + TILE_EDGE - 1) / TILE_EDGE * TILE_EDGE : n;
+}
+
+/* The last tile of `keys` keys that are packed so, and the last queries: what the processor's tiles would leave over is
+ * multiplied with them. Behind the keys lie zeros, behind the queries what adds nothing. */
+static inline void tile_fill(const tile_form *f, tile_step *s, int64_t keys)
+{
+    if (!TILE_AMX || !f->dot)
+        return;
+    s->i1 = s->high * TR_VL;
+    if (s->j + s->n == keys)
+        s->rows = tile_keys(f, s->n);
+}
+
+/* Pairs of keys behind the last become zeros. */
+static inline void tile_clear_behind(const tile_step *s, word *pairs)
+{
+    for (int64_t j = (s->n + 1) / 2; j < (s->rows + 1) / 2; j++)
+        memset(pairs + j * LANES, 0, LANES * sizeof *pairs);
 }
 
 /* Adds the bias to a tile's scores, and NOTHING in place of those that segments hide. `bias`: of this block of

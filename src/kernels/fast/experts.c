@@ -137,28 +137,28 @@ static void clear_rest(const experts *x, const int32_t *filled, char *y)
     }
 }
 
-/* `n` rows of an expert with weight w (or gradient dw, added to). */
+/* `n` rows of an expert: times w, or, of x and dy, to the sum at dw. */
 static void multiply(const tr_call *call, const int64_t *rows, int64_t n, const char *w, float *dw, bool add)
 {
     const experts *x = call->state;
-    const char *a = call->in[0].data, *b = x->dw ? call->in[1].data : w;
+    const char *a = call->in[0].data, *dy = x->dw ? call->in[1].data : NULL;
     char *left = call->scratch, *right = left + x->left_bytes, *scratch = right + x->right_bytes;
-    char *y = x->dw ? (char *)dw : call->out[0].data;
+    char *y = x->dw ? NULL : call->out[0].data;
     int64_t padded = tr_grouped_padded(x->product, n), x_row = x->k * x->bytes, y_row = x->n * x->bytes;
     bool straight = padded == n && rows[n - 1] - rows[0] == n - 1;
-    if (straight) {
-        a += rows[0] * x_row;
-        *(x->dw ? &b : (const char **)&y) += rows[0] * y_row;
-    } else {
+    if (!straight) {
         pack(left, a, rows, n, padded, x_row);
-        a = left;
         if (x->dw)
-            pack(right, b, rows, n, padded, y_row);
-        *(x->dw ? &b : (const char **)&y) = right;
+            pack(right, dy, rows, n, padded, y_row);
     }
-    tr_grouped_run(x->product, n, add, a, b, y, scratch);
-    if (!straight && !x->dw)
-        unpack(call->out[0].data, right, rows, n, y_row);
+    a = straight ? a + rows[0] * x_row : left;
+    if (x->dw) {
+        tr_grouped_run(x->product, n, add, a, straight ? dy + rows[0] * y_row : right, dw, scratch);
+        return;
+    }
+    tr_grouped_run(x->product, n, false, a, w, straight ? y + rows[0] * y_row : right, scratch);
+    if (!straight)
+        unpack(y, right, rows, n, y_row);
 }
 
 static void run_experts(const tr_call *call)
