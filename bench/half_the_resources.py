@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """How many ranks it takes to train GPT-2 124M when each rank may have so much memory: Trireme (zero=3,
-train.recompute=full) against PyTorch's DDP and FSDP2 with activation checkpointing, the same batch over all ranks.
+train.recompute=full) against PyTorch's DDP and FSDP2 with activation checkpointing, the same batch over all ranks. All
+add up the gradients of one sequence after the other, which takes the least memory.
 
     $(tools/python.sh) bench/half_the_resources.py --out half.json
 
@@ -24,7 +25,7 @@ def least_planned(options, cap):
     """(ranks, planned bytes) of the smallest that fits, of those that divide the batch."""
     for ranks in (n for n in range(1, options.most + 1) if options.global_batch % n == 0):
         options.batch = options.global_batch // ranks
-        extra = MODE if ranks > 1 else MODE[1:]
+        extra = [*(MODE if ranks > 1 else MODE[1:]), f"train.micro_batch={ranks}"]
         planned = ours_distributed.planned_bytes(options, ranks, extra)
         say(f"ours on {ranks}: planned {planned / 1e9:.2f} GB")
         if planned + options.slack * 1e6 <= cap:
@@ -36,13 +37,13 @@ def main():
     parser = argparse.ArgumentParser(description="the least number of ranks under a cap of memory")
     peer_distributed.add_arguments(parser)
     ours_distributed.add_arguments(parser)
-    parser.add_argument("--cap", type=float, default=1.4, help="GB a rank")
+    parser.add_argument("--cap", type=float, default=1.8, help="GB a rank")
     parser.add_argument("--slack", type=float, default=100, help="MB of program and libraries")
     parser.add_argument("--global-batch", type=int, default=8, help="sequences a step")
     parser.add_argument("--most", type=int, default=8, help="ranks")
     parser.add_argument("--out", help="write everything as JSON")
     parser.add_argument("--check", action="store_true", help="exit 1 when the aim is missed")
-    parser.set_defaults(seq=256, steps=1, warmup=1)
+    parser.set_defaults(seq=256, steps=1, warmup=1, micro=1)
     options = parser.parse_args()
     cap, about, rows, runs = options.cap * 1e9, machine(), [], []
     say(f"{about['cpu']}, {about['cores']} cores, load {about['load']:.1f} before the start")

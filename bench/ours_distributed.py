@@ -25,6 +25,7 @@ def overrides(options, ranks, extra):
         "train.eval_every=0",
         "train.save_every=0",
         "threads=1",
+        f"train.precision={options.precision}",
         f"mesh.data={ranks}",
         *extra,
     ]
@@ -35,7 +36,7 @@ def environment():
         **os.environ,
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMP_WAIT_POLICY": "passive",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
     }
 
 
@@ -53,8 +54,8 @@ def planned_bytes(options, ranks, extra):
     return json.loads(done.stdout)["planned_peak_bytes"]
 
 
-def measure(options, ranks, extra):
-    """Like peer_distributed.measure. The last checkpoint is not part of the peak: none is written until all is
+def measure(options, ranks, extra, threads=False):
+    """Like peer_distributed.measure; `threads`: ranks are threads of one process, whose memory is shared out. The last checkpoint is not part of the peak: none is written until all is
     measured."""
     with tempfile.TemporaryDirectory() as work:
         text, out = os.path.join(work, "text.txt"), os.path.join(work, "run")
@@ -62,12 +63,7 @@ def measure(options, ranks, extra):
             for number in range(60000):
                 file.write(f"{number * 7919 % 100003} ")
         words = [
-            "mpirun",
-            "--oversubscribe",
-            "--bind-to",
-            "none",
-            "-n",
-            str(ranks),
+            *([] if threads or ranks == 1 else ["mpirun", "-n", str(ranks)]),
             options.trireme,
             "train",
             *overrides(options, ranks, extra),
@@ -83,11 +79,11 @@ def measure(options, ranks, extra):
     steps = [line for line in lines if "step_s" in line][options.warmup :]
     seconds = [line["step_s"] for line in steps]
     return {
-        "mode": "trireme",
+        "mode": "trireme threads" if threads else "trireme",
         "ranks": ranks,
         "step_s": seconds,
         "tokens_per_s": ranks * options.batch * options.seq / median(seconds),
-        "peak_bytes": max(line["peak_bytes"] for line in steps),
+        "peak_bytes": max(line["peak_bytes"] for line in steps) / (ranks if threads else 1),
         "loss": steps[-1]["loss"],
     }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures PyTorch's data parallelism over gloo on the training step of a lean GPT-2 (peer_gpt.py):
 processes of one thread each on this machine, forward, backward, clipping to global norm 1, fused
-AdamW, no dropout, fp32, random tokens.
+AdamW, no dropout, random tokens; fp32, or bf16: autocast, and of FSDP2 its own mixed precision.
 
     python bench/peer_distributed.py --mode ddp --ranks 2 --batch 2 --seq 512
 
@@ -14,6 +14,7 @@ Prints one JSON object: mode, ranks, step_s (of the slowest rank, each measured 
 imported PyTorch), loss."""
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -48,7 +49,7 @@ def run_rank(options):
         optimizer = model.module.optimizer(3e-4)
     else:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         if options.mode == "fsdp-checkpoint":
             from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
@@ -58,10 +59,13 @@ def run_rank(options):
             blocks = model.transformer["h"]
             for i, block in enumerate(blocks):
                 blocks[i] = checkpoint_wrapper(block)
+        mixed = {}
+        if options.precision == "bf16":
+            mixed["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
         for block in model.transformer["h"]:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(block, mesh=mesh, **mixed)
+        fully_shard(model, mesh=mesh, **mixed)
         optimizer = model.optimizer(3e-4)
     model.train()
     parameters = list(model.parameters())
@@ -70,8 +74,13 @@ def run_rank(options):
         dist.barrier()
         start = time.perf_counter()
         ids = torch.randint(50257, (options.batch, options.seq + 1))
-        loss = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-        loss.backward()
+        parts = ids.split(options.micro or options.batch)
+        for number, part in enumerate(parts):
+            last = number + 1 == len(parts)
+            with contextlib.nullcontext() if last or options.mode != "ddp" else model.no_sync():
+                with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+                    loss = model(part[:, :-1].contiguous(), part[:, 1:].contiguous()) / len(parts)
+                loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -96,7 +105,7 @@ def measure(mode, options):
     """One process a rank; the object described above. Exits with a rank's words when one fails."""
     port = str(free_port())
     words = [sys.executable, os.path.abspath(__file__), "--worker", "--mode", mode]
-    for name in ("batch", "seq", "steps", "warmup", "layers", "embed", "heads"):
+    for name in ("batch", "seq", "steps", "warmup", "layers", "embed", "heads", "precision", "micro"):
         words += [f"--{name}", str(getattr(options, name))]
     processes = [
         subprocess.Popen(
@@ -138,11 +147,13 @@ def measure(mode, options):
 def add_arguments(parser):
     parser.add_argument("--batch", type=int, default=2, help="sequences a rank")
     parser.add_argument("--seq", type=int, default=512)
+    parser.add_argument("--micro", type=int, default=0, help="sequences of a backward; 0: all")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--embed", type=int, default=768)
     parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
 
 
 def main():

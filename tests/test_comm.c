@@ -85,10 +85,46 @@ static float rounded(float x)
     return tr_bf16_to_f32(tr_f32_to_bf16(x));
 }
 
-/* The reduction of element i over the group, in the order of the ranks, written at `at`. */
+static int32_t host_ranks; /* of the worlds that are running: so many ranks count as one host's; 0: all */
+
+/* Members on each host of a group: all, unless every host has as many, at least two. Groups of the suite ascend, so
+ * that hosts are always together. */
+static int32_t members_here(const tr_group *g)
+{
+    int32_t count[64] = {0}, first = host_ranks ? g->ranks[0] / host_ranks : 0;
+    for (int32_t k = 0; k < g->count && host_ranks; k++)
+        count[g->ranks[k] / host_ranks]++;
+    for (int32_t h = 0; h < 64; h++)
+        if (count[h] && count[h] != count[first])
+            return g->count;
+    return host_ranks && count[first] > 1 ? count[first] : g->count;
+}
+
+/* The reduction of element i over the group, written at `at`: in the order of the ranks; by hosts, where there are
+ * several: of floats each host's is rounded to what travels. */
 static void expected(void *out, int64_t at, tr_dtype dtype, tr_dtype wire, tr_reduction reduction,
                      bool round_result, uint32_t seed, const tr_group *g, int64_t i)
 {
+    int32_t here = members_here(g);
+    bool narrow = dtype == TR_BF16 || wire == TR_BF16;
+    if (here < g->count && (dtype == TR_F32 || dtype == TR_BF16)) {
+        float whole = 0;
+        for (int32_t k = 0; k < g->count; k += here) {
+            float sum = 0;
+            for (int32_t j = k; j < k + here; j++) {
+                float value = float_of(seed, g->ranks[j], i);
+                value = narrow ? rounded(value) : value;
+                sum = j == k ? value : reduction == TR_REDUCE_SUM ? sum + value : fmaxf(sum, value);
+            }
+            sum = narrow ? rounded(sum) : sum;
+            whole = k == 0 ? sum : reduction == TR_REDUCE_SUM ? whole + sum : fmaxf(whole, sum);
+        }
+        if (dtype == TR_BF16)
+            ((uint16_t *)out)[at] = tr_f32_to_bf16(whole);
+        else
+            ((float *)out)[at] = wire == TR_BF16 && round_result ? rounded(whole) : whole;
+        return;
+    }
     union {
         float f;
         double d;
@@ -183,7 +219,7 @@ static job start_all_reduce(tr_comm *comm, const tr_group *g, tr_reduction reduc
     for (int64_t i = 0; i < count; i++)
         expected(j.want, i, dtype, wire, reduction, true, seed, g, i);
     j.sent = tr_comm_cost_bytes(j.traffic, (tr_cut){1, count, NULL}, tr_dtype_bytes(wire), g->count,
-                                g->me, 0);
+                                g->me, 0, members_here(g));
     j.pending = tr_comm_all_reduce_start(comm, g, reduction, in_place ? j.out : j.in, j.out, count,
                                          dtype, wire);
     return j;
@@ -225,7 +261,7 @@ static job start_reduce_scatter(tr_comm *comm, const tr_group *g, tr_reduction r
         for (int64_t i = 0; i < size; i++)
             expected(j.want, o * size + i, dtype, wire, reduction, false, seed, g,
                      o * cut.count + first + i);
-    j.sent = tr_comm_cost_bytes(j.traffic, cut, tr_dtype_bytes(wire), g->count, g->me, 0);
+    j.sent = tr_comm_cost_bytes(j.traffic, cut, tr_dtype_bytes(wire), g->count, g->me, 0, members_here(g));
     j.pending = tr_comm_reduce_scatter_start(comm, g, reduction, j.in, j.out, cut, dtype, wire);
     return j;
 }
@@ -247,7 +283,7 @@ static job start_all_gather(tr_comm *comm, const tr_group *g, tr_cut cut, tr_dty
                 put(j.want, dtype, o * cut.count + first + i,
                     (double)float_of(seed, g->ranks[k], o * size + i));
     }
-    j.sent = tr_comm_cost_bytes(j.traffic, cut, width, g->count, g->me, 0);
+    j.sent = tr_comm_cost_bytes(j.traffic, cut, width, g->count, g->me, 0, members_here(g));
     j.pending = tr_comm_all_gather_start(comm, g, in, j.out, cut, dtype);
     return j;
 }
@@ -290,7 +326,7 @@ static job start_heads_for_sequence(tr_comm *comm, const tr_group *g, bool back,
     }
     tr_cut by_head = {B * t_mine, H * D, heads}, by_time = {B, T * h_mine * D, times};
     tr_cut in = back ? by_time : by_head, out = back ? by_head : by_time;
-    j.sent = tr_comm_cost_bytes(j.traffic, in, 4, n, g->me, 0);
+    j.sent = tr_comm_cost_bytes(j.traffic, in, 4, n, g->me, 0, n);
     j.pending = tr_comm_all_to_all_start(comm, g, j.in, in, j.out, out, TR_I32);
     free(heads);
     free(times);
@@ -307,7 +343,7 @@ static job start_broadcast(tr_comm *comm, const tr_group *g, int32_t root, int64
     fill(j.want, dtype, count, seed, g->ranks[root]);
     if (g->me == root)
         memcpy(j.out, j.want, (size_t)(count * width));
-    j.sent = tr_comm_cost_bytes(j.traffic, (tr_cut){1, count, NULL}, width, g->count, g->me, root);
+    j.sent = tr_comm_cost_bytes(j.traffic, (tr_cut){1, count, NULL}, width, g->count, g->me, root, g->count);
     j.pending = tr_comm_broadcast_start(comm, g, root, j.out, count, dtype);
     return j;
 }
@@ -436,7 +472,7 @@ static tr_error *bytes_of(tr_comm *comm, const tr_group *g)
             int64_t total = 0;
             for (int32_t k = 0; k < n; k++)
                 total +=
-                    tr_comm_cost_bytes(TR_TRAFFIC_ALL_REDUCE, (tr_cut){1, count, NULL}, 4, n, k, 0);
+                    tr_comm_cost_bytes(TR_TRAFFIC_ALL_REDUCE, (tr_cut){1, count, NULL}, 4, n, k, 0, members_here(g));
             EXPECT(total == 2 * (n - 1) * 4 * count, "%lld", (long long)total);
         }
     return NULL;
@@ -646,6 +682,72 @@ static void test_suite_in_segments(void)
 {
     for (int32_t n = 2; n <= 3; n++)
         CHECK_OK(tr_world_run_threads(n, &(tr_comm_options){.segment_bytes = 300}, suite, NULL));
+}
+
+/* The same by hosts: 2 of 2, 3 of 2, 2 of 3, 2 of 4; where one host has fewer, nothing is by hosts. */
+static void test_suite_by_hosts(void)
+{
+    static const int32_t shapes[][3] = {{4, 2, 0}, {4, 2, 300}, {6, 2, 0}, {6, 3, 300}, {8, 4, 0}, {5, 2, 0}, {4, 1, 0}};
+    for (int64_t i = 0; i < TR_COUNT(shapes); i++) {
+        host_ranks = shapes[i][1];
+        CHECK_OK(tr_world_run_threads(shapes[i][0], &(tr_comm_options){.host_ranks = host_ranks, .segment_bytes = shapes[i][2]},
+                                      suite, NULL));
+    }
+    host_ranks = 0;
+}
+
+/* What crosses from one host to the others: a host's share of the closed form, not each rank's. */
+static tr_error *across_hosts(tr_comm *comm, void *user)
+{
+    enum { COUNT = 24000 };
+    _Atomic int64_t *crossed = user;
+    tr_group all = tr_group_world(tr_comm_size(comm), tr_comm_rank(comm));
+    float *x = tr_alloc_zero(COUNT, sizeof *x);
+    tr_error *error = tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, x, x, COUNT, TR_F32, TR_F32);
+    *crossed += tr_comm_bytes_across(comm);
+    free(x);
+    tr_group_free(&all);
+    return error;
+}
+
+static void test_across_hosts(void)
+{
+    enum { BYTES = 4 * 24000 };
+    for (int32_t here = 1; here <= 4; here *= 2) { /* 8 ranks on 8, 4, 2 hosts */
+        _Atomic int64_t crossed = 0;
+        int32_t hosts = 8 / here;
+        CHECK_OK(tr_world_run_threads(8, &(tr_comm_options){.host_ranks = here}, across_hosts, (void *)&crossed));
+        CHECK_INT(crossed, 2 * (hosts - 1) * (int64_t)BYTES); /* of all hosts together */
+    }
+}
+
+/* Few bytes among many. */
+static tr_error *few_bytes(tr_comm *comm, void *user)
+{
+    (void)user;
+    static const int64_t counts[] = {0, 1, 3, 128, 256, 257};
+    tr_group all = tr_group_world(tr_comm_size(comm), tr_comm_rank(comm));
+    tr_error *error = NULL;
+    for (int64_t c = 0; c < TR_COUNT(counts); c++)
+        for (int mode = 0; mode < 4 && !error; mode++) {
+            int64_t before = tr_comm_bytes_sent_all(comm);
+            job j = start_all_reduce(comm, &all, mode & 1 ? TR_REDUCE_MAX : TR_REDUCE_SUM, counts[c], TR_F32,
+                                     mode & 2 ? TR_BF16 : TR_F32, mode & 1, 40 + (uint32_t)c);
+            int64_t want = j.sent;
+            TR_GO(end_job(comm, &j));
+            if (tr_comm_bytes_sent_all(comm) - before != want)
+                error = tr_error_new(TR_RUN, "%lld bytes, not %lld", (long long)(tr_comm_bytes_sent_all(comm) - before),
+                                     (long long)want);
+        }
+done:
+    tr_group_free(&all);
+    return error;
+}
+
+static void test_few_bytes(void)
+{
+    for (int32_t n = 15; n <= 23; n += n == 17 ? 6 : 1)
+        CHECK_OK(tr_world_run_threads(n, NULL, few_bytes, NULL));
 }
 
 static void test_suite_without_overlap(void)
@@ -986,10 +1088,11 @@ int main(int argc, char **argv)
                               : tr_world_run_threads(2, &options, huge, NULL);
         return tr_error_exit_status(error);
     }
-    if (mpi && name[0] && strcmp(name, "segments") != 0)
+    if (mpi && name[0] && strcmp(name, "segments") != 0 && strcmp(name, "hosts") != 0)
         return tr_error_exit_status(tr_world_run_mpi(&options, mpi_case, argv[1]));
     if (mpi) {
         options.segment_bytes = name[0] ? 300 : 0;
+        options.host_ranks = host_ranks = strcmp(name, "hosts") == 0 ? 2 : 0;
         tr_error *error = tr_world_run_mpi(&options, suite, NULL);
         if (!error)
             printf("passed\n");
@@ -999,6 +1102,9 @@ int main(int argc, char **argv)
     TEST(test_suite);
     TEST(test_suite_in_segments);
     TEST(test_suite_without_overlap);
+    TEST(test_suite_by_hosts);
+    TEST(test_across_hosts);
+    TEST(test_few_bytes);
     TEST(test_one_fails);
     TEST(test_returned_error);
     TEST(test_mismatches);

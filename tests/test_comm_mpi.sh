@@ -1,5 +1,6 @@
 #!/bin/bash
-# Communication over MPI: the suite of test_comm on 2, 3 and 4 ranks, in whole and in small segments, and failures:
+# Communication over MPI: the suite of test_comm on 2, 3 and 4 ranks, in whole, in small segments, and as if every two
+# ranks had a host of their own, and failures:
 # within 10 s every rank that lives must have ended, with one sentence that names the rank and its host.
 #
 #     bash tests/test_comm_mpi.sh BUILD_DIR          exit status 77 without mpirun, or in a build without MPI
@@ -32,7 +33,8 @@ fail() {
 }
 
 for ranks in 2 3 4; do
-    for how in "" segments; do
+    for how in "" segments hosts; do
+        [ "$how" = hosts ] && [ $ranks != 4 ] && continue
         run -n $ranks "$program" $how >"$scratch/out" 2>&1 || fail "$ranks ranks $how: status $?"
         [ "$(grep -c '^passed$' "$scratch/out")" = $ranks ] || fail "$ranks ranks $how: not all passed"
     done

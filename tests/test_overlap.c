@@ -85,7 +85,10 @@ typedef struct mesh {
 
 static const mesh meshes[] = {
     {{"mesh.data=2"}, 2, 5},
+    {{"mesh.data=2", "train.micro_batch=2"}, 2, 5},
     {{"mesh.data=3", "zero=1"}, 3, 40},
+    {{"mesh.data=3", "zero=1", "train.micro_batch=4"}, 3, 40},
+    {{"mesh.data=2", "mesh.tensor=3", "zero=1", "train.micro_batch=4"}, 6, 40},
     {{"mesh.data=2", "zero=2", "train.micro_batch=4"}, 2, 40},
     {{"mesh.data=2", "zero=3"}, 2, 60},
     {{"mesh.data=2", "zero=3", "train.recompute=full", "train.micro_batch=4"}, 2, 60},
@@ -205,6 +208,44 @@ static void test_verifier_sees_order(void)
     tr_config_free(config);
 }
 
+/* With several microbatches the sums of gradients start where the last of them makes these final, within its
+ * backward; none of what a microbatch runs reads them; and the collective's input is not written after. */
+static void test_sums_of_microbatches(void)
+{
+    static const struct {
+        const char *overrides[4];
+        int least, most; /* sums that start before the last node of a microbatch */
+    } cases[] = {
+        {{"mesh.data=2", "train.micro_batch=2"}, 10, 50},
+        {{"mesh.data=2", "train.micro_batch=2", "zero=1"}, 30, 50},
+        {{"mesh.data=2", "train.micro_batch=2", "mesh.overlap=false"}, 0, 0},
+        {{"mesh.data=2", "train.micro_batch=2", "mesh.pipeline=3"}, 0, 0},
+    };
+    for (int i = 0; i < TR_COUNT(cases); i++) {
+        int count = 0, early = 0;
+        tr_config *config;
+        while (count < 4 && cases[i].overrides[count])
+            count++;
+        tr_program *p = plan(cases[i].overrides, count, 0, &config);
+        const tr_graph *g = p->graph;
+        tr_node last = 0;
+        for (tr_node n = 1; n < g->n_nodes; n++)
+            last = g->nodes[n].phase == TR_BACKWARD || g->nodes[n].phase == TR_WEIGHT ? n : last;
+        for (tr_node n = 1; n < last; n++) {
+            if (g->nodes[n].phase != TR_UPDATE)
+                continue;
+            early += is(g, n, TR_OP_COLLECTIVE);
+            for (tr_node m = n + 1; m < g->n_nodes; m++)
+                for (uint32_t k = 0; k < g->nodes[m].n_out && g->nodes[m].phase != TR_UPDATE; k++)
+                    CHECK(tr_value_root(g, tr_out(g, m, (int)k)) != tr_value_root(g, tr_in(g, n, 0)));
+        }
+        if (early < cases[i].least || early > cases[i].most)
+            FAIL("%d sums start early in case %d, expected %d to %d", early, i, cases[i].least, cases[i].most);
+        tr_program_free(p);
+        tr_config_free(config);
+    }
+}
+
 static void test_off(void)
 {
     const char *const overrides[] = {"mesh.data=2", "zero=3", "mesh.overlap=false", "mesh.bucket_mb=0"};
@@ -221,6 +262,7 @@ int main(void)
     TEST(test_plans);
     TEST(test_wait_holds_input);
     TEST(test_verifier_sees_order);
+    TEST(test_sums_of_microbatches);
     TEST(test_off);
     return check_report();
 }

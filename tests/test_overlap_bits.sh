@@ -24,7 +24,7 @@ losses() { # RUNNER... -- OVERRIDES
     sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$work/run/metrics.jsonl"
 }
 
-for mesh in "mesh.data=2" "mesh.data=2 train.micro_batch=4" "mesh.data=2 zero=1" "mesh.data=2 zero=3 train.recompute=full" \
+for mesh in "mesh.data=2" "mesh.data=2 train.micro_batch=4" "mesh.data=2 zero=1" "mesh.data=2 zero=1 train.micro_batch=4" "mesh.data=2 zero=3 train.recompute=full" \
     "mesh.tensor=2 mesh.sequence_kind=megatron" "mesh.data=2 mesh.pipeline=2 zero=1 train.micro_batch=2"; do
     # shellcheck disable=SC2086
     plain=$(losses -- $mesh mesh.overlap=false mesh.bucket_mb=0)
@@ -38,12 +38,14 @@ if command -v mpirun >/dev/null; then
     equal "zero=3 over MPI" "$(losses mpirun --oversubscribe -n 2 -- mesh.data=2 zero=3)" "$plain"
 fi
 
-losses -- mesh.data=2 --trace="$work/trace.json" >/dev/null
+for micro in 8 4; do
+    losses -- mesh.data=2 train.micro_batch=$micro --trace="$work/trace.json" >/dev/null
 equal "lanes of a trace" "$(grep -oE '"tid":[0-9]+' "$work/trace.json" | sort -u | tr '\n' ' ')" '"tid":0 "tid":1 '
 # Some sum was under way while the backward computed.
 awk -F'"ts":|,"dur":|,"args"' '/"tid":1/ { from[n] = $2; to[n++] = $2 + $3 } /"linear_d/ { for (i = 0; i < n; i++) if (0) next; at[m] = $2; until[m++] = $2 + $3 }
     END { for (i = 0; i < n; i++) for (j = 0; j < m; j++) if (from[i] < until[j] && at[j] < to[i]) hit = 1; exit !hit }' "$work/trace.json"
-equal "a sum beside a product" $? 0
+equal "a sum beside a product, microbatches of $micro" $? 0
+done
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

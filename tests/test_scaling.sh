@@ -17,6 +17,10 @@ planned=$("$trireme" inspect "${config[@]}" --json | sed -n 's/.*"planned_peak_b
 check "the plan is the one that inspect shows" "$(field "$fast" 1 planned_peak_bytes)" = "$planned"
 check "one rank sends nothing" "$(field "$fast" 1 communication_s)" = 0
 check "four ranks do more than two" "$(awk -v a="$(field "$fast" 4 tokens_per_s)" -v b="$(field "$fast" 2 tokens_per_s)" 'BEGIN { print (a > b) }')" = 1
+waits() { "$trireme" scaling "${config[@]}" --ranks 2 --link 0.05 --latency 1 --json "$@"; }
+beside=$(waits) apart=$(waits mesh.overlap=false mesh.bucket_mb=0)
+check "without overlap all is waited for" "$(awk -v a="$(field "$apart" 2 exposed_s)" -v b="$(field "$apart" 2 communication_s)" 'BEGIN { print (a > 0 && a > 0.999 * b) }')" = 1
+check "overlap hides some of it" "$(awk -v a="$(field "$beside" 2 exposed_s)" -v b="$(field "$beside" 2 communication_s)" 'BEGIN { print (a > 0 && a < 0.9 * b) }')" = 1
 check "a slow link costs" "$(awk -v a="$(field "$slow" 4 efficiency)" 'BEGIN { print (a < 0.1) }')" = 1
 "$trireme" scaling examples/parity.yaml > /dev/null 2> /tmp/trireme-scaling-$$ && status=0 || status=$?
 check "an open vocabulary is refused" "$status" = 2

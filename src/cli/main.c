@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/binding.h"
 #include "base/memory.h"
 #include "base/suggest.h"
 
@@ -126,6 +127,7 @@ static tr_error *run(int argc, char **argv)
         return NULL;
     }
     const tr_command *command = find(argv[1]);
+    tr_binding_release();
     if (command)
         wait_without_spinning(argv);
     return command ? command->run(argc - 1, argv + 1) : unknown(argv[1]);

@@ -7,7 +7,7 @@
  *     holds    a        b        c          0->1, 0->2   1->2, 1->0   2->0, 2->1
  *     then     a b c    a b c    a b c
  *
- * A ring would need n-1 steps that wait for each other, for the same bytes. With a transport that
+ * Where ranks share hosts: hierarchical.c. A ring would need n-1 steps that wait for each other, for the same bytes. With a transport that
  * lends, each part is read by n-1 members at once, and nothing is copied twice. Cost of B bytes in
  * all among n: (n-1) alpha + (n-1)/n B beta. Bytes member i sends: (n-1) part i.
  */
@@ -52,7 +52,9 @@ static tr_transfer *make_as(const tr_transfer_kind *as, tr_comm *comm, const tr_
 static tr_transfer *make(tr_comm *comm, const tr_group *group, const void *in, void *out,
                          tr_cut cut, tr_dtype dtype)
 {
-    return make_as(&kind, comm, group, in, out, cut, dtype);
+    tr_transfer *t = make_as(&kind, comm, group, in, out, cut, dtype);
+    tr_hierarchy_take(t);
+    return t;
 }
 
 tr_error *tr_comm_control_gather(tr_comm *comm, const tr_group *group, const void *in, void *out,

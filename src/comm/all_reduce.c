@@ -13,8 +13,8 @@
  *
  * Cost of B bytes among n: 2 (n-1) alpha + 2 (n-1)/n B beta + B gamma. Bytes member i sends:
  * B - part i + (n-1) part i; with equal parts 2 (n-1)/n B, and always 2 (n-1) B over all members.
- * Small buffers: two steps of n-1 messages each; a tree would need 2 log n steps. Below some
- * hundred ranks that does not matter (the messages of a step do not wait for each other).
+ * A few bytes among many ranks go by doubling (doubling.c), and where ranks share hosts all goes host by host
+ * (hierarchical.c).
  */
 #include "comm/transfer.h"
 
@@ -97,6 +97,12 @@ static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction redu
     t->dtype = dtype;
     t->wire = wire;
     t->element_bytes = tr_dtype_bytes(dtype);
+    if (tr_hierarchy_take(t))
+        return t;
+    if (tr_doubling_fits(t->n, count * tr_dtype_bytes(wire))) {
+        tr_doubling_take(t);
+        return t;
+    }
     t->scratch_bytes = tr_exchange_plan(t);
     t->scratch_bytes += tr_all_reduce_scratch(&t->segments, t->packs, t->transport->ops->lends, t->n);
     t->rounds = tr_segments_count(&t->segments) + (t->n > 1 ? 2 : 0);

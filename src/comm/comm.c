@@ -34,6 +34,7 @@ enum {
     MOST_SCRATCH = 32 << 20, /* of one exchange, where segments can be made that small */
     LEAST_SEGMENT = 16 << 10,
     PAGE = 4096,
+    PHASES = 4,
 };
 
 typedef struct room {
@@ -57,9 +58,10 @@ struct tr_comm {
     tr_transfer *queued, **queued_end;
     tr_transfer *active, **active_end;
     int64_t *sequence; /* [size]: collectives started with each rank */
+    int32_t *place;    /* [size]: the same number for all ranks of a host */
     room *rooms;
     int64_t room_count, room_room, scratch_bytes, scratch_peak_bytes;
-    _Atomic int64_t sent[TR_TRAFFIC_COUNT];
+    _Atomic int64_t sent[TR_TRAFFIC_COUNT], across;
 };
 
 static const char *const traffic_names[TR_TRAFFIC_COUNT] = {
@@ -105,6 +107,24 @@ int64_t tr_comm_segment_bytes(const tr_comm *comm, int32_t n)
                             n);
 }
 
+int32_t tr_comm_members_here(const tr_comm *c, const int32_t *ranks, int32_t n)
+{
+    int32_t here = 1;
+    while (here < n && c->place[ranks[here]] == c->place[ranks[0]])
+        here++;
+    if (here == 1 || n % here)
+        return n;
+    for (int32_t k = here; k < n; k++) {
+        bool first = k % here == 0;
+        if ((c->place[ranks[k]] == c->place[ranks[k - 1]]) == first)
+            return n;
+        for (int32_t before = 0; first && before < k; before += here)
+            if (c->place[ranks[before]] == c->place[ranks[k]])
+                return n;
+    }
+    return here;
+}
+
 int64_t tr_comm_bytes_sent(const tr_comm *comm, tr_traffic traffic)
 {
     return atomic_load_explicit(&comm->sent[traffic], memory_order_relaxed);
@@ -116,6 +136,11 @@ int64_t tr_comm_bytes_sent_all(const tr_comm *comm)
     for (int k = 0; k < TR_TRAFFIC_COUNT; k++)
         total += k == TR_TRAFFIC_CONTROL ? 0 : tr_comm_bytes_sent(comm, (tr_traffic)k);
     return total;
+}
+
+int64_t tr_comm_bytes_across(const tr_comm *comm)
+{
+    return atomic_load_explicit(&comm->across, memory_order_relaxed);
 }
 
 int64_t tr_comm_scratch_peak_bytes(const tr_comm *comm)
@@ -195,7 +220,7 @@ static tr_request *new_request(tr_transfer *t, tr_request *list, int32_t *count,
     *r = (tr_request){.peer = t->ranks[peer],
                       .channel = t->channel,
                       .tag = t->channel == TR_CHANNEL_POINT ? t->tags[peer]
-                                                            : 2 * t->tags[peer] + phase,
+                                                            : PHASES * t->tags[peer] + phase,
                       .block = block,
                       .what = t->kind->name,
                       .index = peer,
@@ -211,6 +236,8 @@ void tr_transfer_send(tr_transfer *t, int64_t round, int32_t peer, int32_t phase
     tr_request *r = new_request(t, w->sends, &w->send_count, peer, phase, block);
     atomic_fetch_add_explicit(&t->comm->sent[t->kind->traffic], tr_block_bytes(&block),
                               memory_order_relaxed);
+    if (t->kind->traffic != TR_TRAFFIC_CONTROL && t->comm->place[t->ranks[peer]] != t->comm->place[t->ranks[t->me]])
+        atomic_fetch_add_explicit(&t->comm->across, tr_block_bytes(&block), memory_order_relaxed);
     t->transport->ops->send(t->transport, r);
 }
 
@@ -454,6 +481,9 @@ tr_comm *tr_comm_open(tr_transport *transport, const tr_comm_options *options)
     c->queued_end = &c->queued;
     c->active_end = &c->active;
     c->sequence = tr_alloc_zero((size_t)transport->size, sizeof *c->sequence);
+    c->place = tr_alloc((size_t)transport->size * sizeof *c->place);
+    for (int32_t r = 0; r < transport->size; r++)
+        c->place[r] = c->options.host_ranks > 0 ? r / c->options.host_ranks : transport->ops->place(transport, r);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -494,6 +524,7 @@ void tr_comm_close(tr_comm *c)
         free(c->rooms[i].bytes);
     free(c->rooms);
     free(c->sequence);
+    free(c->place);
     pthread_cond_destroy(&c->changed);
     pthread_cond_destroy(&c->work);
     pthread_mutex_destroy(&c->lock);

@@ -15,6 +15,8 @@
  * The result of a reduction is defined: elements are combined in ascending order of the ranks, in
  * f32 for f32 and bf16. It is the same on every rank, in every run, over every transport, and
  * however the buffer is cut: reduce-scatter and then all-gather give the bits of all-reduce.
+ * Where a group has several hosts with several ranks each, in order, each host's elements are combined first and then
+ * those of the hosts: then the bits are those of this arrangement (hierarchical.c).
  *
  * Failure. When a rank fails (its function returns an error, it dies, it is silent too long), every
  * wait of every other rank returns an error of one sentence that names the rank and its host, with
@@ -60,6 +62,7 @@ const char *tr_traffic_name(tr_traffic traffic);
 typedef struct tr_comm_options {
     double silence_seconds; /* mpi: a rank not heard of for so long is dead; 7; negative: never */
     bool no_overlap;        /* no progress thread: operations move only while somebody waits */
+    int32_t host_ranks;     /* so many ranks in a row count as one host's; 0: as it is. For tests and measurements */
     int64_t segment_bytes;  /* piece in which reductions are pipelined; chosen by the transport */
     /* Called once on each failing rank as soon as its function has returned the error, before the
      * world is taken down: mpirun may kill a rank as soon as another one has ended. */
@@ -187,11 +190,12 @@ tr_error *tr_comm_check(tr_comm *comm);
  * for an operation once its wait has returned. */
 int64_t tr_comm_bytes_sent(const tr_comm *comm, tr_traffic traffic);
 int64_t tr_comm_bytes_sent_all(const tr_comm *comm); /* all kinds but control */
+int64_t tr_comm_bytes_across(const tr_comm *comm);   /* of these, to ranks on other hosts */
 /* The closed form: bytes that member `me` of n sends for one operation of this kind, with elements
  * of `element_bytes` on the wire. all_reduce uses the even cut; broadcast, send and all_reduce use
- * outer 1. */
+ * outer 1. `here`: members on each of the group's hosts, `members` when there is one host (hierarchical.c). */
 int64_t tr_comm_cost_bytes(tr_traffic traffic, tr_cut cut, int64_t element_bytes, int32_t members,
-                           int32_t me, int32_t root);
+                           int32_t me, int32_t root, int32_t here);
 enum { TR_COMM_AT_ONCE = 4 }; /* collectives of one group that move at once; the others wait their turn */
 /* The scratch of one all_reduce or reduce_scatter of this rank, whole pages; 0 for the other kinds. `processes`: over
  * mpi. A group's operations hold TR_COMM_AT_ONCE times the largest of them at most. */

@@ -70,28 +70,33 @@ void tr_block_copy(const tr_block *to, const tr_block *from)
 }
 
 int64_t tr_comm_cost_bytes(tr_traffic traffic, tr_cut cut, int64_t element_bytes, int32_t n,
-                           int32_t me, int32_t root)
+                           int32_t me, int32_t root, int32_t here)
 {
     if (n == 1)
         return 0;
+    if (traffic == TR_TRAFFIC_ALL_REDUCE && here == n && tr_doubling_fits(n, cut.count * element_bytes))
+        return (n - 1) * cut.count * element_bytes;
     if (traffic == TR_TRAFFIC_POINT)
         return cut.outer * cut.count * element_bytes;
     if (traffic == TR_TRAFFIC_ALL_REDUCE || traffic == TR_TRAFFIC_BROADCAST)
         cut.parts = NULL;
     int64_t *offsets = tr_cut_offsets(cut, n);
     int64_t whole = cut.outer * cut.count, mine = cut.outer * (offsets[me + 1] - offsets[me]),
-            elements = 0;
+            elements = 0, column = 0;
+    for (int32_t k = me % here; k < n; k += here)
+        column += cut.outer * (offsets[k + 1] - offsets[k]);
+    int64_t spread = (n / here - 1) * mine + (here - 1) * column; /* on one host: column is mine */
     free(offsets);
     switch (traffic) {
     case TR_TRAFFIC_ALL_REDUCE:
-        elements = whole - mine + (n - 1) * mine;
+        elements = whole - mine + spread;
         break;
     case TR_TRAFFIC_REDUCE_SCATTER:
     case TR_TRAFFIC_ALL_TO_ALL:
         elements = whole - mine;
         break;
     case TR_TRAFFIC_ALL_GATHER:
-        elements = (n - 1) * mine;
+        elements = spread;
         break;
     case TR_TRAFFIC_BROADCAST:
         elements = me == root ? whole - mine + (n - 1) * mine : (n - 2) * mine;
@@ -118,5 +123,9 @@ int64_t tr_comm_cost_scratch(tr_traffic traffic, tr_cut cut, tr_dtype dtype, tr_
     bytes = tr_exchange_scratch(cut.outer, most, tr_dtype_bytes(wire), limit, packs, lends, n, &segments);
     if (traffic == TR_TRAFFIC_ALL_REDUCE)
         bytes += tr_all_reduce_scratch(&segments, packs, lends, n);
+    if (traffic == TR_TRAFFIC_ALL_REDUCE && tr_doubling_fits(n, cut.count * tr_dtype_bytes(wire)))
+        bytes = (n + 1) * cut.count * tr_dtype_bytes(wire);
+    if (processes && n >= 4) /* they may be on several hosts */
+        bytes = TR_MAX(bytes, tr_hierarchy_least_scratch(n));
     return (bytes + PAGE - 1) / PAGE * PAGE;
 }

@@ -121,6 +121,23 @@ void tr_exchange_post(tr_transfer *t, int64_t round, int64_t segment)
     }
 }
 
+void tr_blocks_reduce(const tr_transfer *t, int32_t n, const tr_block *source, const tr_form *form, tr_block result,
+                      uint16_t *packed)
+{
+    const void **row = tr_alloc((size_t)n * sizeof *row);
+    bool whole = result.stride == result.row_bytes;
+    for (int32_t k = 0; k < n; k++)
+        whole = whole && source[k].stride == source[k].row_bytes;
+    int64_t rows = whole ? 1 : result.rows, columns = (whole ? result.rows : 1) * result.row_bytes / t->element_bytes;
+    for (int64_t r = 0; r < rows && columns > 0; r++) {
+        for (int32_t k = 0; k < n; k++)
+            row[k] = source[k].bytes + r * source[k].stride;
+        tr_reduce(t->reduction, t->dtype, n, row, form, columns, result.bytes + r * result.stride,
+                  packed ? packed + r * columns : NULL);
+    }
+    free(row);
+}
+
 void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block result,
                         uint16_t *packed)
 {
@@ -129,7 +146,6 @@ void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block
     if (mine.rows == 0 || mine.row_bytes == 0)
         return;
     tr_block *source = tr_alloc((size_t)t->n * sizeof *source);
-    const void **row = tr_alloc((size_t)t->n * sizeof *row);
     tr_form *form = tr_alloc((size_t)t->n * sizeof *form);
     tr_round *w = &t->window[round % 2];
     source[t->me] = mine;
@@ -139,19 +155,7 @@ void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block
             source[w->receives[i].index] = w->receives[i].data;
             form[w->receives[i].index] = t->packs ? TR_FORM_BF16 : TR_FORM_AS_IS;
         }
-    bool whole = result.stride == result.row_bytes;
-    for (int32_t k = 0; k < t->n; k++)
-        whole = whole && source[k].stride == source[k].row_bytes;
-    int64_t rows = whole ? 1 : mine.rows,
-            columns = (whole ? mine.rows : 1) * mine.row_bytes / t->element_bytes;
-    for (int64_t r = 0; r < rows; r++) {
-        for (int32_t k = 0; k < t->n; k++)
-            row[k] = source[k].bytes + r * source[k].stride;
-        tr_reduce(t->reduction, t->dtype, t->n, row, form, columns,
-                  result.bytes + r * result.stride,
-                  t->packs && packed ? packed + r * columns : NULL);
-    }
+    tr_blocks_reduce(t, t->n, source, form, result, t->packs ? packed : NULL);
     free(source);
-    free(row);
     free(form);
 }

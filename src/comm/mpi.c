@@ -101,6 +101,7 @@ typedef struct place {
     char host[HOST_BYTES];
     int64_t process;
     int64_t process_space; /* two ranks can see each other's process when this is the same */
+    int32_t lowest;        /* the lowest rank that shares memory with it */
 } place;
 
 typedef struct mpi_world {
@@ -522,6 +523,11 @@ static const char *host(tr_transport *t, int32_t rank)
     return world_of(t)->places[rank].host;
 }
 
+static int32_t place_of(tr_transport *t, int32_t rank)
+{
+    return world_of(t)->places[rank].lowest;
+}
+
 static const tr_transport_ops ops = {
     .name = "mpi",
     .beats = true,
@@ -538,6 +544,7 @@ static const tr_transport_ops ops = {
     .failure = failure,
     .fail = fail,
     .host = host,
+    .place = place_of,
 };
 
 /* ---- opening and closing ---- */
@@ -550,6 +557,10 @@ static void find_places(mpi_world *w)
     char space[64] = "";
     if (readlink("/proc/self/ns/pid", space, sizeof space - 1) > 5)
         own.process_space = strtoll(space + 5, NULL, 10);
+    MPI_Comm near;
+    MPI_Comm_split_type(w->control, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &near);
+    MPI_Allreduce(&w->base.rank, &own.lowest, 1, MPI_INT32_T, MPI_MIN, near);
+    MPI_Comm_free(&near);
     w->places = tr_alloc_zero((size_t)w->base.size, sizeof *w->places);
     MPI_Allgather(&own, sizeof own, MPI_BYTE, w->places, sizeof own, MPI_BYTE, w->control);
     int32_t here = 0;

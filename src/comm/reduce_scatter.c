@@ -1,6 +1,6 @@
 /* Reduce-scatter: member k gets the reduction of everybody's part k.
  *
- * Algorithm, trace and cost: exchange.c. One round a segment.
+ * Algorithm, trace and cost: exchange.c. One round a segment. Where ranks share hosts: hierarchical.c.
  * Bytes member i sends: B - part i; with equal parts (n-1)/n B.
  */
 #include "comm/transfer.h"
@@ -31,6 +31,8 @@ static tr_transfer *make(tr_comm *comm, const tr_group *group, tr_reduction redu
     t->dtype = dtype;
     t->wire = wire;
     t->element_bytes = tr_dtype_bytes(dtype);
+    if (tr_hierarchy_take(t))
+        return t;
     t->scratch_bytes = tr_exchange_plan(t);
     t->rounds = tr_segments_count(&t->segments);
     t->most_requests = t->n - 1;

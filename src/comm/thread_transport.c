@@ -344,6 +344,13 @@ static const char *host(tr_transport *t, int32_t rank)
     return world_of(t)->host;
 }
 
+static int32_t place(tr_transport *t, int32_t rank)
+{
+    (void)t;
+    (void)rank;
+    return 0;
+}
+
 static const tr_transport_ops ops = {
     .name = "threads",
     .lends = true,
@@ -360,6 +367,7 @@ static const tr_transport_ops ops = {
     .failure = failure,
     .fail = fail,
     .host = host,
+    .place = place,
 };
 
 tr_thread_world *tr_thread_world_new(int32_t ranks)

@@ -57,6 +57,10 @@ struct tr_transfer {
     int64_t rounds, posted, finished;
     int32_t most_requests; /* sends in one round; as many receives */
     tr_round window[2];
+    struct {
+        int32_t here; /* members on one host */
+        bool scatters, spreads;
+    } hierarchy; /* hierarchical.c */
     tr_segments segments;
     bool packs;    /* the wire has another element type than the buffer */
     char *scratch; /* of the comm's pool */
@@ -76,7 +80,7 @@ tr_pending *tr_transfer_start(tr_transfer *t, bool background);
 /* The same, waited for. */
 tr_error *tr_transfer_run(tr_transfer *t);
 
-/* In post: `peer` is an index in the group, `phase` (0 or 1) keeps apart what one operation sends
+/* In post: `peer` is an index in the group, `phase` (0 to 3) keeps apart what one operation sends
  * to one peer in several ways. Nothing happens for an empty block. In finish, what has come is in
  * window[round % 2].receives, with peer and phase in each. */
 void tr_transfer_send(tr_transfer *t, int64_t round, int32_t peer, int32_t phase, tr_block block);
@@ -105,6 +109,9 @@ tr_block tr_part_block(const char *buffer, int64_t outer, const int64_t *offsets
 
 /* ---- exchange.c: what reduce_scatter and all_reduce share ---- */
 
+/* What a source holds, as against the result. */
+typedef enum tr_form { TR_FORM_AS_IS, TR_FORM_BF16, TR_FORM_ROUND } tr_form;
+
 int64_t tr_segments_count(const tr_segments *segments);
 /* Segment `index` of a block, whose rows have elements of `element_bytes`. */
 tr_block tr_segments_at(const tr_segments *segments, tr_block part, int64_t element_bytes,
@@ -124,10 +131,27 @@ void tr_exchange_post(tr_transfer *t, int64_t round, int64_t segment);
 void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block result,
                         uint16_t *packed);
 
-/* ---- reduce.c ---- */
+/* result = source[0] (+) source[1] ..., blocks of equal shapes; `packed` as above. */
+void tr_blocks_reduce(const tr_transfer *t, int32_t n, const tr_block *source, const tr_form *form, tr_block result,
+                      uint16_t *packed);
 
-/* What a source holds, as against the result. */
-typedef enum tr_form { TR_FORM_AS_IS, TR_FORM_BF16, TR_FORM_ROUND } tr_form;
+/* ---- hierarchical.c ---- */
+
+/* Members of a group on one host, where all its hosts have as many, at least two, one host after the other; else n. */
+int32_t tr_comm_members_here(const tr_comm *comm, const int32_t *ranks, int32_t n);
+/* Turns an all_reduce, reduce_scatter or all_gather that is filled in but for its rounds into one by hosts, where the
+ * group is such; false: it is not. */
+bool tr_hierarchy_take(tr_transfer *t);
+/* More than its scratch where segments are as small as they can be. */
+int64_t tr_hierarchy_least_scratch(int32_t n);
+
+/* ---- doubling.c ---- */
+
+/* Whether an all_reduce of so many bytes on the wire goes by doubling; turns one that is filled in but for its rounds
+ * into that. */
+bool tr_doubling_fits(int32_t n, int64_t bytes);
+void tr_doubling_take(tr_transfer *t);
+
 /* out = in[0] (+) in[1] (+) ... in[n-1], left to right, `count` elements of `dtype`. For f32 a
  * source may be bf16, or f32 that is first rounded to bf16. `packed` not NULL: out is rounded to
  * bf16 and written there too. out may be any of the sources that are AS_IS or ROUND. */

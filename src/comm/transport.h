@@ -92,6 +92,7 @@ typedef struct tr_transport_ops {
     const tr_failure *(*failure)(tr_transport *transport);
     void (*fail)(tr_transport *transport, tr_blame blame, const char *sentence);
     const char *(*host)(tr_transport *transport, int32_t rank);
+    int32_t (*place)(tr_transport *transport, int32_t rank); /* the lowest rank that shares memory with it */
 } tr_transport_ops;
 
 struct tr_transport {

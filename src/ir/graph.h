@@ -9,7 +9,8 @@
  *     it; in the second case no other node reads the overwritten value after.
  *  5. All dims are positive; a value's elements fit in int64.
  *  6. Phases do not go back along the order: START, FORWARD, BACKWARD, WEIGHT, UPDATE. With several
- *     microbatches the middle three run once for each, and only state crosses into UPDATE.
+ *     microbatches the middle three run once for each, and only state crosses into UPDATE. Nodes of UPDATE may
+ *     stand early, among the middle three: they run with the last microbatch, and none of the middle reads them.
  *
  * Building functions never fail in the middle of a model: the first error sticks to the graph, later
  * calls return 0, and tr_graph_error gives it at the end. Not for several threads at once.

@@ -225,10 +225,21 @@ tr_error *tr_graph_verify(const tr_graph *g)
     for (tr_value v = 1; v < g->n_values; v++)
         made[v] = g->values[v].role != TR_TEMP;
     tr_phase phase = TR_START;
+    tr_node repeats_until = 0;
+    for (n = 1; n < g->n_nodes; n++)
+        if (g->nodes[n].phase > TR_START && g->nodes[n].phase < TR_UPDATE)
+            repeats_until = n;
     for (n = 1; n < g->n_nodes && !error; n++) {
-        if (g->nodes[n].phase < phase || g->nodes[n].phase >= TR_PHASE_COUNT)
+        bool early = g->nodes[n].phase == TR_UPDATE && n < repeats_until;
+        if ((!early && g->nodes[n].phase < phase) || g->nodes[n].phase >= TR_PHASE_COUNT)
             error = BROKEN(6, "phase goes back");
-        phase = g->nodes[n].phase;
+        if (!early)
+            phase = g->nodes[n].phase;
+        for (uint32_t i = 0; i < g->nodes[n].n_in && !error && n < repeats_until && !early; i++) {
+            tr_node from = g->values[tr_in(g, n, (int)i)].node;
+            if (from && from < g->n_nodes && g->nodes[from].phase == TR_UPDATE)
+                error = BROKEN(6, "a microbatch reads what the update makes");
+        }
         if (!error)
             error = verify_node(g, n, made);
         for (uint32_t k = 0; k < g->nodes[n].n_out && !error; k++) {

@@ -1,7 +1,7 @@
 /* Pass overlap: collectives are started as soon as they can be, and waited for as late as they may.
  *
  * A wait is a node: it reads what its collective reads and writes, so both live until then by the plain rules of the
- * memory plan, and an op that writes over one of them stands after it. Three steps, each over the order of nodes:
+ * memory plan, and an op that writes over one of them stands after it. Four steps, each over the order of nodes:
  *
  *   gathers of leaves (ZeRO-3's parameters) start while what comes before their use is computed, as many ahead as
  *   `ahead_bytes` holds, one at least:
@@ -10,6 +10,11 @@
  *
  *   all others move up to behind what makes their input: the sum of an input's gradient starts before the product of
  *   the weight's;
+ *   with several microbatches, the sums of accumulated gradients, which are of the update, go to where the last
+ *   microbatch makes the gradient final: they are early, and the program runs the update with that microbatch;
+ *
+ *       micro: acc a, acc b; update: sum a, sum b   ->   acc b, (sum b), acc a, (sum a)
+ *
  *   then a wait goes before the first reader of the result, the first that writes over the input, or the end of what
  *   runs at once. What is kept alive only for that is bounded by ahead_bytes too: the oldest is waited for first.
  *
@@ -20,6 +25,7 @@
  *  2. A start moves over no node that makes or writes over what it reads, or touches what it writes.
  *  3. A wait has the phase and stage of its collective's run, so that no run ends with something started; but from
  *     BACKWARD into UPDATE where there is one microbatch and nothing runs between.
+ *  4. Nothing of a microbatch reads what an early node has made: all microbatches but the last skip it (ir/verify.c).
  */
 #include "ir/table.h"
 #include "passes/passes.h"
@@ -36,6 +42,7 @@ typedef struct overlap {
     int64_t ahead_bytes;
     list *before;   /* by node, and one for the end: what is put before it */
     bool *moved;    /* by node: stands in one of those */
+    tr_node repeats_until; /* the last node of what each microbatch runs */
 } overlap;
 
 static bool has(const tr_graph *g, tr_node n, unsigned flag)
@@ -60,21 +67,36 @@ static bool makes(const overlap *o, tr_node n, tr_value root)
     return false;
 }
 
-/* Both run without a break between. */
+static bool repeats(const tr_graph *g, tr_node n)
+{
+    return g->nodes[n].phase != TR_START && g->nodes[n].phase != TR_UPDATE;
+}
+
+/* Of the update, among what the last microbatch runs. */
+static bool is_early(const overlap *o, tr_node n)
+{
+    return o->g->nodes[n].phase == TR_UPDATE && n < o->repeats_until;
+}
+
+/* Both run without a break between, or b is skipped where a runs. */
 static bool one_run(const overlap *o, tr_node a, tr_node b)
 {
     const tr_node_info *x = &o->g->nodes[a], *y = &o->g->nodes[b];
     if (o->how->apart)
         return x->phase == y->phase && x->stage == y->stage;
-    bool x_repeats = x->phase != TR_START && x->phase != TR_UPDATE;
-    bool y_repeats = y->phase != TR_START && y->phase != TR_UPDATE;
-    return !o->how->repeats || (x_repeats == y_repeats && (x_repeats || x->phase == y->phase));
+    if (!o->how->repeats || is_early(o, a) || is_early(o, b))
+        return true;
+    return repeats(o->g, a) == repeats(o->g, b) && (repeats(o->g, a) || x->phase == y->phase);
 }
 
 static void find_roots(overlap *o)
 {
     for (tr_value v = 0; v < o->g->n_values; v++)
         o->root[v] = v ? tr_value_root(o->g, v) : 0;
+    o->repeats_until = 0;
+    for (tr_node n = 1; n < o->g->n_nodes; n++)
+        if (repeats(o->g, n))
+            o->repeats_until = n;
 }
 
 static void put_before(overlap *o, tr_node at, tr_node n)
@@ -184,6 +206,55 @@ static void start_early(overlap *o)
     reorder(o);
 }
 
+/* Sums of accumulated gradients --------------------------------------------------------------------- */
+
+/* The last node of a microbatch that makes what x, an input of the update, is made of; g->n_nodes: it is not made of
+ * accumulators alone, by views and packs. */
+static tr_node made_final(const overlap *o, const tr_node *writer, tr_value x)
+{
+    const tr_graph *g = o->g;
+    tr_node n = g->values[x].node, last = 0;
+    if (!n || g->nodes[n].phase != TR_UPDATE)
+        return writer[o->root[x]];
+    if (!has(g, n, TR_OP_VIEW) && g->nodes[n].op != TR_OP_pack)
+        return g->n_nodes;
+    for (uint32_t i = 0; i < g->nodes[n].n_in; i++)
+        last = TR_MAX(last, made_final(o, writer, tr_in(g, n, (int)i)));
+    return last;
+}
+
+static void lift(overlap *o, tr_node n, tr_node behind)
+{
+    const tr_graph *g = o->g;
+    if (o->moved[n] || g->nodes[n].phase != TR_UPDATE)
+        return;
+    for (uint32_t i = 0; i < g->nodes[n].n_in; i++)
+        if (g->values[tr_in(g, n, (int)i)].node)
+            lift(o, g->values[tr_in(g, n, (int)i)].node, behind);
+    put_before(o, behind + 1, n);
+}
+
+/* Only over parameters' gradients: of single numbers nothing is gained. */
+static void sum_early(overlap *o)
+{
+    const tr_graph *g = o->g;
+    find_roots(o);
+    tr_node *writer = tr_alloc_zero(g->n_values, sizeof *writer);
+    for (tr_node n = 1; n < g->n_nodes; n++)
+        for (uint32_t k = 0; k < g->nodes[n].n_out && repeats(g, n); k++)
+            writer[o->root[tr_out(g, n, (int)k)]] = n;
+    for (tr_node n = 1; n < g->n_nodes && o->how->repeats && !o->how->apart; n++) {
+        bool sums = g->nodes[n].op == TR_OP_all_reduce || g->nodes[n].op == TR_OP_reduce_scatter;
+        if (g->nodes[n].phase != TR_UPDATE || !sums || whole_bytes(g, tr_in(g, n, 0)) <= (int64_t)sizeof(float))
+            continue;
+        tr_node behind = made_final(o, writer, tr_in(g, n, 0));
+        if (behind && behind < o->repeats_until)
+            lift(o, n, behind);
+    }
+    free(writer);
+    reorder(o);
+}
+
 /* Waits -------------------------------------------------------------------------------------------- */
 
 typedef struct flight {
@@ -229,8 +300,13 @@ static void add_wait(overlap *o, const flight *f, tr_node end)
     bool kept = g->values[root].role == TR_PARAM || g->values[root].role == TR_STATE || g->values[root].role == TR_INPUT;
     bool reads_input = !kept && root != tr_value_root(g, in[0]);
     bool inside = f->wait < end && one_run(o, f->start, f->wait);
-    const tr_node_info at = g->nodes[inside ? f->wait : f->start], from = g->nodes[f->start];
-    g->phase = inside ? at.phase : g->nodes[f->wait - 1].phase;
+    const tr_node_info from = g->nodes[f->start];
+    tr_node last = inside ? f->wait : f->wait - 1;
+    while (o->how->repeats && repeats(g, f->start) && !repeats(g, last))
+        last--; /* early nodes, which the other microbatches skip */
+    g->phase = g->nodes[last].phase;
+    if (is_early(o, f->start))
+        g->phase = TR_UPDATE;
     g->stage = from.stage;
     g->layer = from.layer;
     tr_node wait = tr_graph_node(g, TR_OP_wait, in, reads_input ? 2 : 1, NULL);
@@ -320,6 +396,7 @@ tr_error *tr_pass_overlap(tr_graph *g, const tr_overlap *how)
                  .before = tr_alloc_zero(g->n_nodes + 1, sizeof(list)), .moved = tr_alloc_zero(g->n_nodes + 1, sizeof(bool))};
     gather_ahead(&o);
     start_early(&o);
+    sum_early(&o);
     add_waits(&o);
     g->layer = -1;
     g->stage = 0;

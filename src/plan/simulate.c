@@ -139,68 +139,104 @@ static double collective_seconds(const tr_config *c, const tr_graph *g, tr_node 
     return times * (ranks - 1) * (bytes / ranks / rates->link_bytes_per_s + rates->link_latency_s);
 }
 
-/* What the nodes of one kind of action, or of the whole step's phases, take. */
-typedef struct load {
+/* A rank's clocks, and what they have counted. */
+typedef struct clocks {
+    double now, link;
     double compute, communication;
-} load;
+    double *over; /* by node: when a collective is over */
+    bool *has_wait;
+} clocks;
 
-static void add_load(const tr_config *c, const tr_graph *g, tr_node n, const tr_rates *rates, load *to)
+static clocks clocks_new(const tr_graph *g)
 {
-    if (tr_op_table[g->nodes[n].op]->flags & TR_OP_COLLECTIVE)
-        to->communication += collective_seconds(c, g, n, rates);
-    else
-        to->compute += kernel_seconds(g, n, rates);
-}
-
-static double total(load l)
-{
-    return l.compute + l.communication;
-}
-
-/* Once a step: on every stage at the same time, so this rank's are taken for all. */
-static load once(const tr_config *c, const tr_graph *g, const tr_rates *rates)
-{
-    load l = {0};
+    clocks k = {.over = tr_alloc_zero(g->n_nodes, sizeof *k.over), .has_wait = tr_alloc_zero(g->n_nodes, sizeof *k.has_wait)};
     for (tr_node n = 1; n < g->n_nodes; n++)
-        if (g->nodes[n].phase == TR_START || g->nodes[n].phase == TR_UPDATE)
-            add_load(c, g, n, rates, &l);
-    return l;
+        if (tr_op_table[g->nodes[n].op]->flags & TR_OP_WAIT)
+            k.has_wait[g->values[tr_in(g, n, 0)].node] = true;
+    return k;
+}
+
+static void clocks_free(clocks *k)
+{
+    free(k->over);
+    free(k->has_wait);
+}
+
+static void tick(const tr_config *c, const tr_graph *g, tr_node n, const tr_rates *rates, clocks *k)
+{
+    unsigned flags = tr_op_table[g->nodes[n].op]->flags;
+    if (flags & TR_OP_WAIT) {
+        k->now = TR_MAX(k->now, k->over[g->values[tr_in(g, n, 0)].node]);
+    } else if (flags & TR_OP_COLLECTIVE) {
+        double seconds = collective_seconds(c, g, n, rates);
+        k->over[n] = k->link = TR_MAX(k->now, k->link) + seconds;
+        k->communication += seconds;
+        if (!k->has_wait[n])
+            k->now = k->link;
+    } else {
+        double seconds = kernel_seconds(g, n, rates);
+        k->now += seconds;
+        k->compute += seconds;
+    }
+}
+
+/* The nodes of some phases, of one stage or (-1) of all, in their order. */
+static void run(const tr_config *c, const tr_graph *g, const tr_rates *rates, tr_phase first, tr_phase last, int stage,
+                clocks *k)
+{
+    for (tr_node n = 1; n < g->n_nodes; n++)
+        if (g->nodes[n].phase >= first && g->nodes[n].phase <= last && (stage < 0 || g->nodes[n].stage == stage))
+            tick(c, g, n, rates, k);
+}
+
+/* What an action of a stage takes. The plan has this rank's stages with their waits; of the others, which it has as one
+ * graph without waits, as large a share is hidden as of this rank's in the same phase. */
+static double action(const tr_config *c, const tr_program *p, const tr_rates *rates, tr_phase phase, int stage,
+                     clocks *all)
+{
+    clocks own = clocks_new(p->graph), whole = clocks_new(p->whole);
+    run(c, p->graph, rates, phase, phase, -1, &own);
+    run(c, p->whole, rates, phase, phase, stage, &whole);
+    double exposed = TR_MAX(own.now - own.compute, 0);
+    double share = own.communication > 0 ? exposed / own.communication : 1;
+    double seconds = whole.compute + whole.communication * share;
+    all->compute += whole.compute;
+    all->communication += whole.communication;
+    all->now += seconds;
+    clocks_free(&own);
+    clocks_free(&whole);
+    return seconds;
 }
 
 static tr_error *simulate_pipeline(const tr_config *c, const tr_program *p, const tr_rates *rates, tr_step_time *out)
 {
-    const tr_graph *g = p->whole;
     tr_config_stages stages;
-    tr_schedule_clock clock;
+    tr_schedule_clock times;
     TR_TRY(tr_config_pipeline(c, 0, &stages));
     const tr_schedule *s = stages.schedule;
-    load *loads = tr_alloc_zero((size_t)s->stages * TR_PHASE_COUNT, sizeof *loads);
     tr_stage_cost *costs = tr_alloc_zero((size_t)s->stages, sizeof *costs);
-    tr_pipeline_costs(g, s->stages, 1, 1, rates->link_bytes_per_s, costs); /* for what is sent */
-    for (tr_node n = 1; n < g->n_nodes; n++)
-        add_load(c, g, n, rates, &loads[g->nodes[n].stage * TR_PHASE_COUNT + (int)g->nodes[n].phase]);
-    double worst = 0;
+    tr_pipeline_costs(p->whole, s->stages, 1, 1, rates->link_bytes_per_s, costs); /* for what is sent */
+    clocks worst = {0};
     for (int i = 0; i < s->stages; i++) {
-        const load *of = &loads[i * TR_PHASE_COUNT];
-        costs[i].forward = total(of[TR_FORWARD]);
-        costs[i].input = total(of[TR_BACKWARD]);
-        costs[i].weight = total(of[TR_WEIGHT]);
+        clocks stage = {0};
+        costs[i].forward = action(c, p, rates, TR_FORWARD, i, &stage);
+        costs[i].input = action(c, p, rates, TR_BACKWARD, i, &stage);
+        costs[i].weight = action(c, p, rates, TR_WEIGHT, i, &stage);
         costs[i].backward = costs[i].input + costs[i].weight;
         costs[i].send_activation += rates->link_latency_s;
         costs[i].send_gradient += rates->link_latency_s;
-        double communication = of[TR_FORWARD].communication + of[TR_BACKWARD].communication + of[TR_WEIGHT].communication;
-        worst = TR_MAX(worst, communication * (double)s->microbatches);
+        if (stage.communication >= worst.communication)
+            worst = stage;
     }
-    tr_error *error = tr_schedule_simulate(s, costs, &clock);
+    tr_error *error = tr_schedule_simulate(s, costs, &times);
     if (!error) {
-        double busy = 0;
+        double busy = 0, exposed = (worst.now - worst.compute) * (double)s->microbatches;
         for (int r = 0; r < s->ranks; r++)
-            busy = TR_MAX(busy, clock.busy[r]);
-        *out = (tr_step_time){.seconds = clock.makespan, .compute = busy - worst, .communication = worst,
-                              .bubble = clock.bubble};
-        tr_schedule_clock_free(&clock);
+            busy = TR_MAX(busy, times.busy[r]);
+        *out = (tr_step_time){.seconds = times.makespan, .compute = busy - exposed, .exposed = exposed,
+                              .communication = worst.communication * (double)s->microbatches, .bubble = times.bubble};
+        tr_schedule_clock_free(&times);
     }
-    free(loads);
     free(costs);
     tr_config_pipeline_free(&stages);
     return error;
@@ -208,21 +244,20 @@ static tr_error *simulate_pipeline(const tr_config *c, const tr_program *p, cons
 
 tr_error *tr_simulate_step(const tr_config *c, const tr_program *p, const tr_rates *rates, tr_step_time *out)
 {
-    load update = once(c, p->graph, rates);
+    clocks k = clocks_new(p->graph);
+    tr_error *error = NULL;
     *out = (tr_step_time){0};
-    if (p->whole) {
-        TR_TRY(simulate_pipeline(c, p, rates, out));
-    } else {
-        load micro = {0};
-        for (tr_node n = 1; n < p->graph->n_nodes; n++)
-            if (p->graph->nodes[n].phase != TR_START && p->graph->nodes[n].phase != TR_UPDATE)
-                add_load(c, p->graph, n, rates, &micro);
-        out->compute = micro.compute * (double)p->micro_batches;
-        out->communication = micro.communication * (double)p->micro_batches;
-        out->seconds = out->compute + out->communication;
+    run(c, p->graph, rates, TR_START, TR_START, -1, &k);
+    if (p->whole) { /* once a step: on every stage at the same time, so this rank's are taken for all */
+        error = simulate_pipeline(c, p, rates, out);
+        run(c, p->graph, rates, TR_UPDATE, TR_UPDATE, -1, &k);
     }
-    out->seconds += total(update);
-    out->compute += update.compute;
-    out->communication += update.communication;
-    return NULL;
+    for (int64_t micro = 0; micro < p->micro_batches && !p->whole; micro++)
+        run(c, p->graph, rates, TR_FORWARD, micro + 1 < p->micro_batches ? TR_WEIGHT : TR_UPDATE, -1, &k);
+    out->seconds += k.now;
+    out->compute += k.compute;
+    out->communication += k.communication;
+    out->exposed += TR_MAX(k.now - k.compute, 0);
+    clocks_free(&k);
+    return error;
 }

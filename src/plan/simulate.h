@@ -4,8 +4,11 @@
  * Calibration runs one microbatch of a few layers of the model and takes, for each op, the time of its nodes over
  * their flops (over their bytes, where flops are few). A node's time is that rate times its own cost, so kernels that
  * fall off for small shapes are estimated too fast: the estimate is a lower bound that trends right. A collective costs
- * the bytes that this rank sends over the link's speed, and one latency for each of its messages in a row. It is
- * counted in full: what overlap hides is not taken off.
+ * the bytes that this rank sends over the link's speed, and one latency for each of its messages in a row.
+ *
+ * The plan's own order decides what is hidden: a rank has two clocks, of what it computes and of its link. A collective
+ * goes over the link when it has started and the one before is over; its wait stops the first clock until then
+ * (passes/overlap.c). Moving the bytes is taken to cost the cores nothing.
  */
 #pragma once
 #include "exec/program.h"
@@ -25,7 +28,8 @@ tr_error *tr_rates_measure_link(tr_rates *rates);
 
 typedef struct tr_step_time {
     double seconds; /* of a step of all microbatches */
-    double compute, communication; /* this much of it on the rank that has most to do */
+    double compute, communication; /* on the rank that has most to do; all of its collectives */
+    double exposed;                /* what of these it waits for */
     double bubble;  /* share of the ranks' time in which a pipeline waits */
 } tr_step_time;
 

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/binding.h"
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/json.h"
@@ -49,8 +50,7 @@ tr_error *tr_config_model(const tr_config *c, tr_model *out)
 
 tr_error *tr_config_target(const tr_config *c, tr_target *out)
 {
-    int64_t cores = tr_cpu_cores(), ranks = tr_config_ranks(c);
-    *out = (tr_target){.threads = (int)(c->threads ? c->threads : TR_MAX(1, cores / ranks))};
+    *out = (tr_target){.threads = c->threads ? (int)c->threads : tr_binding_threads((int)tr_config_ranks(c))};
     return tr_isa_parse(c->isa, &out->isa);
 }
 
@@ -358,17 +358,22 @@ bool tr_trainer_leads(const tr_trainer *t)
     return !t->ranks || t->ranks->rank == 0;
 }
 
-/* Every microbatch forward and backward. Accumulators are cleared at the start; without them there is one. */
-static tr_error *run_micro_batches(tr_trainer *t, tr_batch *from, uint32_t step)
+/* Every microbatch forward and backward, and the update, some of which may go beside the last backward. Accumulators
+ * are cleared at the start; without them there is one microbatch. */
+static tr_error *run_all(tr_trainer *t, tr_batch *from, uint32_t step)
 {
     tr_program *p = t->program;
     if (p->micro_batches > 1 || t->pipeline)
         tr_program_run(p, TR_START, TR_START, step, 0);
-    if (t->pipeline)
-        return tr_pipeline_run(t->pipeline, step, tr_batch_fill, from);
+    if (t->pipeline) {
+        TR_TRY(tr_pipeline_run(t->pipeline, step, tr_batch_fill, from));
+        tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
+        return NULL;
+    }
     for (int64_t micro = 0; micro < p->micro_batches; micro++) {
         TR_TRY(tr_batch_fill(from, micro));
-        tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START, TR_WEIGHT, step, micro);
+        tr_program_run(p, p->micro_batches > 1 ? TR_FORWARD : TR_START,
+                       micro + 1 < p->micro_batches ? TR_WEIGHT : TR_UPDATE, step, micro);
     }
     return NULL;
 }
@@ -413,10 +418,9 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
         *(float *)tr_program_find(p, "loss_scale") = (float)scale_of_sum(t);
     tr_error *error = tr_batch_factors(&from, p->micro_batches, t->ranks);
     if (!error)
-        error = run_micro_batches(t, &from, step);
+        error = run_all(t, &from, step);
     tr_batch_free(&from);
     TR_TRY(error);
-    tr_program_run(p, TR_UPDATE, TR_UPDATE, step, 0);
     TR_TRY(tr_program_error_take(p));
     double count = *(float *)tr_program_find(p, "count");
     out->loss = *(float *)tr_program_find(p, "loss") / count;
