@@ -49,6 +49,20 @@ cmp -s whole/model.safetensors halves/model.safetensors || fail "the example, re
 paste numbers <(losses ranks) | awk '{ d = $1 - $2; if (d > 1e-3 || d < -1e-3) bad = 1 } END { exit bad || NR != 20 }' ||
     fail "the example on two ranks: other losses: $(losses ranks | tr '\n' ' ')"
 
+# The other one, with experts: the same losses on a mesh that shares experts, heads, tokens and layers. Its program names none.
+experts=$build/example_own_experts
+grep -qE 'mesh|rank|data=|tensor' <(sed '1,/^ \*\//d' "$OLDPWD/examples/own_experts.c") && fail "examples/own_experts.c knows of a mesh"
+small=("${small[@]}" model.heads=4 model.experts=4 model.dropout=0.1 train.micro_batch=4 train.batch=8 train.steps=6 train.sample_every=0)
+"$experts" text.txt "${small[@]}" out=experts 2> log || fail "own_experts: exit status $?: $(tail -n 1 log)"
+losses experts > numbers.experts
+[ "$(wc -l < numbers.experts)" -eq 6 ] || fail "own_experts: $(wc -l < numbers.experts) losses, not 6"
+for mesh in "mesh.expert=2 mesh.tensor=2" "mesh.data=2 mesh.expert=2 zero=1" "mesh.pipeline=2 mesh.expert=2"; do
+    "$experts" text.txt "${small[@]}" $mesh out=meshed 2> log || fail "own_experts on $mesh: $(tail -n 1 log)"
+    paste numbers.experts <(losses meshed) | awk '{ d = ($1 - $2) / $1; if (d > 1e-5 || d < -1e-5) bad = 1 } END { exit bad || NR != 6 }' ||
+        fail "own_experts on $mesh: other losses: $(losses meshed | tr '\n' ' ') than $(tr '\n' ' ' < numbers.experts)"
+    rm -rf meshed
+done
+
 grep -q '"trireme-custom"' whole/config.json || fail "the example's config.json claims a family"
 for command in "generate whole --prompt a" "eval whole --data text.txt" "inspect whole" \
     "train --resume whole train.steps=30"; do

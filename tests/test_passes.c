@@ -534,8 +534,48 @@ static void test_cache(void)
     }
 }
 
+/* Rooms of 3 experts, of which a token goes to k. */
+static tr_graph *routed(int64_t k, double capacity_factor, double dropout)
+{
+    tr_graph *g = tr_graph_new("routed", TR_F32);
+    tr_value x = tr_input_real(g, "x", "batch=2 seq=8 embed=4");
+    tr_value logits = tr_linear(g, x, tr_param(g, tr_normal(1), "router", "embed=4 expert=3"), 0);
+    tr_routing r = tr_route(g, logits, &(tr_route_options){.k = k, .capacity_factor = capacity_factor});
+    tr_value in = tr_param(g, tr_normal(1), "in", "expert=3 embed=4 mlp=5"), out = tr_param(g, tr_normal(1), "out", "expert=3 mlp=5 embed=4");
+    tr_value h = tr_dropout(g, tr_relu(g, tr_expert_linear(g, tr_dispatch(g, x, &r), in, false, &r)), dropout);
+    tr_graph_output(g, "y", tr_collect(g, tr_expert_linear(g, h, out, false, &r), &r));
+    CHECK_OK(tr_graph_error_take(g));
+    tr_pass_rooms(g);
+    CHECK_OK(tr_graph_verify(g));
+    return g;
+}
+
+/* Places of the room that the products of experts see, all of which must see the same. */
+static int64_t places(tr_graph *g)
+{
+    int64_t rows = 0;
+    for (tr_node n = 1; n < g->n_nodes; n++)
+        if (g->nodes[n].op == TR_OP_expert_linear) {
+            const tr_shape *x = tr_shape_at(g, tr_in(g, n, 0)), *y = tr_shape_at(g, tr_out(g, n, 0));
+            CHECK(x->dims[0] == y->dims[0] && x->dims[2] == y->dims[2] && (rows == 0 || rows == x->dims[0] * x->dims[2]));
+            rows = x->dims[0] * x->dims[2];
+        }
+    tr_graph_free(g);
+    return rows;
+}
+
+static void test_rooms(void)
+{
+    CHECK(places(routed(2, 0, 0)) == 16);   /* none is left out: joined, 2 places a token instead of 3 */
+    CHECK(places(routed(1, 0, 0)) == 8);
+    CHECK(places(routed(1, 1.5, 0)) == 8);  /* 3 x 4 */
+    CHECK(places(routed(1, 0.5, 0)) == 6);  /* 3 x 2: joining saves nothing */
+    CHECK(places(routed(2, 0, 0.1)) == 24); /* draws by place */
+}
+
 int main(void)
 {
+    TEST(test_rooms);
     TEST(test_value_used_often);
     TEST(test_tied_parameter);
     TEST(test_parameter_without_a_path);

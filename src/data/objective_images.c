@@ -132,8 +132,10 @@ static tr_error *show(const tr_images *m, int64_t n, const view *v, float weight
 static int64_t draw_parts(const pictures *p, int64_t index)
 {
     enum { TRIES = 64 };
+    if (p->augment.mixup == 0)
+        return TR_LABEL_PARTS;
     double power = 1 / p->augment.mixup;
-    for (uint64_t t = 0; t < TRIES && p->augment.mixup > 0; t++) {
+    for (uint64_t t = 0; t < TRIES; t++) {
         tr_random4 r = tr_random(p->seed, 0, SHARES, (uint64_t)index * TRIES + t);
         double own = pow(tr_random_unit(r.word[0]), power), other = pow(tr_random_unit(r.word[1]), power);
         if (own + other > 0 && own + other <= 1)

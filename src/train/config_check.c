@@ -303,12 +303,13 @@ static tr_error *check_mesh(const tr_config *c)
         return tr_config_error(c, "mesh.tensor",
                                "mesh.tensor %lld cannot share %lld tokens of a sequence",
                                (long long)c->mesh.tensor, (long long)c->train.seq);
-    if (c->mesh.pipeline * c->pipeline.chunks > c->model.sizes.layers && c->mesh.pipeline > 1)
+    int64_t layers = c->model.sizes.layers + c->model.sizes.decoder_layers; /* of both towers */
+    if (c->mesh.pipeline * c->pipeline.chunks > layers && c->mesh.pipeline > 1)
         return tr_config_error(c, blamed(c, "mesh.pipeline", "pipeline.chunks"),
                                "mesh.pipeline %lld with pipeline.chunks %lld is %lld stages and the model has %lld layers; "
                                "there can be at most as many stages as layers",
                                (long long)c->mesh.pipeline, (long long)c->pipeline.chunks,
-                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)c->model.sizes.layers);
+                               (long long)(c->mesh.pipeline * c->pipeline.chunks), (long long)layers);
     if (c->train.sample_every && c->model.family != TR_FAMILY_CUSTOM && !tr_families[c->model.family]->generates)
         return tr_config_error(
             c, blamed(c, "train.sample_every", "model.family"),
