@@ -171,6 +171,36 @@ static void test_tensors(void)
     tr_gguf_close(g);
 }
 
+/* Every quantised type against llama.cpp's own package, bit for bit: tools/golden_gguf.py. */
+static void test_blocks(void)
+{
+    enum { TYPES_THERE = 10, MOST = 512 };
+    tr_gguf *g = NULL;
+    tr_stored *list = NULL;
+    int64_t count = 0, compared = 0;
+    CHECK_OK(tr_gguf_open("tests/golden/blocks.gguf", &g));
+    CHECK_OK(tr_gguf_tensors(g, &list, &count));
+    CHECK_INT(count, 2 * TYPES_THERE);
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t v = 0; v < count; v++) {
+            size_t n = strlen(list[i].name);
+            float ours[MOST], theirs[MOST];
+            if (strncmp(list[v].name, list[i].name, n) != 0 || strcmp(list[v].name + n, ".values") != 0)
+                continue;
+            compared++;
+            CHECK(list[i].elems == list[v].elems && list[i].elems <= MOST);
+            CHECK_OK(tr_stored_read(&list[i], 0, list[i].elems, TR_F32, ours));
+            CHECK_OK(tr_stored_read(&list[v], 0, list[v].elems, TR_F32, theirs));
+            for (int64_t k = 0; k < list[i].elems; k++)
+                if (ours[k] != theirs[k])
+                    FAIL("%s: element %lld is %.9g, expected %.9g", list[i].name, (long long)k, (double)ours[k],
+                         (double)theirs[k]);
+        }
+    CHECK_INT(compared, TYPES_THERE);
+    free(list);
+    tr_gguf_close(g);
+}
+
 /* A file that ends anywhere is refused, in its header or with its tensors. */
 static void test_cut_off(void)
 {
@@ -207,6 +237,7 @@ int main(void)
 {
     TEST(test_metadata);
     TEST(test_tensors);
+    TEST(test_blocks);
     TEST(test_cut_off);
     TEST(test_refused);
     return check_report();

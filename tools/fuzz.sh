@@ -66,6 +66,7 @@ sow() { # NAME FILE...
 }
 sow fuzz_json tests/golden/gpt2/config.json
 sow fuzz_yaml examples/*.yaml
+sow fuzz_gguf tests/golden/blocks.gguf
 { printf '\004'; cat tests/golden/spiece_unigram.model; } >$out/unigram.pieces
 { printf '\004'; cat tests/golden/spiece_bpe.model; } >$out/bpe.pieces
 printf '\005[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nrow\n##ing\n' >$out/vocab.txt

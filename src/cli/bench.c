@@ -15,6 +15,8 @@
 #include "train/parallel.h"
 #include "train/trainer.h"
 
+#define READ_BYTES (INT64_C(1) << 29) /* more than caches hold */
+
 typedef struct bench_options {
     const char *what; /* "gemm", "train", "generate" */
     char *const *overrides;
@@ -160,21 +162,53 @@ done:
     return error;
 }
 
+/* Decodes tokens in slices, each followed by one pass of the read loop: *out_share is the median of what a slice
+ * reads to what the loop does. */
+enum { SLICE_TOKENS = 16 };
+static tr_error *decode(tr_generator *g, int64_t tokens, tr_reader *reader, double *out_s, double *out_bytes,
+                        double *out_bandwidth, double *out_share)
+{
+    int64_t slices = (tokens + SLICE_TOKENS - 1) / SLICE_TOKENS;
+    double *share = tr_alloc_zero((size_t)slices * 2, sizeof *share), *bandwidth = share + slices;
+    tr_error *error = NULL;
+    float *logits;
+    *out_s = *out_bytes = 0;
+    for (int64_t s = 0; s < slices; s++) {
+        double bytes = 0, from = tr_seconds();
+        for (int64_t i = s * SLICE_TOKENS; i < TR_MIN(tokens, (s + 1) * SLICE_TOKENS); i++) {
+            int32_t token = (int32_t)(i % tr_generator_sizes(g)->vocab);
+            TR_GO(tr_generator_append(g, &token, 1, &logits));
+            bytes += (double)tr_generator_bytes_per_token(g);
+        }
+        double seconds = tr_seconds() - from;
+        bandwidth[s] = tr_reader_once(reader);
+        share[s] = bytes / seconds / bandwidth[s];
+        *out_s += seconds;
+        *out_bytes += bytes;
+    }
+    *out_share = median(share, slices);
+    *out_bandwidth = median(bandwidth, slices);
+done:
+    free(share);
+    return error;
+}
+
 static tr_error *bench_generate(const bench_options *options)
 {
     tr_error *error = NULL;
     tr_config *config = NULL;
     tr_generator *g = NULL;
+    tr_reader *reader = NULL;
     tr_model model;
     tr_target target;
     float *logits;
     enum { ROUNDS = 3 };
-    double prefill[ROUNDS], decode[ROUNDS];
+    double prefill[ROUNDS], seconds[ROUNDS], bandwidth[ROUNDS], share[ROUNDS], bytes;
     int32_t *prompt = NULL;
     TR_GO(bench_config(options, &config));
     TR_GO(tr_config_model(config, &model));
     tr_sizes sizes = bench_sizes(config);
-    int64_t n = options->prompt_tokens, bytes = 0;
+    int64_t n = options->prompt_tokens;
     if (n + options->tokens > sizes.context)
         TR_GO(tr_error_new(TR_USER, "--prompt-tokens %lld and --tokens %lld do not fit in the context of %lld", (long long)n,
                            (long long)options->tokens, (long long)sizes.context));
@@ -183,31 +217,30 @@ static tr_error *bench_generate(const bench_options *options)
         prompt[i] = (int32_t)(tr_random(1, 0, 0, (uint64_t)i).word[0] % (uint64_t)sizes.vocab);
     TR_GO(tr_config_target(config, &target));
     TR_GO(tr_generator_random(&sizes, model, &target, config->train.precision, &g));
-    for (int r = -1; r < ROUNDS; r++) {
+    TR_GO(tr_reader_new(target.threads, READ_BYTES, &reader));
+    for (int r = -1; r < ROUNDS; r++) { /* the first is a warm-up */
+        int at = TR_MAX(r, 0);
         tr_generator_reset(g);
         double from = tr_seconds();
         TR_GO(tr_generator_append(g, prompt, n, &logits));
-        double middle = tr_seconds();
-        bytes = 0;
-        for (int64_t i = 0; i < options->tokens; i++) {
-            int32_t token = (int32_t)(i % sizes.vocab);
-            TR_GO(tr_generator_append(g, &token, 1, &logits));
-            bytes += tr_generator_bytes_per_token(g);
-        }
-        if (r >= 0) {
-            prefill[r] = middle - from;
-            decode[r] = tr_seconds() - middle;
-        }
+        prefill[at] = tr_seconds() - from;
+        tr_generator_program(g)->profile = options->profile && r >= 0;
+        TR_GO(decode(g, options->tokens, reader, &seconds[at], &bytes, &bandwidth[at], &share[at]));
     }
-    double prefill_s = median(prefill, ROUNDS), decode_s = median(decode, ROUNDS);
-    double bandwidth = tr_machine_read_bandwidth(target.threads, INT64_C(1) << 29, 1.0);
+    double decode_s = median(seconds, ROUNDS);
     print_take(json_pack("{s:f, s:f, s:f, s:f, s:f, s:s}", "tokens_per_s", (double)options->tokens / decode_s,
-                         "prefill_tokens_per_s", (double)n / prefill_s, "bytes_per_s", (double)bytes / decode_s,
-                         "read_bandwidth", bandwidth, "share_of_bandwidth", (double)bytes / decode_s / bandwidth, "isa",
+                         "prefill_tokens_per_s", (double)n / median(prefill, ROUNDS), "bytes_per_s", bytes / decode_s,
+                         "read_bandwidth", median(bandwidth, ROUNDS), "share_of_bandwidth", median(share, ROUNDS), "isa",
                          tr_isa_name(target.isa)),
                options->json);
+    if (options->profile) {
+        char *text = tr_program_profile_text(tr_generator_program(g), 0);
+        fputs(text, stderr);
+        free(text);
+    }
 done:
     free(prompt);
+    tr_reader_free(reader);
     tr_generator_free(g);
     tr_config_free(config);
     return error;
@@ -264,7 +297,7 @@ static tr_error *bench_gemm(const bench_options *options)
     }
     json_object_set_new(object, "isa", json_string(tr_isa_name(target.isa)));
     json_object_set_new(object, "read_bandwidth",
-                        json_real(tr_machine_read_bandwidth(target.threads, INT64_C(1) << 29, 0.5)));
+                        json_real(tr_machine_read_bandwidth(target.threads, READ_BYTES, 0.5)));
     json_object_set_new(object, "products", list);
     print_take(object, options->json);
     return error;
@@ -285,7 +318,7 @@ tr_error *cmd_bench(int argc, char **argv)
         {"json", 0, NULL, "print one JSON object", .flag = &with.json},
         {"steps", 0, "N", "train: time N steps after one to warm up (5)", .integer = &with.steps, .least = 1,
          .most = 1e6},
-        {"profile", 0, NULL, "train: print the time of each kind of op", .flag = &with.profile},
+        {"profile", 0, NULL, "train, generate: print the time of each kind of op", .flag = &with.profile},
         {"prompt-tokens", 0, "N", "generate: length of the prompt (512)", .integer = &with.prompt_tokens,
          .least = 2, .most = 1e6},
         {"tokens", 0, "N", "generate: tokens after the prompt (128)", .integer = &with.tokens, .least = 1,

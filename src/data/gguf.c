@@ -8,6 +8,7 @@
 #include "data/gguf.h"
 
 #include "base/memory.h"
+#include "data/gguf_block.h"
 
 enum { U8, I8, U16, I16, U32, I32, F32, BOOL, TEXT, ARRAY, U64, I64, F64, TYPES };
 static const struct {
@@ -368,93 +369,13 @@ double tr_gguf_array_real(const tr_gguf_array *array, int64_t i)
 
 /* Tensors ---------------------------------------------------------------------------------------------- */
 
-/* Blocks of 32 elements: a scale d (f16), for *_1 an offset m (f16), for Q5 the fifth bits, then the quants. In the
- * 4-bit forms byte j has element j in its low half and element j + 16 in its high half. */
-enum { BLOCK = 32 };
-typedef struct format {
-    const char *name;
-    int type; /* the file's number */
-    int block_bytes;
-    tr_dtype plain; /* of what is stored as it is */
-    void (*block)(const unsigned char *from, float *out);
-} format;
-
-static float half_at(const unsigned char *from)
-{
-    uint16_t bits;
-    memcpy(&bits, from, 2);
-    return tr_f16_to_f32(bits);
-}
-
-static void q8_0(const unsigned char *from, float *out)
-{
-    float d = half_at(from);
-    for (int j = 0; j < BLOCK; j++)
-        out[j] = d * (float)(int8_t)from[2 + j];
-}
-
-static void q4_0(const unsigned char *from, float *out)
-{
-    float d = half_at(from);
-    for (int j = 0; j < BLOCK / 2; j++) {
-        out[j] = d * (float)((from[2 + j] & 15) - 8);
-        out[j + BLOCK / 2] = d * (float)((from[2 + j] >> 4) - 8);
-    }
-}
-
-static void q4_1(const unsigned char *from, float *out)
-{
-    float d = half_at(from), m = half_at(from + 2);
-    for (int j = 0; j < BLOCK / 2; j++) {
-        out[j] = d * (float)(from[4 + j] & 15) + m;
-        out[j + BLOCK / 2] = d * (float)(from[4 + j] >> 4) + m;
-    }
-}
-
-static int fifth_bit(const unsigned char *bits, int j)
-{
-    return (bits[j / 8] >> (j % 8) & 1) << 4;
-}
-
-static void q5_0(const unsigned char *from, float *out)
-{
-    float d = half_at(from);
-    for (int j = 0; j < BLOCK / 2; j++) {
-        out[j] = d * (float)(((from[6 + j] & 15) | fifth_bit(from + 2, j)) - 16);
-        out[j + BLOCK / 2] = d * (float)(((from[6 + j] >> 4) | fifth_bit(from + 2, j + BLOCK / 2)) - 16);
-    }
-}
-
-static void q5_1(const unsigned char *from, float *out)
-{
-    float d = half_at(from), m = half_at(from + 2);
-    for (int j = 0; j < BLOCK / 2; j++) {
-        out[j] = d * (float)((from[8 + j] & 15) | fifth_bit(from + 4, j)) + m;
-        out[j + BLOCK / 2] = d * (float)((from[8 + j] >> 4) | fifth_bit(from + 4, j + BLOCK / 2)) + m;
-    }
-}
-
-static const format formats[] = {
-    {"F32", 0, 4, TR_F32, NULL},  {"F16", 1, 2, TR_F16, NULL},  {"BF16", 30, 2, TR_BF16, NULL},
-    {"Q8_0", 8, 34, TR_F32, q8_0}, {"Q4_0", 2, 18, TR_F32, q4_0}, {"Q4_1", 3, 20, TR_F32, q4_1},
-    {"Q5_0", 6, 22, TR_F32, q5_0}, {"Q5_1", 7, 24, TR_F32, q5_1},
-};
-
-static const format *find_format(int type)
-{
-    for (int k = 0; k < TR_COUNT(formats); k++)
-        if (formats[k].type == type)
-            return &formats[k];
-    return NULL;
-}
-
 static void decode(const tr_stored *t, int64_t first, int64_t count, float *out)
 {
-    const format *f = t->how;
-    float block[BLOCK];
+    const tr_gguf_block *f = t->how;
+    float block[TR_GGUF_MOST_ELEMS];
     for (int64_t i = first; i < first + count;) {
-        int64_t skip = i % BLOCK, n = TR_MIN(BLOCK - skip, first + count - i);
-        f->block((const unsigned char *)t->data + i / BLOCK * f->block_bytes, block);
+        int64_t skip = i % f->elems, n = TR_MIN(f->elems - skip, first + count - i);
+        f->decode((const unsigned char *)t->data + i / f->elems * f->bytes, block);
         memcpy(out + (i - first), block + skip, (size_t)n * sizeof *out);
         i += n;
     }
@@ -462,27 +383,27 @@ static void decode(const tr_stored *t, int64_t first, int64_t count, float *out)
 
 static tr_error *describe(const tr_gguf *f, const tensor *t, tr_stored *out)
 {
-    const format *how = find_format(t->type);
+    const tr_gguf_block *how = tr_gguf_block_find(t->type), *known;
     if (!how) {
         tr_text list = {0};
-        for (int k = 0; k < TR_COUNT(formats); k++)
-            tr_text_format(&list, "%s%s", k ? ", " : "", formats[k].name);
+        for (int k = 0; (known = tr_gguf_block_at(k)); k++)
+            tr_text_format(&list, "%s%s", k ? ", " : "", known->name);
         tr_error *error = tr_error_new(TR_USER, "%s: tensor %s is of GGUF's type %d; these can be read: %s", f->where, t->name,
                                        t->type, list.bytes);
         tr_text_free(&list);
         return error;
     }
-    *out = (tr_stored){.name = t->name, .file = f->where, .dtype = how->plain, .rank = t->rank, .elems = 1,
-                       .how = how, .decode = how->block ? decode : NULL};
+    *out = (tr_stored){.name = t->name, .file = f->where, .dtype = how->dtype, .rank = t->rank, .elems = 1,
+                       .how = how, .decode = how->decode ? decode : NULL};
     for (int d = 0; d < t->rank; d++) {
         out->dims[d] = t->dims[d];
         out->elems *= t->dims[d];
     }
-    if (how->block && t->dims[t->rank - 1] % BLOCK != 0)
+    if (t->dims[t->rank - 1] % how->elems != 0)
         return tr_error_new(TR_USER, "%s: tensor %s is %s with rows of %lld, no multiple of %d", f->where, t->name, how->name,
-                            (long long)t->dims[t->rank - 1], BLOCK);
-    int64_t units = how->block ? out->elems / BLOCK : out->elems, room = f->size - f->data - t->offset;
-    if (t->offset > f->size || f->data > f->size || !tr_mul_fits(units, how->block_bytes, &out->bytes) || out->bytes > room)
+                            (long long)t->dims[t->rank - 1], how->elems);
+    int64_t units = out->elems / how->elems, room = f->size - f->data - t->offset;
+    if (t->offset > f->size || f->data > f->size || !tr_mul_fits(units, how->bytes, &out->bytes) || out->bytes > room)
         return tr_error_new(TR_USER, "%s: tensor %s lies beyond the end of the file: it is cut off or damaged", f->where, t->name);
     out->data = f->bytes + f->data + t->offset;
     return NULL;

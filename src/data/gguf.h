@@ -44,7 +44,6 @@ tr_gguf_text tr_gguf_array_text(const tr_gguf_array *array, int64_t i);
 int64_t tr_gguf_array_int(const tr_gguf_array *array, int64_t i);
 double tr_gguf_array_real(const tr_gguf_array *array, int64_t i);
 
-/* The tensors, quantised ones as f32 that are made when they are read (tr_stored_read): F32, F16, BF16, Q8_0, Q4_0,
- * Q4_1, Q5_0, Q5_1. Another type is an error that names it. Dims are outermost first, as everywhere here. The caller
- * frees the array. */
+/* The tensors, quantised ones as f32 that are made when they are read (tr_stored_read). Of which types: gguf_block.c;
+ * another one is an error that names it. Dims are outermost first, as everywhere here. The caller frees the array. */
 tr_error *tr_gguf_tensors(const tr_gguf *file, tr_stored **out, int64_t *out_count);

@@ -7,7 +7,7 @@
 #include "ir/table.h"
 #include "ir/text.h"
 
-static const char *const pass_names[] = {"model", "rooms", "autodiff", "update", "shard", "cut", "recompute", "cache", "fuse", "order", "bucket", "overlap"};
+static const char *const pass_names[] = {"model", "rooms", "autodiff", "update", "shard", "cut", "recompute", "once", "cache", "fuse", "order", "bucket", "overlap"};
 
 /* Between two passes: the log, the dump, the verifier. */
 static tr_error *after(const char *pass, const tr_graph *g, const tr_compile *how)
@@ -33,7 +33,7 @@ static tr_error *check_dump(const tr_compile *how)
             return NULL;
     const char *near = tr_suggest(how->dump_after, pass_names, TR_COUNT(pass_names));
     return tr_error_new(TR_USER, "--dump-after=%s: there is no such pass; the passes are model, rooms, autodiff, update, "
-                                 "shard, cut, recompute, cache, fuse, order, bucket, overlap%s%s",
+                                 "shard, cut, recompute, once, cache, fuse, order, bucket, overlap%s%s",
                         how->dump_after, near ? "; did you mean " : "", near ? near : "");
 }
 
@@ -222,8 +222,8 @@ done:
     return error;
 }
 
-/* What inference programs share after their forward graph is complete. */
-static tr_error *finish_take(tr_graph *g, const tr_compile *how, int64_t context, tr_program **out)
+/* What inference programs share after their forward graph is complete. context: of a cache; 0: none. */
+static tr_error *finish_take(tr_graph *g, const tr_compile *how, tr_side side, int64_t context, tr_program **out)
 {
     tr_error *error = NULL;
     tr_graph *whole = NULL;
@@ -234,6 +234,10 @@ static tr_error *finish_take(tr_graph *g, const tr_compile *how, int64_t context
     TR_GO(rooms(g, how));
     TR_GO(shard(&g, how));
     TR_GO(cut(&g, how, &whole));
+    if (side != TR_SIDE_BOTH) {
+        TR_GO(tr_pass_once(g, side));
+        TR_GO(after("once", g, how));
+    }
     if (context > 0) {
         TR_GO(tr_pass_cache(g, context));
         TR_GO(after("cache", g, how));
@@ -260,7 +264,7 @@ tr_error *tr_compile_evaluation(tr_model model, const tr_sizes *sizes, void *use
     tr_graph *g = forward(model, sizes, user, how);
     tr_loss_part *parts = tr_loss_parts(g, &n_parts);
     tr_loss_evaluation(g);
-    tr_error *error = finish_take(g, how, 0, out);
+    tr_error *error = finish_take(g, how, TR_SIDE_BOTH, 0, out);
     if (error) {
         tr_loss_parts_free(parts, n_parts);
         return error;
@@ -278,7 +282,7 @@ tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, c
     tr_graph *g = forward(model, sizes, user, how);
     if (!g->error)
         tr_graph_output(g, "logits", tr_loss_logits(g, g->heads[0].hidden));
-    return finish_take(g, how, 0, out);
+    return finish_take(g, how, TR_SIDE_BOTH, 0, out);
 }
 
 tr_error *tr_compile_outputs(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
@@ -291,11 +295,11 @@ tr_error *tr_compile_outputs(tr_model model, const tr_sizes *sizes, void *user, 
         tr_graph_fail(g, tr_error_new(TR_USER, "the model shows nothing: it has no tr_output"));
     for (uint32_t k = 0; k < g->n_shown && !g->error; k++)
         tr_graph_output(g, g->shown[k].name, g->shown[k].value);
-    return finish_take(g, how, 0, out);
+    return finish_take(g, how, TR_SIDE_BOTH, 0, out);
 }
 
-tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
-                                int64_t context, tr_program **out)
+static tr_error *generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how, tr_side side,
+                            int64_t context, tr_program **out)
 {
     *out = NULL;
     TR_TRY(check_dump(how));
@@ -307,7 +311,24 @@ tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *use
     tr_value rows = tr_reshape(g, hidden, "rows=%lld embed=%lld", (long long)(g->error ? 1 : how->batch * tr_size(g, hidden, 1)),
                                (long long)tr_size(g, hidden, -1));
     tr_graph_output(g, "logits", tr_loss_logits(g, tr_embedding(g, rows, last)));
-    return finish_take(g, how, context, out);
+    return finish_take(g, how, side, context, out);
+}
+
+tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
+                                int64_t context, tr_program **out)
+{
+    return generation(model, sizes, user, how, TR_SIDE_BOTH, context, out);
+}
+
+tr_error *tr_compile_source(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how, tr_program **out)
+{
+    return generation(model, sizes, user, how, TR_SIDE_SOURCE, 0, out);
+}
+
+tr_error *tr_compile_answer(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how, int64_t context,
+                            tr_program **out)
+{
+    return generation(model, sizes, user, how, TR_SIDE_ANSWER, context, out);
 }
 
 int64_t tr_graph_parameters(const tr_graph *g)

@@ -47,11 +47,14 @@ tr_error *tr_compile_logits(tr_model model, const tr_sizes *sizes, void *user, c
 tr_error *tr_compile_outputs(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                              tr_program **out);
 /* Generation: `seq` new tokens a run, cache of `context`. Inputs "start", "last" (i32[batch]: which of the new tokens'
- * logits are wanted); output "logits"[batch, vocab].
- *
- * A context of 0: no cache, all tokens anew each time, as answers of encoder-decoders are made (serve/answer.h); "last"
- * is then a row of the hidden states of all sequences. */
+ * logits are wanted); output "logits"[batch, vocab]. */
 tr_error *tr_compile_generation(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                                 int64_t context, tr_program **out);
+/* The same of a model with two towers, in two programs (passes/once.c): what is computed once for a source of `seq`
+ * tokens, outputs "memory.0", ..; and what is computed for `decoder_seq` new tokens of each of `batch` answers, with
+ * these as inputs. */
+tr_error *tr_compile_source(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how, tr_program **out);
+tr_error *tr_compile_answer(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how, int64_t context,
+                            tr_program **out);
 /* The number of trained values, over all ranks. */
 int64_t tr_graph_parameters(const tr_graph *graph);

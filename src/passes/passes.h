@@ -14,8 +14,8 @@
  *   overlap    collectives are started early and waited for late  overlap.c
  *   memory     lifetimes, in place, offsets, the exact peak             memory.c
  *
- * An inference graph takes rooms, cache (cache.c: attention reads and fills a key-value cache), fuse, order
- * and memory.
+ * An inference graph takes rooms, once (once.c: of two towers, what is computed once or for each token), cache (cache.c:
+ * attention reads and fills a key-value cache), fuse, order and memory.
  */
 #pragma once
 #include "ir/graph.h"
@@ -60,7 +60,12 @@ typedef enum tr_recompute { TR_RECOMPUTE_NONE, TR_RECOMPUTE_CHEAP, TR_RECOMPUTE_
  * CHEAP: outputs of ops flagged so. FULL: everything inside of a layer (its inputs are kept). */
 tr_error *tr_pass_recompute(tr_graph *graph, tr_recompute what);
 
-/* Replaces each attention by attention_cached, with state "cache.LAYER.key" / ".value" [batch, heads,
+/* Leaves what is computed once for a source, with outputs "memory.0", .., or what is computed for each token of an
+ * answer, with inputs of the same names. */
+typedef enum tr_side { TR_SIDE_BOTH, TR_SIDE_SOURCE, TR_SIDE_ANSWER } tr_side;
+tr_error *tr_pass_once(tr_graph *graph, tr_side side);
+
+/* Replaces each causal attention by attention_cached, with state "cache.LAYER.key" / ".value" [batch, heads,
  * context, head_dim] and an input "start" i32[1]. */
 tr_error *tr_pass_cache(tr_graph *graph, int64_t context);
 

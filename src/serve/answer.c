@@ -19,15 +19,16 @@ struct tr_answerer {
     tr_model model;
     tr_target target;
     tr_dtype compute;
-    tr_program *owner;   /* of the weights: the first program that was made */
-    tr_program *program; /* for the present source, beams and room; may be the owner */
-    int64_t source, beams, room;
+    tr_program *owner;  /* of the weights; it has no other purpose */
+    tr_program *once;   /* encodes a source */
+    tr_program *answer; /* makes a token of each beam */
+    int64_t source, beams, room; /* what the two are compiled for: tokens of the source; beams, tokens of an answer */
+    char *moved;        /* where beams' caches are while they change places */
 };
 
-static tr_compile how_for(const tr_answerer *a)
+static tr_compile how_for(const tr_answerer *a, int64_t source, int64_t batch)
 {
-    return (tr_compile){
-        .target = a->target, .compute = a->compute, .batch = a->beams, .seq = a->source, .decoder_seq = a->room};
+    return (tr_compile){.target = a->target, .compute = a->compute, .batch = batch, .seq = source, .decoder_seq = 1};
 }
 
 tr_error *tr_answerer_open(const char *directory, const tr_target *target, tr_dtype compute, tr_answerer **out)
@@ -46,9 +47,8 @@ tr_error *tr_answerer_open(const char *directory, const tr_target *target, tr_dt
     a->model = family->model;
     a->target = *target;
     a->compute = compute;
-    a->source = a->beams = a->room = 1;
-    tr_compile how = how_for(a);
-    TR_GO(tr_compile_generation(a->model, &a->sizes, NULL, &how, 0, &a->owner));
+    tr_compile how = how_for(a, 1, 1);
+    TR_GO(tr_compile_source(a->model, &a->sizes, NULL, &how, &a->owner));
     TR_GO(tr_program_allocate(a->owner));
     TR_GO(tr_weights_load(a->owner, family, tr_checkpoint_model(checkpoint)));
     *out = a;
@@ -63,23 +63,42 @@ void tr_answerer_free(tr_answerer *a)
 {
     if (!a)
         return;
-    tr_program_free(a->program);
+    tr_program_free(a->once);
+    tr_program_free(a->answer);
     tr_program_free(a->owner);
+    free(a->moved);
     free(a);
 }
 
-static tr_error *make_program(tr_answerer *a, int64_t source, int64_t beams, int64_t room)
+static bool is_cache(const tr_graph *g, tr_value v)
 {
-    if (a->program && a->source == source && a->beams == beams && a->room == room)
+    return g->values[v].role == TR_STATE;
+}
+
+static tr_error *make_programs(tr_answerer *a, int64_t source, int64_t beams, int64_t room)
+{
+    if (a->answer && a->source == source && a->beams == beams && a->room == room)
         return NULL;
-    tr_program_free(a->program);
-    a->program = NULL;
+    tr_program_free(a->once);
+    tr_program_free(a->answer);
+    a->once = a->answer = NULL;
     a->source = source;
     a->beams = beams;
     a->room = room;
-    tr_compile how = how_for(a);
-    TR_TRY(tr_compile_generation(a->model, &a->sizes, NULL, &how, 0, &a->program));
-    return tr_program_allocate_beside(a->program, a->owner);
+    tr_compile how = how_for(a, source, 1);
+    TR_TRY(tr_compile_source(a->model, &a->sizes, NULL, &how, &a->once));
+    TR_TRY(tr_program_allocate_beside(a->once, a->owner));
+    how = how_for(a, source, beams);
+    TR_TRY(tr_compile_answer(a->model, &a->sizes, NULL, &how, room, &a->answer));
+    TR_TRY(tr_program_allocate_beside(a->answer, a->owner));
+    int64_t most = 0;
+    const tr_graph *g = a->answer->graph;
+    for (tr_value v = 1; v < g->n_values; v++)
+        if (is_cache(g, v))
+            most = TR_MAX(most, tr_shape_bytes(tr_shape_at(g, v)));
+    free(a->moved);
+    a->moved = tr_alloc((size_t)most);
+    return NULL;
 }
 
 /* An input if the model asks for it. */
@@ -101,6 +120,7 @@ typedef struct search {
     const tr_ids *source;
     int32_t end, start;
     int64_t length; /* tokens of each beam */
+    int32_t from[MOST_BEAMS]; /* whose continuation a beam is: its place among those of the step before */
     int beams, finished;
     beam now[MOST_BEAMS], next[MOST_BEAMS], done[MOST_BEAMS]; /* done: the best first, sums divided by length */
     int64_t done_length[MOST_BEAMS];
@@ -108,34 +128,85 @@ typedef struct search {
     double *scores; /* [beams, vocab] log probabilities */
 } search;
 
+/* Inputs about the source, in a program with `rows` of it. */
+static void give_source(const search *s, tr_program *p, int64_t rows)
+{
+    int32_t *ids = input(p, "ids"), *mask = input(p, "mask"), *positions = input(p, "positions");
+    int64_t n = s->source->count;
+    for (int64_t k = 0; k < rows * n; k++) {
+        if (ids)
+            ids[k] = s->source->items[k % n];
+        if (mask)
+            mask[k] = 1;
+        if (positions)
+            positions[k] = (int32_t)(k % n);
+    }
+}
+
+/* Runs the first tower, and gives every beam what it left. */
+static tr_error *encode(search *s)
+{
+    tr_answerer *a = s->a;
+    int64_t room = LEAST_ROOM;
+    while (room < s->how->max_tokens)
+        room *= 2;
+    TR_TRY(make_programs(a, s->source->count, s->how->beams, room));
+    give_source(s, a->once, 1);
+    give_source(s, a->answer, s->how->beams);
+    tr_program_run(a->once, TR_START, TR_UPDATE, 0, 0);
+    TR_TRY(tr_program_error_take(a->once));
+    const tr_graph *from = a->once->graph, *to = a->answer->graph;
+    for (uint32_t o = 0; o < from->n_outputs; o++) {
+        tr_value v = tr_graph_find(to, from->output_names[o]);
+        int64_t bytes = tr_shape_bytes(tr_shape_at(from, from->outputs[o])), all = v ? tr_shape_bytes(tr_shape_at(to, v)) : 0;
+        TR_CHECK(all == bytes || all == bytes * s->how->beams, "%s differs between the towers", from->output_names[o]);
+        for (int64_t at = 0; at < all; at += bytes)
+            memcpy((char *)tr_program_data(a->answer, v) + at, tr_program_data(a->once, from->outputs[o]), (size_t)bytes);
+    }
+    return NULL;
+}
+
+/* The keys and values of each beam become those of the beam that it goes on from. */
+static void move_caches(search *s)
+{
+    const tr_graph *g = s->a->answer->graph;
+    for (tr_value v = 1; v < g->n_values; v++) {
+        if (!is_cache(g, v))
+            continue;
+        const tr_shape *shape = tr_shape_at(g, v); /* [beam, head, token, head_dim] */
+        int64_t token = shape->dims[3] * tr_dtype_bytes(shape->dtype), head = shape->dims[2] * token;
+        int64_t heads = shape->dims[1], filled = s->length * token;
+        char *cache = tr_program_data(s->a->answer, v), *to = s->a->moved;
+        for (int back = 0; back < 2; back++)
+            for (int64_t b = 0, at = 0; b < s->beams; b++)
+                for (int64_t h = 0; h < heads && s->from[b] != b; h++, at += filled) {
+                    if (back)
+                        memcpy(cache + (b * heads + h) * head, to + at, (size_t)filled);
+                    else
+                        memcpy(to + at, cache + (s->from[b] * heads + h) * head, (size_t)filled);
+                }
+    }
+}
+
 /* The logits behind each beam, in s->scores. */
 static tr_error *step(search *s)
 {
     tr_answerer *a = s->a;
-    int64_t room = LEAST_ROOM, vocab = a->sizes.vocab, n = s->source->count;
-    while (room < s->length + 1)
-        room *= 2;
-    TR_TRY(make_program(a, n, s->how->beams, room));
-    tr_program *p = a->program;
-    int32_t *ids = input(p, "ids"), *mask = input(p, "mask"), *positions = input(p, "positions");
-    int32_t *decoder = input(p, "decoder_ids"), *decoder_positions = input(p, "decoder_positions"),
-            *last = input(p, "last");
+    int64_t vocab = a->sizes.vocab;
+    if (s->length == 0)
+        TR_TRY(encode(s));
+    else
+        move_caches(s);
+    tr_program *p = a->answer;
+    int32_t *ids = input(p, "decoder_ids"), *positions = input(p, "decoder_positions"), *last = input(p, "last");
     for (int64_t b = 0; b < s->how->beams; b++) {
-        for (int64_t i = 0; i < n; i++) {
-            ids[b * n + i] = s->source->items[i];
-            if (mask)
-                mask[b * n + i] = 1;
-            if (positions)
-                positions[b * n + i] = (int32_t)i;
-        }
         const int32_t *tokens = s->now[TR_MIN(b, s->beams - 1)].tokens;
-        for (int64_t i = 0; i < room; i++) {
-            decoder[b * room + i] = i > 0 && i <= s->length ? tokens[i - 1] : s->start;
-            if (decoder_positions)
-                decoder_positions[b * room + i] = (int32_t)i;
-        }
-        last[b] = (int32_t)(b * room + s->length);
+        ids[b] = s->length ? tokens[s->length - 1] : s->start;
+        if (positions)
+            positions[b] = (int32_t)s->length;
+        last[b] = (int32_t)b;
     }
+    *input(p, "start") = (int32_t)s->length;
     tr_program_run(p, TR_START, TR_UPDATE, 0, 0);
     TR_TRY(tr_program_error_take(p));
     const void *logits = tr_program_find(p, "logits");
@@ -217,6 +288,7 @@ static bool choose(search *s)
             if (i < s->how->beams)
                 finish(s, &best[i], s->length + 1, ends);
         } else if (next < s->how->beams) {
+            s->from[next] = best[i].beam;
             beam *to = &s->next[next++];
             memcpy(to->tokens, s->now[best[i].beam].tokens, (size_t)s->length * sizeof *to->tokens);
             to->tokens[s->length] = best[i].token;

@@ -1,8 +1,9 @@
 /* Encoder-decoders: a text from a text, by beam search, or by sampling with one beam.
  *
  * The source is encoded with the tokenizer's end token; the answer starts from the padding token (or the end token,
- * where there is none), as in training. Each step runs both towers over what there is so far, in a program whose
- * answer has room for a power of two: no keys and values are kept. One thread uses an answerer.
+ * where there is none), as in training. The source is encoded once, and with it the keys and values that the second
+ * tower reads of it; the beams share them, and each keeps the keys and values of its own tokens. One thread uses an
+ * answerer.
  */
 #pragma once
 #include "data/tokenizer.h"

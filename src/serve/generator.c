@@ -151,6 +151,11 @@ int64_t tr_generator_bytes_per_token(const tr_generator *g)
     return bytes;
 }
 
+tr_program *tr_generator_program(tr_generator *g)
+{
+    return g->step;
+}
+
 void tr_generator_reset(tr_generator *g)
 {
     g->length = 0;

@@ -26,6 +26,7 @@ const tr_sizes *tr_generator_sizes(const tr_generator *generator);
 int64_t tr_generator_length(const tr_generator *generator); /* tokens in the cache */
 /* Bytes that one token's step reads: weights, and the cache so far. */
 int64_t tr_generator_bytes_per_token(const tr_generator *generator);
+tr_program *tr_generator_program(tr_generator *generator); /* of single tokens, for measuring */
 void tr_generator_reset(tr_generator *generator);
 /* Appends tokens; *out_logits [vocab] f32 are those after the last of them, valid until the next call.
  * Refuses what would not fit in the context. */

@@ -16,7 +16,7 @@
 
 #include <omp.h>
 
-enum { FEW = 8, CHUNK = 128 };
+enum { FEW = 8, CHUNK = 128, AHEAD = 4096 }; /* AHEAD: bytes from what is read to what is fetched meanwhile */
 
 typedef struct layout {
     int64_t splits, pieces, queries; /* queries of one piece: t times the heads of a group */
@@ -46,6 +46,11 @@ tr_error *TILE(cached_prepare)(tr_call *call)
     return NULL;
 }
 
+TR_INLINE void fetch(const void *from)
+{
+    __builtin_prefetch((const char *)from + AHEAD, 0, 2);
+}
+
 /* Scores of TR_VL keys, of which only n are there. */
 TR_INLINE vf scores(bool bf16, bool full, const void *q, const void *k, int64_t e, int64_t n)
 {
@@ -61,14 +66,17 @@ TR_INLINE vf scores(bool bf16, bool full, const void *q, const void *k, int64_t 
             TILE_UNROLL
             for (int r = 0; r < TR_VL; r++) {
                 memcpy(&right, (const uint16_t *)k + (full || r < n ? r : 0) * e + c, sizeof right);
+                fetch((const uint16_t *)k + r * e + c);
                 x[r] = vf_dot_bf16(x[r], left, right);
             }
         }
     for (; c + TR_VL <= e; c += TR_VL) {
         vf left = vf_load_as(q, c, bf16);
         TILE_UNROLL
-        for (int r = 0; r < TR_VL; r++)
+        for (int r = 0; r < TR_VL; r++) {
             x[r] = vf_fma(left, vf_load_as(k, (full || r < n ? r : 0) * e + c, bf16), x[r]);
+            fetch((const char *)k + (r * e + c) * (bf16 ? 2 : 4));
+        }
     }
     if (c < e) {
         vf left = vf_load_as_n(q, c, (int)(e - c), bf16);
@@ -100,6 +108,8 @@ TR_INLINE void weigh(bool bf16, int vectors, float *o, const float *p, const voi
         sum[c] = vf_load(o + c * TR_VL);
     for (int64_t j = 0; j < n; j++) {
         vf weight = vf_set1(p[j]);
+        for (int line = 0; line < vectors * TR_VL * (bf16 ? 2 : 4); line += 64)
+            fetch((const char *)v + (at + j * e) * (bf16 ? 2 : 4) + line);
         TILE_UNROLL
         for (int c = 0; c < vectors; c++)
             sum[c] = vf_fma(weight,
