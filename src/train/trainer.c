@@ -225,7 +225,8 @@ static tr_error *restore(tr_trainer *t, const char *directory, char **out_warnin
     const json_t *state = tr_checkpoint_trainer(checkpoint);
     t->step = tr_checkpoint_step(checkpoint);
     TR_GO(tr_json_real(state, "trainer.json", "best_val_loss", TR_OPTIONAL, &t->best_val_loss));
-    TR_GO(tr_json_real(state, "trainer.json", "loss_scale", TR_OPTIONAL, &t->loss_scale));
+    if (t->loss_scale > 0) /* a run can go on in another precision */
+        TR_GO(tr_json_real(state, "trainer.json", "loss_scale", TR_OPTIONAL, &t->loss_scale));
     TR_GO(tr_json_int(state, "trainer.json", "good_steps", TR_OPTIONAL, 0, INT64_MAX, &t->good_steps));
     TR_GO(tr_json_int(state, "trainer.json", "skipped", TR_OPTIONAL, 0, INT64_MAX, &t->skipped));
     TR_GO(tr_json_string(state, "trainer.json", "data", TR_REQUIRED, &loader));
