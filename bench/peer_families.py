@@ -48,6 +48,27 @@ def vit():
     }
 
 
+def bert():
+    import torch
+    from transformers import BertConfig, BertForPreTraining
+
+    batch, seq, vocab = 8, 128, 30522
+    model = BertForPreTraining(BertConfig(
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="sdpa"))
+
+    def draw():
+        ids = torch.randint(vocab, (batch, seq))
+        chosen = torch.rand(batch, seq) < 0.15  # 15 % of the tokens are asked for
+        return {
+            "input_ids": ids,
+            "token_type_ids": (torch.arange(seq) >= seq // 2).long().expand(batch, seq),
+            "labels": torch.where(chosen, ids, -100),
+            "next_sentence_label": torch.randint(2, (batch,)),
+        }
+
+    return model, draw
+
+
 def mixtral(experts):
     """experts: how transformers multiplies: "grouped_mm" sorts the tokens and has one grouped product,
     "eager" is a loop over the experts, "batched_mm" copies each choice's weights (here 15 GB a layer)."""
@@ -93,6 +114,14 @@ FAMILIES = {
             8,
             ["model.preset=vit-base", "train.batch=8"],
             vit,
+        ),
+        Family(
+            "bert",
+            "BERT-base, masked tokens and next text, 8 x 128",
+            "tokens",
+            1024,
+            ["model.preset=bert-base", "model.dropout=0", "train.batch=8", "train.seq=128"],
+            bert,
         ),
         Family(
             "mixtral",

@@ -65,6 +65,8 @@ static inline void kc_set(const tr_tensor *t, int64_t i, double value)
 {
     if (t->dtype == TR_BF16)
         ((uint16_t *)t->data)[i] = tr_f32_to_bf16((float)value);
+    else if (t->dtype == TR_F16)
+        ((uint16_t *)t->data)[i] = tr_f32_to_f16((float)value);
     else if (t->dtype == TR_I32)
         ((int32_t *)t->data)[i] = (int32_t)value;
     else
@@ -74,6 +76,7 @@ static inline void kc_set(const tr_tensor *t, int64_t i, double value)
 static inline double kc_get(const tr_tensor *t, int64_t i)
 {
     return t->dtype == TR_BF16  ? (double)tr_bf16_to_f32(((const uint16_t *)t->data)[i])
+           : t->dtype == TR_F16 ? (double)tr_f16_to_f32(((const uint16_t *)t->data)[i])
            : t->dtype == TR_I32 ? (double)((const int32_t *)t->data)[i]
                                 : (double)((const float *)t->data)[i];
 }

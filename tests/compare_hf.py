@@ -3,7 +3,8 @@
 
     $(tools/python.sh) tests/compare_hf.py DIR... [--ids ids.json] [--trireme build/trireme]
 
-A DIR is a Hugging Face directory of a causal model that trireme or anyone else wrote. Without --ids,
+A DIR is a Hugging Face directory of a model of texts that trireme or anyone else wrote, of the architecture that its
+config.json names; one with two towers gets the same ids in both. Without --ids,
 DIR/ids.json is taken when there is one, else random ids. Prints one line for each with the largest difference
 divided by the largest absolute logit, and exits with 1 when one is above --limit (1e-4), 2 when
 something does not fit.
@@ -34,14 +35,22 @@ def logits_of_transformers(folder, ids):
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+        architecture = json.load(file)["architectures"][0]
+    model, info = getattr(transformers, architecture).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(what):
             stop(f"transformers reports {what} in {folder}: {sorted(map(str, info[what]))}")
+    given = ids if isinstance(ids, dict) else {"input_ids": ids}
+    if architecture.startswith("Bert"):
+        given = {**given, "attention_mask": [[1] * len(row) for row in given["input_ids"]]}
+    else:
+        given = {**given, "use_cache": False}
     with torch.no_grad():
-        return model.eval()(input_ids=torch.tensor(ids), use_cache=False).logits.numpy()
+        made = model.eval()(**{key: torch.tensor(rows) if isinstance(rows, list) else rows for key, rows in given.items()})
+    return made.logits.numpy()
 
 
 def logits_of_trireme(trireme, folder, ids_file, out):
@@ -65,11 +74,11 @@ def compare(folder, options, scratch):
         if options.ids:
             stop(f"{ids_file} does not exist")
         ids_file = os.path.join(scratch, "ids.json")
-        length = config.get("n_positions") or config["max_position_embeddings"]
+        length = config.get("n_positions") or config.get("max_position_embeddings") or 48
         random = numpy.random.default_rng(5)
-        made = random.integers(config["vocab_size"], size=(2, min(48, length)))
+        made = random.integers(config["vocab_size"], size=(2, min(48, length))).tolist()
         with open(ids_file, "w", encoding="utf-8") as file:
-            json.dump(made.tolist(), file)
+            json.dump({"input_ids": made, "decoder_input_ids": made} if "num_decoder_layers" in config else made, file)
     with open(ids_file, encoding="utf-8") as file:
         ids = json.load(file)
     out = os.path.join(scratch, "logits.npy")

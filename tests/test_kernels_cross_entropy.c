@@ -10,6 +10,7 @@
 #include "kernels/registry.h"
 
 enum { GUARD = 64, THREADS = 2, MAX_IN = 6, MAX_OUT = 4 };
+static uint32_t one_in; /* so many tokens count; 0: four of five */
 
 typedef struct trial {
     tr_call call;
@@ -64,7 +65,7 @@ static double value(const tr_tensor *t, int64_t i)
 static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t tokens, int64_t d, int64_t v,
                       bool acc)
 {
-    *t = (trial){.tokens = tokens, .d = d, .v = v, .acc = op == TR_OP_cross_entropy_grad ? 5 : 4};
+    *t = (trial){.tokens = tokens, .d = d, .v = v, .acc = 5};
     t->in[0] = tensor(dtype, 2, tokens, d);
     t->in[1] = tensor(dtype, 2, v, d);
     t->in[2] = tensor(TR_I32, 1, tokens, 1);
@@ -72,7 +73,7 @@ static void trial_new(trial *t, tr_op op, tr_dtype dtype, int64_t tokens, int64_
     fill(&t->in[1], 2, 2);
     for (int64_t i = 0; i < tokens; i++) {
         uint32_t word = tr_random(5, 0, 0, (uint64_t)i).word[0];
-        ((int32_t *)t->in[2].data)[i] = word % 5 == 0 ? -1 : (int32_t)(word / 5 % (uint64_t)v);
+        ((int32_t *)t->in[2].data)[i] = (one_in ? word % one_in : word % 5 == 0) ? -1 : (int32_t)(word / 16 % (uint64_t)v);
     }
     for (int i = 3; i < MAX_IN; i++)
         t->in[i].rank = -1;
@@ -204,6 +205,20 @@ static void test_blocks(void)
     every_kernel(TR_OP_cross_entropy_train, TR_BF16, 9, 4, 6151, false);
 }
 
+/* Where few tokens count they are gathered; none at all, and one more than there is room for (a fifth, in 64s). */
+static void test_few_tokens(void)
+{
+    static const tr_op ops[] = {TR_OP_cross_entropy, TR_OP_cross_entropy_grad, TR_OP_cross_entropy_train};
+    static const uint32_t shares[] = {7, 300000, 4};
+    for (int share = 0; share < TR_COUNT(shares); share++)
+        for (int op = 0; op < 3; op++)
+            for (int variant = 0; variant < 4; variant++) {
+                one_in = shares[share];
+                every_kernel(ops[op], variant & 1 ? TR_BF16 : TR_F32, variant & 2 ? 256 : 333, 9, 70, variant & 2);
+            }
+    one_in = 0;
+}
+
 /* Logits of +-2000: no overflow, and the loss is exact. */
 static void test_large_logits(void)
 {
@@ -304,6 +319,7 @@ int main(int argc, char **argv)
     }
     TEST(test_against_reference);
     TEST(test_blocks);
+    TEST(test_few_tokens);
     TEST(test_large_logits);
     TEST(test_chunks);
     omp_set_num_threads(1);

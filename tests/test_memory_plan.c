@@ -116,7 +116,7 @@ static tr_graph *random_graph(uint64_t seed)
         loss = loss ? tr_add(p.g, loss, sum) : sum;
     }
     tr_graph_output(p.g, "loss", loss);
-    CHECK_OK(tr_pass_autodiff(p.g, loss, &grads, &count));
+    CHECK_OK(tr_pass_autodiff(p.g, loss, 0, &grads, &count));
     for (tr_value v = 1; v < count; v++)
         if (grads[v])
             tr_graph_output(p.g, "d", grads[v]);

@@ -134,7 +134,7 @@ static const float *gradient_of(trial *t, tr_value loss)
 {
     tr_value *grads = NULL;
     uint32_t count = 0;
-    CHECK_OK(tr_pass_autodiff(t->g, loss, &grads, &count));
+    CHECK_OK(tr_pass_autodiff(t->g, loss, 0, &grads, &count));
     CHECK(grads && grads[t->x]);
     tr_graph_output(t->g, "d.x", grads[t->x]);
     free(grads);
@@ -186,7 +186,7 @@ static void test_parameter_without_a_path(void)
     tr_scale(t.g, aside, 2);
     tr_value loss = sum_all(t.g, tr_scale(t.g, t.x, 2)), *grads = NULL;
     uint32_t count = 0;
-    CHECK_OK(tr_pass_autodiff(t.g, loss, &grads, &count));
+    CHECK_OK(tr_pass_autodiff(t.g, loss, 0, &grads, &count));
     CHECK(grads[t.x] && !grads[unused] && !grads[aside] && !grads[loss]);
     tr_update how = {.optimizer = TR_SGD, .micro_batches = 1};
     CHECK_OK(tr_pass_update(t.g, loss, loss, grads, count, &how));
@@ -202,7 +202,7 @@ static void test_nothing_to_train(void)
     tr_value *grads = NULL, fill = tr_out(t.g, tr_graph_node(t.g, TR_OP_fill, NULL, 0, NULL), 0);
     uint32_t count = 0;
     tr_update how = {.optimizer = TR_SGD, .micro_batches = 1};
-    CHECK_OK(tr_pass_autodiff(t.g, fill, &grads, &count));
+    CHECK_OK(tr_pass_autodiff(t.g, fill, 0, &grads, &count));
     CHECK_ERROR(tr_pass_update(t.g, fill, fill, grads, count, &how),
                 "the loss depends on no parameter");
     free(grads);
@@ -216,7 +216,7 @@ static void test_op_without_gradient(void)
     tr_value y = tr_out(t.g, tr_graph_node(t.g, TR_OP_activate_grad, in, 2, NULL), 0),
              *grads = NULL;
     uint32_t count = 0;
-    CHECK_ERROR(tr_pass_autodiff(t.g, sum_all(t.g, y), &grads, &count),
+    CHECK_ERROR(tr_pass_autodiff(t.g, sum_all(t.g, y), 0, &grads, &count),
                 "op activate_grad stands between the loss and a parameter but has no gradient");
     CHECK(!grads);
     tr_graph_free(t.g);
@@ -314,7 +314,7 @@ static tr_program *training_by_hand(tr_model model, const tr_compile *how, bool 
     tr_value *grads = NULL, sum = tr_out(g, loss, 0), count = tr_out(g, loss, 1);
     uint32_t n = 0;
     tr_program *p = NULL;
-    CHECK_OK(tr_pass_autodiff(g, sum, &grads, &n));
+    CHECK_OK(tr_pass_autodiff(g, sum, 0, &grads, &n));
     CHECK_OK(tr_pass_update(g, sum, count, grads, n, &how->update));
     if (fuse)
         CHECK_OK(tr_pass_fuse(g));

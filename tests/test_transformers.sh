@@ -102,6 +102,14 @@ check "training with characters" train "$work/tiny.yaml" data.tokenizer=chars "o
 check "training a LLaMA" train "$work/tiny.yaml" model.family=llama model.kv_heads=1 "out=$work/llama"
 check "training a LLaMA with stretched positions" train "$work/tiny.yaml" model.family=llama model.untied=true \
     model.rope_kind=yarn model.rope_factor=4 model.rope_context=16 "out=$work/yarn"
+for kind in unigram wordpiece; do
+    check "a tokenizer, $kind" "$trireme" tokenizer train --kind $kind --vocab 400 --out "$work/$kind" "$work/text.txt"
+done
+check "training a T5 v1.1 with a table of its own for the output" train "$work/tiny.yaml" model.family=t5 model.gated=true \
+    model.untied=true model.head_dim=16 train.decoder_seq=24 train.seq=48 "data.tokenizer=$work/unigram" "out=$work/t5"
+printf '{"text": "a text", "label": "one"}\n{"text": "another", "pair": "a pair", "label": "two"}\n' >"$work/labelled.jsonl"
+check "training a classifier" train "$work/tiny.yaml" model.family=bert model.labels=2 "data.tokenizer=$work/wordpiece" \
+    "data.train=$work/labelled.jsonl" data.val_split=0 "out=$work/classifier"
 cat >"$work/from.yaml" <<YAML
 model: {from: $work/run}
 data: {train: $work/text.txt}
@@ -110,7 +118,8 @@ threads: 1
 out: $work/tuned
 YAML
 check "finetuning our own directory" train "$work/from.yaml"
-check "logits of these runs" logits "$work/run" "$work/half" "$work/chars" "$work/tuned" "$work/llama" "$work/yarn"
+check "logits of these runs" logits "$work/run" "$work/half" "$work/chars" "$work/tuned" "$work/llama" "$work/yarn" \
+    "$work/t5" "$work/classifier"
 check "tokens of the first run" same_tokens "$work/run"
 check "tokens of the finetuned run" same_tokens "$work/tuned"
 

@@ -120,13 +120,15 @@ static tr_error *bench_train(const bench_options *options)
     tr_program_init(p, 1);
     int64_t tokens = config->train.batch * config->train.seq, parameters = tr_graph_parameters(p->graph);
     *(float *)tr_program_find(p, "lr") = (float)config->optimizer.lr;
+    if (tr_graph_find(p->graph, "loss_scale"))
+        *(float *)tr_program_find(p, "loss_scale") = 1;
     double peak = tr_machine_peak_flops(p->target.isa, config->train.precision, p->target.threads, 0.3);
     for (int64_t s = -1; s < options->steps; s++) { /* the first is a warm-up */
         double from = tr_seconds();
         *(int32_t *)tr_program_find(p, "step") = (int32_t)s + 2;
         tr_program_run(p, TR_START, TR_START, 1, 0);
         for (int64_t m = 0; m < p->micro_batches; m++) {
-            tr_batch_fill_random(p, (uint64_t)(s + 2));
+            tr_batch_fill_random(p, (uint64_t)(s + 2), tr_objectives[config->data.objective]);
             tr_program_run(p, TR_FORWARD, TR_BACKWARD, (uint32_t)s + 2, m);
         }
         tr_program_run(p, TR_UPDATE, TR_UPDATE, (uint32_t)s + 2, 0);

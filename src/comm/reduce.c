@@ -1,6 +1,6 @@
 /* Reductions of several buffers into one, left to right; see transfer.h.
  *
- * f32 and bf16 are combined in f32 in blocks of BLOCK elements that stay in the first-level cache,
+ * f32, bf16 and f16 are combined in f32 in blocks of BLOCK elements that stay in the first-level cache,
  * so memory is read once a source and written once, whatever n. Order: ((in0 + in1) + in2) + ...
  * MAX keeps a NaN from whichever source it comes. Cost: gamma n bytes.
  *
@@ -121,6 +121,25 @@ static const float *as_f32(const loops *l, const void *in, tr_form form, int64_t
     return room;
 }
 
+/* As reduce_floats, of buffers in f16. */
+static void reduce_halves(tr_reduction reduction, int32_t n, const void *const *in, int64_t count, uint16_t *out)
+{
+    const loops *l = best_loops();
+    float sum[2][BLOCK], room[BLOCK];
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        int64_t some = TR_MIN((int64_t)BLOCK, count - at);
+        for (int32_t k = 0; k < n; k++) {
+            float *to = k ? room : sum[0];
+            for (int64_t i = 0; i < some; i++)
+                to[i] = tr_f16_to_f32(((const uint16_t *)in[k])[at + i]);
+            if (k)
+                (reduction == TR_REDUCE_SUM ? l->sum : l->max)(sum[(k - 1) % 2], room, some, sum[k % 2]);
+        }
+        for (int64_t i = 0; i < some; i++)
+            out[at + i] = tr_f32_to_f16(sum[(n - 1) % 2][i]);
+    }
+}
+
 static void reduce_floats(tr_reduction reduction, bool bf16, int32_t n, const void *const *in,
                           const tr_form *form, int64_t count, void *out, uint16_t *packed)
 {
@@ -175,6 +194,9 @@ void tr_reduce(tr_reduction reduction, tr_dtype dtype, int32_t n, const void *co
     case TR_F32:
     case TR_BF16:
         reduce_floats(reduction, dtype == TR_BF16, n, in, form, count, out, packed);
+        break;
+    case TR_F16:
+        reduce_halves(reduction, n, in, count, out);
         break;
     case TR_F64:
         reduce_f64(reduction, n, in, count, out);

@@ -11,7 +11,7 @@ static const char FACTOR[] = "factor.";
 /* Inputs that are not the data's. */
 static bool is_own(const char *name)
 {
-    static const char *const own[] = {"lr", "step", "start", "last"};
+    static const char *const own[] = {"lr", "step", "start", "last", "loss_scale"};
     for (int i = 0; i < TR_COUNT(own); i++)
         if (strcmp(name, own[i]) == 0)
             return true;
@@ -229,19 +229,24 @@ int64_t tr_input_choices(const tr_graph *g, tr_value v)
     return 0;
 }
 
-void tr_batch_fill_random(tr_program *p, uint64_t seed)
+void tr_batch_fill_random(tr_program *p, uint64_t seed, const tr_objective_row *objective)
 {
     const tr_graph *g = p->graph;
+    const char *first = p->n_losses ? p->losses[0].targets : NULL;
+    bool some = objective && objective->counted > 0 && first;
     for (tr_value v = 1; v < g->n_values; v++) {
         if (!tr_input_is_data(g, v))
             continue;
         const tr_shape *s = tr_shape_at(g, v);
         int64_t n = tr_shape_elems(s), most = s->dtype == TR_I32 ? tr_input_choices(g, v) : 0, last = s->dims[s->rank - 1];
-        bool counts = strstr(g->values[v].name, "positions") != NULL;
+        bool counts = strstr(g->values[v].name, "positions") != NULL, thin = some && strcmp(g->values[v].name, first) == 0;
         void *data = tr_program_data(p, v);
         for (int64_t i = 0; i < n; i++) {
-            uint32_t word = tr_random(seed, 0, v, (uint64_t)i).word[0];
-            if (s->dtype == TR_F32)
+            tr_random4 r = tr_random(seed, 0, v, (uint64_t)i);
+            uint32_t word = r.word[0];
+            if (thin && tr_random_unit(r.word[1]) >= objective->counted)
+                ((int32_t *)data)[i] = -1;
+            else if (s->dtype == TR_F32)
                 ((float *)data)[i] = (float)word * 0x1p-31f - 1;
             else
                 ((int32_t *)data)[i] = (int32_t)(counts ? i % last : most ? (int64_t)(word % (uint64_t)most) : 0);

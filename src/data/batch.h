@@ -32,4 +32,4 @@ bool tr_input_is_data(const tr_graph *graph, tr_value value);
 /* How many numbers an input can be, from who reads it: rows of a table, choices of a head. 0: nobody says. */
 int64_t tr_input_choices(const tr_graph *graph, tr_value input);
 /* Random numbers that the program can be run with: for measuring. */
-void tr_batch_fill_random(tr_program *program, uint64_t seed);
+void tr_batch_fill_random(tr_program *program, uint64_t seed, const tr_objective_row *objective);

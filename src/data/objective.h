@@ -52,6 +52,7 @@ typedef struct tr_objective_row {
     const char *name, *help;
     const char *inputs; /* the names that it can fill, between spaces */
     bool no_text;       /* the data are no text: there is no tokenizer */
+    double counted;     /* share of the first head's targets that count; 0: all */
     bool classes;       /* a sample has one target, "labels": validation tells how many are right */
     /* Anything that the other functions want to have. */
     tr_error *(*open)(const tr_objective_options *options, void **out);

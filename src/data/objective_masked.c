@@ -154,6 +154,7 @@ const tr_objective_row tr_objective_masked = {
     .name = "masked",
     .help = "masked tokens, and whether a second text follows (BERT)",
     .inputs = "ids positions segments mask targets labels",
+    .counted = 0.15,
     .open = open,
     .free = close,
     .sample = sample,

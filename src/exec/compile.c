@@ -184,7 +184,9 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
         TR_GO(tr_pass_stages(g, how->stages->schedule->stages));
     TR_GO(after("model", g, how));
     TR_GO(rooms(g, how));
-    TR_GO(tr_pass_autodiff(g, sum, &grads, &n_grads));
+    if (update.scaled)
+        update.seed = tr_graph_leaf(g, TR_INPUT, "loss_scale", (tr_shape){.dtype = TR_F32, .rank = 1, .dims = {1}}, (tr_init){0});
+    TR_GO(tr_pass_autodiff(g, sum, update.seed, &grads, &n_grads));
     TR_GO(after("autodiff", g, how));
     if (how->keep_gradients)
         keep_gradients(g, grads, n_grads);

@@ -15,7 +15,7 @@ typedef struct tr_pass_log {
 
 typedef struct tr_compile {
     tr_target target;
-    tr_dtype compute; /* TR_F32 or TR_BF16 */
+    tr_dtype compute; /* TR_F32, TR_BF16 or TR_F16 */
     int64_t batch, seq; /* of one microbatch */
     int64_t decoder_seq; /* of models with two towers: of the second one */
     tr_update update;   /* training: its micro_batches counts */
@@ -34,7 +34,7 @@ typedef struct tr_compile {
  * said here. */
 
 /* Loss, gradient, update. Inputs: the heads' targets, "lr", "step", a "factor.NAME" f32[1] for every loss but the first
- * head's (exec/loss.h). */
+ * head's (exec/loss.h), with update.scaled "loss_scale" f32[1]. */
 tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user, const tr_compile *how,
                               tr_program **out);
 /* The heads' losses only. Outputs "loss" and "count" of the first head; of the others "loss.NAME", "count.NAME". */

@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "exec/collective.h"
 #include "ir/table.h"
+#include "kernels/half.h"
 
 static tr_tensor tensor_of(const tr_graph *g, tr_value v)
 {
@@ -63,7 +64,9 @@ static tr_error *build_instruction(tr_program *p, tr_node n, tr_instruction *i)
     set_extent(p, i);
     if (tr_op_table[node->op]->flags & (TR_OP_COLLECTIVE | TR_OP_WAIT))
         return NULL; /* no kernel, no scratch of the plan's */
-    i->kernel = p->target.reference ? tr_kernel_reference(node->op) : tr_kernel_choose(&i->call, p->target.isa);
+    i->kernel = tr_call_has_half(&i->call) ? tr_kernel_half(&i->call, p->target.isa, p->target.reference)
+                : p->target.reference      ? tr_kernel_reference(node->op)
+                                           : tr_kernel_choose(&i->call, p->target.isa);
     TR_CHECK(i->kernel, "no kernel for node %u, op %s", n, tr_op_name(node->op));
     if (i->kernel->prepare)
         TR_TRY(tr_error_in_take(i->kernel->prepare(&i->call), "node %u (%s)", n, tr_op_name(node->op)));

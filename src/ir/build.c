@@ -59,14 +59,14 @@ tr_value tr_param(tr_graph *g, tr_init init, const char *name, const char *dims,
         tr_graph_fail(g, tr_error_in_take(error, "parameter %s", full));
         return 0;
     }
-    bool matrix = tr_shape_in_file(g, &shape).rank >= 2;
-    shape.dtype = matrix ? g->compute : TR_F32;
+    bool matrix = tr_shape_in_file(g, &shape).rank >= 2, half = g->compute == TR_F16;
+    shape.dtype = matrix && !half ? g->compute : TR_F32;
     tr_value v = tr_graph_leaf(g, TR_PARAM, full, shape, init);
     if (v) {
         g->values[v].decay = matrix;
         memcpy(g->values[v].unit, units, sizeof units);
     }
-    return v;
+    return v && matrix && half ? tr_cast(g, v, false) : v; /* the parameter is the master */
 }
 
 static tr_value input(tr_graph *g, const char *name, tr_dtype dtype, const char *dims, va_list arguments)

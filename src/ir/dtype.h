@@ -62,3 +62,32 @@ static inline float tr_f16_to_f32(uint16_t half)
     memcpy(&value, &bits, 4);
     return value;
 }
+
+/* Round to nearest, ties to even; beyond 65504 infinity; a NaN stays a (quiet) NaN. */
+static inline uint16_t tr_f32_to_f16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    bits &= 0x7fffffffu;
+    if (bits > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00u | (bits >> 13 & 0x3ffu));
+    if (bits >= 0x477ff000u)
+        return (uint16_t)(sign | 0x7c00u);
+    if (bits < 0x38800000u) { /* subnormal: adding 0.5 leaves the fraction, rounded, in the last bits */
+        float shifted;
+        memcpy(&shifted, &bits, 4);
+        shifted += 0.5f;
+        memcpy(&bits, &shifted, 4);
+        return (uint16_t)(sign | (bits - 0x3f000000u));
+    }
+    return (uint16_t)(sign | ((bits - 0x38000000u + 0xfffu + (bits >> 13 & 1u)) >> 13));
+}
+
+/* Element i of f32, bf16 or f16 data. */
+static inline float tr_real_at(const void *data, tr_dtype dtype, int64_t i)
+{
+    return dtype == TR_F32    ? ((const float *)data)[i]
+           : dtype == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)data)[i])
+                              : tr_f16_to_f32(((const uint16_t *)data)[i]);
+}

@@ -105,7 +105,7 @@
  *                       is lse - (1 - smoothing) goal - smoothing mean(logits) + z_loss lse^2. vocab: of the forms
  *                       below, and 0 here
  *  cross_entropy_grad   x, w, targets, bias?, dloss[1], acc?[v,d] -> dw[v,d] f32, dx[*,d], (dbias[v] f32)
- *  cross_entropy_train  x, w, targets, bias?, acc?[v,d] -> dw[v,d] f32, dx[*,d], loss[1], count[1], (dbias[v] f32)
+ *  cross_entropy_train  x, w, targets, bias?, dloss?[1], acc?[v,d] -> dw[v,d] f32, dx[*,d], loss[1], count[1], (dbias[v] f32)
  *                       forward and gradient in one, for dloss = 1
  *
  * The same with the vocabulary cut over ranks, made by the sharding pass: w has some of the words, and targets count

@@ -111,8 +111,8 @@ TR_INFER(infer_cross_entropy_train)
 }
 
 const tr_op_row tr_row_cross_entropy_train = {
-    .min_in = 3, .max_in = 5, .flags = TR_OP_ACCUMULATES, .attrs = LOSS_ATTRS, .infer = infer_cross_entropy_train,
-    .no_gradient = "made by fusion, after autodiff", .sharding = "*[d],[v][d],*,[v],[v][d]->[v][d],*[d],,,[v]",
+    .min_in = 3, .max_in = 6, .flags = TR_OP_ACCUMULATES, .attrs = LOSS_ATTRS, .infer = infer_cross_entropy_train,
+    .no_gradient = "made by fusion, after autodiff", .sharding = "*[d],[v][d],*,[v],,[v][d]->[v][d],*[d],,,[v]",
     .cost = cost_cross_entropy};
 
 /* The vocabulary cut over ranks --------------------------------------------------------------------- */

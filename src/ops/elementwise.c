@@ -102,8 +102,8 @@ TR_INFER(infer_cast)
     TR_TRY(tr_floats_only(g, in, n_in));
     out[0] = *shape_in(g, in, 0);
     int64_t to = attrs[TR_CAST_DTYPE].i;
-    if (to != TR_F32 && to != TR_BF16)
-        return tr_error_new(TR_USER, "can cast to f32 and bf16 only");
+    if (to < 0 || to >= TR_DTYPE_COUNT || !is_activation((tr_dtype)to))
+        return tr_error_new(TR_USER, "can cast to f32, bf16 and f16 only");
     out[0].dtype = (tr_dtype)to;
     *n_out = 1;
     return NULL;

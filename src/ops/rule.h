@@ -15,7 +15,7 @@ static inline const tr_shape *shape_in(const tr_graph *g, const tr_value *in, in
 
 static inline bool is_activation(tr_dtype dtype)
 {
-    return dtype == TR_F32 || dtype == TR_BF16;
+    return dtype == TR_F32 || dtype == TR_BF16 || dtype == TR_F16;
 }
 
 static inline tr_shape scalar_f32(void)
@@ -28,7 +28,7 @@ static inline bool has(const tr_value *in, int n_in, int k)
     return k < n_in && in[k];
 }
 
-/* NULL when the inputs that are there are f32 or bf16. */
+/* NULL when the inputs that are there are f32, bf16 or f16. */
 tr_error *tr_floats_only(const tr_graph *g, const tr_value *in, int n_in);
 /* Weight (input 0), gradient and moments of one size; a bf16 weight needs its low half, an f32 one has none. */
 tr_error *tr_check_update(const tr_graph *g, const tr_value *in, int n_in, int moments, int low);

@@ -22,7 +22,7 @@ static bool *find_needed(const tr_graph *g)
     return needs;
 }
 
-tr_error *tr_pass_autodiff(tr_graph *g, tr_value loss, tr_value **out_grads, uint32_t *out_count)
+tr_error *tr_pass_autodiff(tr_graph *g, tr_value loss, tr_value seed, tr_value **out_grads, uint32_t *out_count)
 {
     tr_error *error = NULL;
     uint32_t n_values = g->n_values, n_nodes = g->n_nodes;
@@ -31,7 +31,7 @@ tr_error *tr_pass_autodiff(tr_graph *g, tr_value loss, tr_value **out_grads, uin
 
     g->phase = TR_BACKWARD;
     g->stage = g->nodes[g->values[loss].node].stage;
-    grads[loss] = tr_out(
+    grads[loss] = seed ? seed : tr_out(
         g, tr_graph_node(g, TR_OP_fill, NULL, 0, (tr_attr[TR_MAX_ATTRS]){[TR_FILL_VALUE] = {.f = 1}}), 0);
 
     for (tr_node n = n_nodes - 1; n >= 1 && !g->error; n--) {

@@ -3,7 +3,7 @@
  *
  *   add into acc      add(a, f(..)) with f that accumulates       -> f(.., acc = a), in a's buffer
  *   residual norm     s = add(x, r); layer_norm(s)                -> add_layer_norm(x, r); so with rms_norm
- *   loss              cross_entropy + its gradient for dloss = 1  -> cross_entropy_train
+ *   loss              cross_entropy + its gradient for dloss = 1, or an input -> cross_entropy_train
  *   activation        activate(linear(..)) whose input is not read again -> linear with fn
  */
 #include "ir/table.h"
@@ -166,8 +166,10 @@ static bool fuse_loss(fusion *f, tr_node back)
     tr_graph *g = f->g;
     if (g->nodes[back].op != TR_OP_cross_entropy_grad)
         return false;
-    tr_node seed = g->values[tr_in(g, back, 4)].node;
-    if (!seed || g->nodes[seed].op != TR_OP_fill || g->nodes[seed].attrs[TR_FILL_VALUE].f != 1)
+    tr_value dloss = tr_in(g, back, 4);
+    tr_node seed = g->values[dloss].node;
+    bool is_one = seed && g->nodes[seed].op == TR_OP_fill && g->nodes[seed].attrs[TR_FILL_VALUE].f == 1;
+    if (!is_one && g->values[dloss].role != TR_INPUT)
         return false;
     tr_node loss = 0;
     for (tr_node n = 1; n < back && !loss; n++)
@@ -181,11 +183,12 @@ static bool fuse_loss(fusion *f, tr_node back)
         for (uint32_t i = 0; i < g->nodes[n].n_in && !f->dropped[n]; i++)
             if (g->values[tr_in(g, n, (int)i)].node == loss)
                 return false;
-    const tr_value in[] = {tr_in(g, back, 0), tr_in(g, back, 1), tr_in(g, back, 2), tr_in(g, back, 3), tr_in(g, back, 5)};
+    const tr_value in[] = {tr_in(g, back, 0), tr_in(g, back, 1), tr_in(g, back, 2), tr_in(g, back, 3), is_one ? 0 : dloss,
+                           tr_in(g, back, 5)};
     const tr_value out[] = {tr_out(g, back, 0), tr_out(g, back, 1), tr_out(g, loss, 0), tr_out(g, loss, 1),
                             tr_out(g, back, 2)};
     drop(f, loss);
-    rewrite(f, back, TR_OP_cross_entropy_train, in, 5);
+    rewrite(f, back, TR_OP_cross_entropy_train, in, 6);
     set_outputs(g, back, out, out[4] ? 5 : 4);
     return true;
 }

@@ -23,10 +23,11 @@
 /* Precondition: a forward graph, which no mesh axis is going to cut along "expert". */
 void tr_pass_rooms(tr_graph *graph);
 
-/* Precondition: no node is fused, `loss` is a [1] f32 value. Post: nodes of phase BACKWARD follow;
+/* Precondition: no node is fused, `loss` is a [1] f32 value; `seed`, a [1] f32 value or 0 for 1, is the gradient that it
+ * begins with. Post: nodes of phase BACKWARD follow;
  * out_grads[v] is the gradient of the parameter v, or 0; the array (n_values before the pass, the count
  * in *out_count) is the caller's. A node on the way whose op has no gradient is an error. */
-tr_error *tr_pass_autodiff(tr_graph *graph, tr_value loss, tr_value **out_grads, uint32_t *out_count);
+tr_error *tr_pass_autodiff(tr_graph *graph, tr_value loss, tr_value seed, tr_value **out_grads, uint32_t *out_count);
 
 typedef enum tr_optimizer_kind {
     TR_ADAMW,
@@ -46,6 +47,8 @@ typedef struct tr_update {
     bool factored, relative;
     int64_t micro_batches;
     bool pipeline;
+    bool scaled;   /* the loss is times an input "loss_scale" f32[1] while gradients are made */
+    tr_value seed; /* that input; set by whoever calls autodiff */
 } tr_update;
 /* Post: outputs "loss" (sum), "count", "grad_norm", "scale"; state for the optimizer and, with several
  * microbatches or a pipeline, accumulators; inputs "lr" f32[1] and "step" i32[1]. */

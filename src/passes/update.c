@@ -4,7 +4,7 @@
  * gradient is summed over its stages once a step, not once a microbatch.
  *
  * The loss is a sum and a count, and gradients are those of the sum: both are divided by the count of
- * the whole step once, in the op clip.
+ * the whole step once, in the op clip. Gradients of a scaled loss (fp16) are divided by its scale there too.
  */
 #include <stdio.h>
 
@@ -135,7 +135,7 @@ tr_error *tr_pass_update(tr_graph *g, tr_value loss, tr_value count, const tr_va
     if (n == 0 && !g->error)
         tr_graph_fail(g, tr_error_new(TR_USER, "the loss depends on no parameter; nothing to train"));
     tr_value sum = one_output(g, TR_OP_global_norm, list, n, NULL);
-    const tr_value clip_in[] = {sum, count};
+    const tr_value clip_in[] = {sum, how->seed ? tr_mul(g, count, how->seed) : count};
     tr_node clip = tr_graph_node(g, TR_OP_clip, clip_in, 2,
                                  (tr_attr[TR_MAX_ATTRS]){[TR_CLIP_MAX_NORM] = {.f = how->clip}});
     for (tr_value w = 1; w < n_grads && !g->error; w++)

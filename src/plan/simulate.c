@@ -57,7 +57,7 @@ tr_error *tr_rates_measure_kernels(const tr_config *config, const tr_sizes *size
     tr_error *error = tr_program_allocate(p);
     for (uint32_t step = 0; step <= STEPS && !error; step++) { /* the first touches the pages */
         p->profile = step > 0;
-        tr_batch_fill_random(p, step);
+        tr_batch_fill_random(p, step, tr_objectives[one.data.objective]);
         tr_program_run(p, TR_START, TR_UPDATE, step, 0);
     }
     if (!error)

@@ -211,8 +211,7 @@ static tr_error *step(search *s)
     TR_TRY(tr_program_error_take(p));
     const void *logits = tr_program_find(p, "logits");
     for (int64_t i = 0; i < s->beams * vocab; i++)
-        s->scores[i] = a->compute == TR_BF16 ? (double)tr_bf16_to_f32(((const uint16_t *)logits)[i])
-                                             : (double)((const float *)logits)[i];
+        s->scores[i] = tr_real_at(logits, a->compute, i);
     return NULL;
 }
 

@@ -12,7 +12,7 @@ int64_t tr_choice(const tr_program *p, int64_t row, double *out_probability)
     for (int pass = 0; pass < 2; pass++)
         for (int64_t i = 0; i < n; i++) {
             int64_t at = row * n + i;
-            double x = shape->dtype == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)logits)[at]) : ((const float *)logits)[at];
+            double x = tr_real_at(logits, shape->dtype, at);
             if (pass)
                 sum += exp(x - top);
             else if (x > top) {

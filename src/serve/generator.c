@@ -201,8 +201,7 @@ tr_error *tr_generator_append(tr_generator *g, const int32_t *tokens, int64_t co
     g->length += count;
     const void *logits = tr_program_find(p, "logits");
     for (int64_t i = 0; i < g->sizes.vocab; i++)
-        g->logits[i] = g->compute == TR_BF16 ? tr_bf16_to_f32(((const uint16_t *)logits)[i])
-                                             : ((const float *)logits)[i];
+        g->logits[i] = tr_real_at(logits, g->compute, i);
     if (g->ranks) { /* hosts may round differently, and all must draw the same token */
         tr_group world = tr_group_world(g->ranks->count, g->ranks->rank);
         tr_error *error = tr_comm_broadcast(g->ranks->comm, &world, 0, g->logits, g->sizes.vocab, TR_F32);

@@ -80,6 +80,8 @@ typedef struct tr_config {
     struct {
         int64_t steps, batch, micro_batch, seq, decoder_seq;
         tr_dtype precision;
+        double loss_scale; /* of fp16, at the start; doubled after so many good steps */
+        int64_t loss_scale_every;
         int64_t eval_every, eval_batches, save_every, keep, log_every; /* every 0: never */
         double clip;                                                   /* 0: none */
         int64_t sample_every;

@@ -19,7 +19,7 @@ static const tr_choice objectives[] = {TR_OBJECTIVES(X){0}};
 #undef X
 static const tr_choice rope_kinds[] = {{"none", TR_ROPE_PLAIN},     {"linear", TR_ROPE_LINEAR}, {"dynamic", TR_ROPE_DYNAMIC},
                                        {"llama3", TR_ROPE_LLAMA3}, {"yarn", TR_ROPE_YARN},     {0}};
-static const tr_choice precisions[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
+static const tr_choice precisions[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {"fp16", TR_F16}, {0}};
 static const tr_choice wires[] = {{"fp32", TR_F32}, {"bf16", TR_BF16}, {0}};
 static const tr_choice sequence_kinds[] = {{"none", TR_SEQUENCE_NONE},
                                            {"megatron", TR_SEQUENCE_MEGATRON},
@@ -220,7 +220,11 @@ const tr_config_key tr_config_keys[] = {
     INTEGER(train.decoder_seq, 1, MOST_SIZE, .automatic = "train.seq",
             .help = "tokens of the second tower, in models that have two"),
     CHOICE(train.precision, precisions, .fallback = "fp32", .also = " dtype amp fp16 ",
-           .help = "of activations and products; bf16 accumulates in fp32 and keeps fp32 weights"),
+           .help = "of activations and products; sums and weights are fp32 in each; fp16 scales the loss"),
+    REAL(train.loss_scale, 0, 1e30, .above = true, .fallback = "65536", .only_if = "train.precision=fp16",
+         .also = " init_scale initial_scale_power ", .help = "fp16: the mean loss is times this at first; halved when a gradient overflows"),
+    INTEGER(train.loss_scale_every, 0, MOST_STEPS, .fallback = "2000", .only_if = "train.precision=fp16",
+            .also = " growth_interval loss_scale_window ", .help = "steps without an overflow after which the scale doubles; 0: never"),
     INTEGER(train.eval_every, 0, MOST_STEPS, .fallback = "100",
             .also = " eval_interval eval_steps ", .help = "steps between validations; 0: never"),
     INTEGER(train.eval_batches, 1, MOST_STEPS, .fallback = "20", .help = "batches in a validation"),

@@ -177,6 +177,10 @@ tr_error *tr_metrics_step_add(tr_metrics *metrics, const tr_metrics_step *s)
     tr_text_format(&line, ", \"peak_bytes\": %lld", (long long)s->peak_bytes);
     if (s->bytes_sent >= 0)
         tr_text_format(&line, ", \"bytes_sent\": %lld", (long long)s->bytes_sent);
+    if (s->loss_scale > 0) {
+        member(&line, "loss_scale", s->loss_scale);
+        tr_text_format(&line, ", \"skipped\": %lld", (long long)s->skipped);
+    }
     return write_line(metrics, &line);
 }
 

@@ -34,6 +34,8 @@ typedef struct tr_metrics_step {
     double tokens_per_s, step_s;
     int64_t peak_bytes; /* of the process so far */
     int64_t bytes_sent; /* in this step by the rank that sent most; -1: one rank, not written */
+    double loss_scale;  /* that the step was done with; 0: not written, nor what follows */
+    int64_t skipped;    /* steps so far that an overflow kept from being applied */
 } tr_metrics_step;
 
 /* A new file (resume_step < 0; one that is there is replaced), or the old one up to and including

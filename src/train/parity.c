@@ -179,7 +179,7 @@ static tr_error *run_apart(const parity *p, const tr_config *config, tr_parity *
 
 static void compare(parity *p, const tr_config *config, tr_parity *result)
 {
-    double bound = config->train.precision == TR_BF16 ? 1e-2 : config->mesh.wire == TR_BF16 ? 1e-3 : 1e-5;
+    double bound = config->train.precision != TR_F32 ? 1e-2 : config->mesh.wire == TR_BF16 ? 1e-3 : 1e-5;
     if (!p->base) {
         p->base = tr_alloc((size_t)p->steps * sizeof(double));
         memcpy(p->base, result->losses, (size_t)p->steps * sizeof(double));

@@ -241,18 +241,20 @@ static tr_error *sample(run *r)
 /* A step whose gradient was not finite changes nothing; many in a row will not get better. */
 static tr_error *check_finite(run *r, const tr_step *s)
 {
-    enum { MOST_REFUSED = 10 };
+    enum { MOST_REFUSED = 10, MOST_HALVINGS = 40 }; /* a loss scale that is too high needs a few */
     r->refused = s->applied ? 0 : r->refused + 1;
     if (s->applied)
         return NULL;
-    char text[128];
-    snprintf(text, sizeof text, "step %lld: the gradient is not finite; the step was not applied", (long long)r->trainer->step);
+    char text[160], scale[64] = "";
+    if (s->loss_scale > 0)
+        snprintf(scale, sizeof scale, "; loss scale %g instead of %g", r->trainer->loss_scale, s->loss_scale);
+    snprintf(text, sizeof text, "step %lld: the gradient is not finite; the step was not applied%s", (long long)r->trainer->step, scale);
     note(r, text);
-    if (r->refused < MOST_REFUSED)
+    if (r->refused < (s->loss_scale > 1 ? MOST_HALVINGS : MOST_REFUSED))
         return NULL;
-    return tr_error_new(TR_RUN, "the gradient was not finite for %d steps in a row (step %lld); go on from the last "
+    return tr_error_new(TR_RUN, "the gradient was not finite for %lld steps in a row (step %lld); go on from the last "
                                 "checkpoint in %s with a smaller optimizer.lr, or look at the data",
-                        MOST_REFUSED, (long long)r->trainer->step, r->config->out);
+                        (long long)r->refused, (long long)r->trainer->step, r->config->out);
 }
 
 /* Another process may have taken the cores while the peak was measured: a run that does more shows it, and then the
@@ -281,7 +283,8 @@ static tr_error *record(run *r, const tr_step *s, int64_t bytes_sent, int64_t pe
                                                               .grad_norm = s->grad_norm, .tokens = r->tokens,
                                                               .tokens_per_s = per_s, .step_s = s->seconds,
                                                               .peak_bytes = peak_bytes,
-                                                              .bytes_sent = r->ranks ? bytes_sent : -1}));
+                                                              .bytes_sent = r->ranks ? bytes_sent : -1,
+                                                              .loss_scale = s->loss_scale, .skipped = t->skipped}));
     const tr_scalar scalars[] = {{"loss/train", s->loss}, {"lr", s->lr}, {"grad_norm", s->grad_norm}, {"tokens_per_s", per_s}};
     TR_TRY(tr_tensorboard_scalars(r->board, t->step, scalars, TR_COUNT(scalars)));
     if (r->progress) {

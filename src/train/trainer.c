@@ -150,7 +150,8 @@ static tr_compile compile_options(const tr_config *c, const tr_target *target)
                                    .power = c->optimizer.decay_power, .least = c->optimizer.least_scale,
                                    .limit = c->optimizer.update_limit, .factored = c->optimizer.factored,
                                    .relative = c->optimizer.relative, .clip = c->train.clip,
-                                   .micro_batches = c->train.batch / c->train.micro_batch}};
+                                   .micro_batches = c->train.batch / c->train.micro_batch,
+                                   .scaled = c->train.precision == TR_F16}};
 }
 
 tr_error *tr_trainer_plan(const tr_config *c, int64_t rank, const tr_sizes *sizes, tr_model model, void *user,
@@ -224,6 +225,10 @@ static tr_error *restore(tr_trainer *t, const char *directory, char **out_warnin
     const json_t *state = tr_checkpoint_trainer(checkpoint);
     t->step = tr_checkpoint_step(checkpoint);
     TR_GO(tr_json_real(state, "trainer.json", "best_val_loss", TR_OPTIONAL, &t->best_val_loss));
+    if (t->loss_scale > 0) /* a run can go on in another precision */
+        TR_GO(tr_json_real(state, "trainer.json", "loss_scale", TR_OPTIONAL, &t->loss_scale));
+    TR_GO(tr_json_int(state, "trainer.json", "good_steps", TR_OPTIONAL, 0, INT64_MAX, &t->good_steps));
+    TR_GO(tr_json_int(state, "trainer.json", "skipped", TR_OPTIONAL, 0, INT64_MAX, &t->skipped));
     TR_GO(tr_json_string(state, "trainer.json", "data", TR_REQUIRED, &loader));
     TR_GO(t->objective->row->check_state(t->objective->own, loader));
     TR_GO(tr_weights_load_state(t->program, tr_checkpoint_model(checkpoint), tr_checkpoint_optimizer(checkpoint)));
@@ -309,6 +314,7 @@ tr_error *tr_trainer_new(const tr_config *config, const tr_trainer_options *opti
     t->model = options->model ? options->model : t->family ? t->family->model : NULL;
     t->user = options->user;
     t->best_val_loss = INFINITY;
+    t->loss_scale = config->train.precision == TR_F16 ? config->train.loss_scale : 0;
     *out = NULL;
     *out_warning = NULL;
     TR_GO(fill(t, options));
@@ -373,6 +379,29 @@ static tr_error *run_all(tr_trainer *t, tr_batch *from, uint32_t step)
     return NULL;
 }
 
+/* The gradient is that of a sum over the step's targets; the scale is of the mean, and a power of two instead of the count
+ * costs no rounding. */
+static double scale_of_sum(const tr_trainer *t)
+{
+    const tr_config *c = t->config;
+    int64_t targets = c->train.batch * (t->objective->row->classes ? 1 : c->train.decoder_seq);
+    return t->loss_scale / exp2(ceil(log2((double)targets)));
+}
+
+/* Micikevicius et al. 2018, section 3.2: half of the scale after an overflow, twice after many steps without. */
+static void adapt_scale(tr_trainer *t, bool applied)
+{
+    enum { HIGHEST = 1 << 24 };
+    t->skipped += !applied;
+    t->good_steps = applied ? t->good_steps + 1 : 0;
+    if (!applied)
+        t->loss_scale /= 2;
+    else if (t->good_steps == t->config->train.loss_scale_every && t->loss_scale < HIGHEST)
+        t->loss_scale *= 2;
+    if (t->good_steps == t->config->train.loss_scale_every)
+        t->good_steps = 0;
+}
+
 tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
 {
     const tr_config *c = t->config;
@@ -383,8 +412,11 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
     uint32_t step = (uint32_t)(t->step + 1);
     out->lr = tr_schedule_lr(c, t->step + 1);
     *(float *)tr_program_find(p, "lr") = (float)out->lr;
-    if (tr_graph_find(p->graph, "step")) /* not every optimizer reads it */
-        *(int32_t *)tr_program_find(p, "step") = (int32_t)step;
+    if (tr_graph_find(p->graph, "step")) /* not every optimizer reads it; it counts the updates that were made */
+        *(int32_t *)tr_program_find(p, "step") = (int32_t)(step - (uint32_t)t->skipped);
+    out->loss_scale = t->loss_scale;
+    if (tr_graph_find(p->graph, "loss_scale"))
+        *(float *)tr_program_find(p, "loss_scale") = (float)scale_of_sum(t);
     tr_error *error = tr_batch_factors(&from, p->micro_batches, t->ranks);
     if (!error)
         error = run_all(t, &from, step);
@@ -395,6 +427,7 @@ tr_error *tr_trainer_step(tr_trainer *t, tr_step *out)
     out->loss = *(float *)tr_program_find(p, "loss") / count;
     out->grad_norm = *(float *)tr_program_find(p, "grad_norm");
     out->applied = *(float *)tr_program_find(p, "scale") >= 0;
+    adapt_scale(t, out->applied);
     out->tokens = (int64_t)count;
     out->seconds = tr_seconds() - began;
     t->step++;
@@ -554,6 +587,12 @@ static json_t *trainer_state(const tr_trainer *t)
     TR_CHECK(state, "trainer.json could not be packed");
     if (isfinite(t->best_val_loss))
         json_object_set_new(state, "best_val_loss", json_real(t->best_val_loss));
+    if (t->skipped)
+        json_object_set_new(state, "skipped", json_integer((json_int_t)t->skipped));
+    if (t->loss_scale > 0) {
+        json_object_set_new(state, "loss_scale", json_real(t->loss_scale));
+        json_object_set_new(state, "good_steps", json_integer((json_int_t)t->good_steps));
+    }
     free(data);
     return state;
 }

@@ -27,6 +27,9 @@ typedef struct tr_trainer {
     tr_pass_log passes;
     tr_ranks *ranks; /* NULL: this is the only one */
     int64_t step; /* steps done */
+    int64_t skipped; /* of those, the ones whose gradient was not finite and that changed nothing */
+    double loss_scale; /* of the mean loss, in fp16; 0: none */
+    int64_t good_steps; /* since it changed */
     double best_val_loss;
     int64_t parameters;
 } tr_trainer;
@@ -49,6 +52,7 @@ void tr_trainer_free(tr_trainer *trainer);
 typedef struct tr_step {
     double loss, grad_norm, lr, seconds;
     int64_t tokens; /* that counted in the loss */
+    double loss_scale; /* that the step was done with; 0: none */
     bool applied;   /* false: the gradient was not finite and nothing changed */
 } tr_step;
 tr_error *tr_trainer_step(tr_trainer *trainer, tr_step *out);

@@ -17,7 +17,8 @@
  * With smoothing e and z loss z:  P = dloss ((1 + 2 z lse) exp(logits - lse) - e / v - (1 - e) onehot).
  *
  * Scratch: logits | x packed | dx (bf16 only) | largest, sum, goal, scale, total, dloss [T] | oneDNN's.
- * A target outside 0 .. v-1 is not counted; its row of dx and its part in dw are zero.
+ * A target outside 0 .. v-1 is not counted; its row of dx and its part in dw are zero. Where few are counted, as with
+ * masked tokens, those are gathered first, and cost what they are (run_few).
  */
 #include <math.h>
 #include <omp.h>
@@ -32,6 +33,7 @@ enum {
     LOSS_TOKENS = 1024,      /* a chunk of cross_entropy alone */
     BLOCK_WORDS = 3072,      /* of the vocabulary; measured: 2048 .. 4096 are alike */
     SUB_WORDS = 32,          /* softmax looks at this many words at a time for the largest */
+    FEW_SHARE = 5, FEW_FROM = 256, /* tokens counted are gathered when they are a fifth at most, of so many or more */
     TOKEN_UNIT = 64,         /* tokens in a chunk and in a thread's part are multiples of this */
     ALIGN = 64,
 };
@@ -61,7 +63,8 @@ typedef struct head {
     float smoothing, z_loss, vocab; /* vocab: all words, with those of other ranks */
     products products[2]
                      [2]; /* [last chunk][last block]; where the last is as the others, the same */
-    size_t logits_bytes, packed_bytes, dx_bytes, product_bytes;
+    size_t logits_bytes, packed_bytes, dx_bytes, product_bytes, scratch_bytes;
+    struct head *few; /* for so many tokens that are counted at most, gathered; NULL: it would not pay */
 } head;
 
 /* Scratch, cut up. */
@@ -98,6 +101,8 @@ static void head_free(head *h)
             tr_matmul_free(h->products[t][b].dx);
             tr_matmul_free(h->products[t][b].dw);
         }
+    if (h->few)
+        head_free(h->few);
     free(h);
 }
 
@@ -165,11 +170,11 @@ static tr_error *make_head(head *h)
     return NULL;
 }
 
-static tr_error *prepare_head(tr_call *call, bool grad, bool given)
+static tr_error *new_head(const tr_call *call, int64_t tokens, bool grad, bool given, head **out)
 {
     const tr_tensor *x = &call->in[0];
     head *h = tr_alloc_zero(1, sizeof *h);
-    h->tokens = tr_tensor_span(x, 0, x->rank - 1);
+    h->tokens = tokens;
     h->d = x->dims[x->rank - 1];
     h->v = call->in[1].dims[0];
     h->bf16 = x->dtype == TR_BF16;
@@ -182,6 +187,7 @@ static tr_error *prepare_head(tr_call *call, bool grad, bool given)
     int64_t most = CHUNK_BYTES / (h->v * bytes) / TOKEN_UNIT * TOKEN_UNIT;
     h->chunk = even_part(h->tokens, grad ? TR_MAX(most, TOKEN_UNIT) : LOSS_TOKENS, TOKEN_UNIT);
     h->block = even_part(h->v, BLOCK_WORDS, TOKEN_UNIT);
+    *out = h;
     tr_error *error = make_head(h);
     if (error) {
         head_free(h);
@@ -189,10 +195,34 @@ static tr_error *prepare_head(tr_call *call, bool grad, bool given)
     }
     h->logits_bytes = round_up((size_t)((grad ? h->v : h->block) * h->chunk * bytes));
     h->dx_bytes = grad && h->bf16 ? round_up(sizeof(float) * (size_t)(h->chunk * h->d)) : 0;
+    h->scratch_bytes = h->logits_bytes + h->packed_bytes + h->dx_bytes +
+                       6 * sizeof(float) * (size_t)up_to(h->chunk, TOKEN_UNIT) + h->product_bytes;
+    return NULL;
+}
+
+/* Bytes of the gathered x, of its gradient, and of targets and their places. */
+static size_t gathered_bytes(const head *few)
+{
+    size_t x = round_up((size_t)(few->tokens * few->d * (few->bf16 ? 2 : 4)));
+    return (few->grad ? 2 : 1) * x + 2 * round_up(sizeof(int32_t) * (size_t)few->tokens);
+}
+
+static tr_error *prepare_head(tr_call *call, bool grad, bool given)
+{
+    const tr_tensor *x = &call->in[0];
+    int64_t tokens = tr_tensor_span(x, 0, x->rank - 1);
+    head *h;
+    TR_TRY(new_head(call, tokens, grad, given, &h));
+    if (!given && tokens >= FEW_FROM) {
+        tr_error *error = new_head(call, up_to(tokens / FEW_SHARE, TOKEN_UNIT), grad, false, &h->few);
+        if (error) {
+            h->few = NULL;
+            head_free(h);
+            return error;
+        }
+    }
     call->state = h;
-    call->scratch_bytes = h->logits_bytes + h->packed_bytes + h->dx_bytes +
-                          6 * sizeof(float) * (size_t)up_to(h->chunk, TOKEN_UNIT) +
-                          h->product_bytes;
+    call->scratch_bytes = TR_MAX(h->scratch_bytes, h->few ? round_up(h->few->scratch_bytes) + gathered_bytes(h->few) : 0);
     return NULL;
 }
 
@@ -506,17 +536,13 @@ static head head_of(const tr_call *call, int bias)
     return h;
 }
 
-/* dw and dx are NULL when only the loss is wanted. */
-static void run_head(const tr_call *call, float dloss, float *dw, char *dx, int dbias_place, float *out_loss,
-                     float *out_count)
+/* All tokens of a head, chunk by chunk; the sum of their losses. */
+static double run_chunks(const head *h, const char *x, const char *w, const int32_t *targets, float dloss, float *dw, char *dx,
+                         float *dbias, void *scratch)
 {
-    const head own = head_of(call, 3), *h = &own;
-    const char *x = call->in[0].data, *w = call->in[1].data;
-    const int32_t *targets = call->in[2].data;
-    int64_t bytes = h->bf16 ? 2 : 4, count = 0;
+    int64_t bytes = h->bf16 ? 2 : 4;
     double loss = 0;
-    space s = cut_scratch(h, call->scratch);
-    float *dbias = dw ? start_dbias(call, h, dbias_place) : NULL;
+    space s = cut_scratch(h, scratch);
     for (int64_t t = 0; t < h->tokens; t += h->chunk) {
         int64_t tokens = TR_MIN(h->tokens - t, h->chunk);
         const products *made = h->products[tokens < h->chunk];
@@ -528,8 +554,50 @@ static void run_head(const tr_call *call, float dloss, float *dw, char *dx, int 
         if (h->grad)
             chunk_backward(h, made, x_chunk, w, targets + t, tokens, dw, dx + t * h->d * bytes, dbias, &s);
     }
+    return loss;
+}
+
+/* The same where few tokens are counted (masked ones): those alone, one behind the other. */
+static double run_few(const head *h, const char *x, const char *w, const int32_t *targets, float dloss, float *dw, char *dx,
+                      float *dbias, void *scratch)
+{
+    head few = *h->few;
+    size_t row = (size_t)(h->d * (h->bf16 ? 2 : 4)), half = round_up((size_t)few.tokens * row);
+    char *x_few = (char *)scratch + round_up(few.scratch_bytes), *dx_few = x_few + half;
+    int32_t *targets_few = (int32_t *)(void *)(few.grad ? dx_few + half : dx_few),
+            *places = targets_few + round_up(sizeof(int32_t) * (size_t)few.tokens) / sizeof(int32_t);
+    int64_t n = 0;
+    few.bias = h->bias;
+    for (int64_t t = 0; t < h->tokens; t++)
+        if (counted(h, targets[t])) {
+            memcpy(x_few + (size_t)n * row, x + (size_t)t * row, row);
+            targets_few[n] = targets[t];
+            places[n++] = (int32_t)t;
+        }
+    memset(x_few + (size_t)n * row, 0, (size_t)(few.tokens - n) * row);
+    for (int64_t t = n; t < few.tokens; t++)
+        targets_few[t] = -1;
+    double loss = run_chunks(&few, x_few, w, targets_few, dloss, dw, dx_few, dbias, scratch);
+    if (!few.grad)
+        return loss;
+    zero(dx, (size_t)h->tokens * row);
+    for (int64_t k = 0; k < n; k++)
+        memcpy(dx + (size_t)places[k] * row, dx_few + (size_t)k * row, row);
+    return loss;
+}
+
+/* dw and dx are NULL when only the loss is wanted. */
+static void run_head(const tr_call *call, float dloss, float *dw, char *dx, int dbias_place, float *out_loss,
+                     float *out_count)
+{
+    const head own = head_of(call, 3), *h = &own;
+    const char *x = call->in[0].data, *w = call->in[1].data;
+    const int32_t *targets = call->in[2].data;
+    int64_t count = 0;
+    float *dbias = dw ? start_dbias(call, h, dbias_place) : NULL;
     for (int64_t t = 0; t < h->tokens; t++)
         count += counted(h, targets[t]);
+    double loss = (h->few && count <= h->few->tokens ? run_few : run_chunks)(h, x, w, targets, dloss, dw, dx, dbias, call->scratch);
     if (out_loss) {
         *out_loss = (float)loss;
         *out_count = (float)count;
@@ -632,8 +700,8 @@ static void cross_entropy_grad(const tr_call *call)
 
 static void cross_entropy_train(const tr_call *call)
 {
-    start_dw(call, 4);
-    run_head(call, 1, call->out[0].data, call->out[1].data, 4, call->out[2].data, call->out[3].data);
+    start_dw(call, 5);
+    run_head(call, tr_has(call, 4) ? *(const float *)call->in[4].data : 1, call->out[0].data, call->out[1].data, 4, call->out[2].data, call->out[3].data);
 }
 
 static void cross_entropy_part(const tr_call *call)

@@ -165,7 +165,7 @@ static void cross_entropy_train(const tr_call *call)
 {
     double loss, count;
     forward(call, call->scratch, &loss, &count);
-    backward(call, call->scratch, 1, tr_has(call, 4) ? &call->in[4] : NULL);
+    backward(call, call->scratch, tr_has(call, 4) ? get(&call->in[4], 0) : 1, tr_has(call, 5) ? &call->in[5] : NULL);
     put(&call->out[2], 0, loss);
     put(&call->out[3], 0, count);
 }
