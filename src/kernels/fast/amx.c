@@ -123,11 +123,9 @@ typedef struct ahead {
     int lines;
 } ahead;
 
-/* += a b over `steps` steps. */
-TR_INLINE void multiply(const char *a, const lie *at, const char *b, int64_t steps, const sums *c, ahead f)
+TR_INLINE void begin(const sums *c)
 {
     const char *from = (const char *)c->from;
-    char *to = (char *)c->to;
     __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler what they read */
     if (from) {
         _tile_loadd(0, from, c->from_row);
@@ -140,6 +138,22 @@ TR_INLINE void multiply(const char *a, const lie *at, const char *b, int64_t ste
         _tile_zero(2);
         _tile_zero(3);
     }
+}
+
+TR_INLINE void finish(const sums *c)
+{
+    char *to = (char *)c->to;
+    _tile_stored(0, to, c->to_row);
+    _tile_stored(1, to + 64, c->to_row);
+    _tile_stored(2, to + 16 * c->to_row, c->to_row);
+    _tile_stored(3, to + 16 * c->to_row + 64, c->to_row);
+    __asm__ volatile("" ::: "memory");
+}
+
+/* += a b over `steps` steps. */
+TR_INLINE void multiply(const char *a, const lie *at, const char *b, int64_t steps, const sums *c, ahead f)
+{
+    begin(c);
     for (int64_t s = 0; s < steps; s++, a += at->step, b += PART_BYTES) {
         _tile_loadd(6, b, 64);
         _tile_loadd(7, b + TILE_BYTES, 64);
@@ -152,18 +166,12 @@ TR_INLINE void multiply(const char *a, const lie *at, const char *b, int64_t ste
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, to, c->to_row);
-    _tile_stored(1, to + 64, c->to_row);
-    _tile_stored(2, to + 16 * c->to_row, c->to_row);
-    _tile_stored(3, to + 16 * c->to_row + 64, c->to_row);
-    __asm__ volatile("" ::: "memory");
+    finish(c);
 }
 
 /* The same for floats: six products of parts, each but the first with one operand of the one before. */
 TR_INLINE void multiply_floats(const char *a, const char *b, int64_t steps, const sums *c, ahead f)
 {
-    const char *from = (const char *)c->from;
-    char *to = (char *)c->to;
 #define LOAD_A(p)                                             \
     _tile_loadd(4, a + (p - 1) * PART_BYTES, 64);             \
     _tile_loadd(5, a + (p - 1) * PART_BYTES + TILE_BYTES, 64);
@@ -175,18 +183,7 @@ TR_INLINE void multiply_floats(const char *a, const char *b, int64_t steps, cons
     _tile_dpbf16ps(1, 4, 7); \
     _tile_dpbf16ps(2, 5, 6); \
     _tile_dpbf16ps(3, 5, 7);
-    __asm__ volatile("" ::: "memory");
-    if (from) {
-        _tile_loadd(0, from, c->from_row);
-        _tile_loadd(1, from + 64, c->from_row);
-        _tile_loadd(2, from + 16 * c->from_row, c->from_row);
-        _tile_loadd(3, from + 16 * c->from_row + 64, c->from_row);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
+    begin(c);
     for (int64_t s = 0; s < steps; s++, a += FLOAT_PARTS * PART_BYTES, b += FLOAT_PARTS * PART_BYTES) {
         LOAD_A(3)
         LOAD_B(1)
@@ -204,11 +201,7 @@ TR_INLINE void multiply_floats(const char *a, const char *b, int64_t steps, cons
         LOAD_B(1)
         PRODUCT
     }
-    _tile_stored(0, to, c->to_row);
-    _tile_stored(1, to + 64, c->to_row);
-    _tile_stored(2, to + 16 * c->to_row, c->to_row);
-    _tile_stored(3, to + 16 * c->to_row + 64, c->to_row);
-    __asm__ volatile("" ::: "memory");
+    finish(c);
 #undef LOAD_A
 #undef LOAD_B
 #undef PRODUCT
