@@ -68,8 +68,8 @@ tr_error *cmd_predict(int argc, char **argv)
                     "trireme predict runs/vit-fashion t10k-images-idx3-ubyte.gz --json\n"
                     "trireme predict runs/spam mails.jsonl --json",
         .notes = "DIR is a run of `trireme train`, or a Hugging Face directory, of vit, swin, or bert with classes.\n"
-                 "Images: an IDX file (gzip'd or not), a NumPy array, or a directory with a file of images to validate\n"
-                 "on. Texts: JSONL, {\"text\": ..., \"pair\": ..., \"label\": ...} a line, without pair and label if need be.",
+                 "Images: an IDX file (gzip'd or not), a NumPy array, or a directory with images to validate on.\n"
+                 "Texts: JSONL, {\"text\": ..., \"pair\": ..., \"label\": ...} a line; pair and label may be left out.",
         .min = 2,
         .max = 2,
     };
