@@ -1,6 +1,6 @@
-/* Matrix products on tiles (AMX), one of the ways of kernels/matmul.c: of bf16, and of f32 in three parts that are
- * bf16, with sums in f32, as tr_matmul_spec says. Only on x86-64, and only where tr_cpu_isa_best() gave TR_ISA_AMX,
- * which asks the system for the tiles. See fast/amx.c. */
+/* Matrix products on tiles (AMX), one of the ways of kernels/matmul.c. bf16 x bf16 with sums in f32, as
+ * tr_matmul_spec says; C is bf16, or f32 without bias and function. Only on x86-64, and only where
+ * tr_cpu_isa_best() gave TR_ISA_AMX, which asks the system for the tiles. See fast/amx.c. */
 #pragma once
 #include "kernels/matmul.h"
 

@@ -28,7 +28,7 @@ typedef struct tr_matmul_spec {
     bool bias;                   /* f32, n elements */
     bool accumulate;             /* C += A B; then neither bias nor fn */
     tr_fn fn;
-    bool tiles;  /* on the processor's tiles (AMX) by our own product, where that is quicker */
+    bool tiles;  /* bf16 on the processor's tiles (AMX) by our own product, where that is quicker */
     bool widen;  /* bf16 without bf16 instructions: through f32 blocks in scratch */
     bool packed; /* the caller keeps B packed over several runs, see below */
     const tr_matmul *packed_like; /* with packed: take B as packed for that one (same n, k) */
