@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--trireme", default=f"{ROOT}/build/trireme")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     curve, start = [], time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         command = [
