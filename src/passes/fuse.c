@@ -179,17 +179,21 @@ static bool fuse_loss(fusion *f, tr_node back)
             loss = n;
     if (!loss)
         return false;
+    /* In the gradient's place; in the loss's, where something between reads the loss: the sum of two heads' losses. */
+    tr_node place = back;
     for (tr_node n = loss + 1; n < back; n++)
         for (uint32_t i = 0; i < g->nodes[n].n_in && !f->dropped[n]; i++)
             if (g->values[tr_in(g, n, (int)i)].node == loss)
-                return false;
+                place = loss;
+    if (place == loss && g->values[tr_in(g, back, 5)].node > loss)
+        return false;
     const tr_value in[] = {tr_in(g, back, 0), tr_in(g, back, 1), tr_in(g, back, 2), tr_in(g, back, 3), is_one ? 0 : dloss,
                            tr_in(g, back, 5)};
     const tr_value out[] = {tr_out(g, back, 0), tr_out(g, back, 1), tr_out(g, loss, 0), tr_out(g, loss, 1),
                             tr_out(g, back, 2)};
-    drop(f, loss);
-    rewrite(f, back, TR_OP_cross_entropy_train, in, 6);
-    set_outputs(g, back, out, out[4] ? 5 : 4);
+    drop(f, place == back ? loss : back);
+    rewrite(f, place, TR_OP_cross_entropy_train, in, 6);
+    set_outputs(g, place, out, out[4] ? 5 : 4);
     return true;
 }
 
