@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--trireme", default=f"{ROOT}/build/trireme")
     options = parser.parse_intermixed_args()
-    curve, start = [], time.monotonic()
+    curve, start, line = [], time.monotonic(), ""
     with tempfile.TemporaryDirectory() as work:
         command = [
             options.trireme,
@@ -51,8 +51,8 @@ def main():
             f"out={work}/run",
             *options.overrides,
         ]
-        run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        for line in run.stdout:
+        run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in run.stderr:
             if "parameters" in line:
                 print(line.strip(), flush=True)
             found = SAID.match(line)
@@ -72,7 +72,7 @@ def main():
                     flush=True,
                 )
         if run.wait() or not curve:
-            sys.exit(f"{' '.join(command)}\nended with status {run.returncode} and {len(curve)} evaluations")
+            sys.exit(f"{' '.join(command)}\nended with status {run.returncode} and {len(curve)} evaluations: {line.strip()}")
     print(json.dumps({"model": options.model, "seed": options.seed, "machine": machine(), "curve": curve}))
 
 
