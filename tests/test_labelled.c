@@ -113,7 +113,7 @@ static void test_samples(void)
                                    &(tr_objective_options){.tokenizer = tokenizer, .paths = paths, .n_paths = 1, .threads = 2, .seq = SEQ,
                                                            .seed = (uint64_t)seed, .val_split = 0.2, .labels = TEXTS},
                                    &o));
-        CHECK_INT(o->row->val_count(o->own), HELD);
+        CHECK_INT(tr_objective_val_count(o), HELD);
         for (int64_t i = 0; i < 2 * (TEXTS - HELD) + HELD; i++) {
             int32_t ids[SEQ] = {0}, mask[SEQ] = {0}, label = -1;
             bool held = i >= 2 * (TEXTS - HELD);

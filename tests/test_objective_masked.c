@@ -136,7 +136,7 @@ static void test_function_of_the_number(void)
     fetch(o, false, 5, &a);
     CHECK_OK(o->row->sample(o->own, false, 5, &one, 1));
     CHECK(memcmp(a.ids, ids, sizeof ids) == 0);
-    CHECK(o->row->val_count(o->own) > 10);
+    CHECK(tr_objective_val_count(o) > 10);
     tr_objective_free(o);
     tr_objective_free(again);
     tr_objective_free(seeded);

@@ -104,7 +104,7 @@ static void test_span_corruption(void)
         differ += s.ids[5] >= first || s.ids[6] >= first || s.ids[7] >= first;
     }
     CHECK(differ > 5 && differ < 55); /* the spans lie elsewhere in each sample */
-    int64_t windows = o->row->val_count(o->own);
+    int64_t windows = tr_objective_val_count(o);
     CHECK(windows > 1);
     sample last;
     fetch(o, true, windows - 1, &last);
@@ -134,9 +134,9 @@ static void test_pairs(void)
     const char *paths[] = {path};
     tr_objective_options options = options_for(paths);
     tr_objective *o = open_one("seq2seq", &options);
-    tr_loader_info info = o->row->describe(o->own);
+    tr_loader_info info = tr_objective_describe(o);
     CHECK_INT(info.train_windows, 36);
-    CHECK_INT(o->row->val_count(o->own), 4); /* every tenth; the long one is left out */
+    CHECK_INT(tr_objective_val_count(o), 4); /* every tenth; the long one is left out */
     int32_t end = tr_tokenizer_end_of_text(tokenizer), pad = tr_tokenizer_special(tokenizer, TR_SPECIAL_PAD);
     int seen[40] = {0};
     for (int64_t i = 0; i < 72; i++) {
@@ -162,9 +162,9 @@ static void test_pairs(void)
     }
     for (int i = 0; i < 40; i++)
         CHECK_INT(seen[i], i % 10 == 9 ? 0 : 2);
-    char *state = o->row->state(o->own);
-    CHECK_OK(o->row->check_state(o->own, state));
-    CHECK_ERROR(o->row->check_state(o->own, "{}"), "not those of the run");
+    char *state = tr_objective_state(o);
+    CHECK_OK(tr_objective_check_state(o, state));
+    CHECK_ERROR(tr_objective_check_state(o, "{}"), "not those of the run");
     free(state);
     tr_objective_free(o);
 
@@ -183,7 +183,7 @@ static void test_pairs(void)
     CHECK_ERROR(tr_objective_open(tr_objective_find("seq2seq"), &options, &o), ":2: expected {\"source\"");
     CHECK_OK(tr_file_write(lines, json, (int64_t)(strchr(json, '\n') - json)));
     o = open_one("seq2seq", &options);
-    CHECK_INT(o->row->describe(o->own).train_windows, 1);
+    CHECK_INT(tr_objective_describe(o).train_windows, 1);
     tr_objective_free(o);
     paths[0] = directory;
     CHECK_ERROR(tr_objective_open(tr_objective_find("seq2seq"), &options, &o), "not a directory");

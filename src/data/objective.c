@@ -35,6 +35,26 @@ void tr_objective_free(tr_objective *o)
     free(o);
 }
 
+int64_t tr_objective_val_count(const tr_objective *o)
+{
+    return o->row->loader ? tr_loader_val_count(o->row->loader(o->own)) : o->row->val_count(o->own);
+}
+
+tr_loader_info tr_objective_describe(const tr_objective *o)
+{
+    return o->row->loader ? tr_loader_describe(o->row->loader(o->own)) : o->row->describe(o->own);
+}
+
+char *tr_objective_state(const tr_objective *o)
+{
+    return o->row->loader ? tr_loader_state(o->row->loader(o->own)) : o->row->state(o->own);
+}
+
+tr_error *tr_objective_check_state(const tr_objective *o, const char *state)
+{
+    return o->row->loader ? tr_loader_check_state(o->row->loader(o->own), state) : o->row->check_state(o->own, state);
+}
+
 tr_field *tr_field_find(tr_field *fields, int count, const char *name)
 {
     for (int k = 0; k < count; k++)

@@ -58,6 +58,8 @@ typedef struct tr_objective_row {
     tr_error *(*open)(const tr_objective_options *options, void **out);
     void (*free)(void *own);
     tr_error *(*sample)(const void *own, bool validation, int64_t index, tr_field *fields, int count);
+    /* Windows of text, as the loader has them: it is all that the four after it would tell. Otherwise those, and no loader. */
+    const tr_loader *(*loader)(const void *own);
     int64_t (*val_count)(const void *own);
     tr_loader_info (*describe)(const void *own);
     /* As tr_loader_state and tr_loader_check_state. */
@@ -87,6 +89,10 @@ typedef struct tr_objective {
 
 tr_error *tr_objective_open(int which, const tr_objective_options *options, tr_objective **out);
 void tr_objective_free(tr_objective *objective); /* NULL is fine */
+int64_t tr_objective_val_count(const tr_objective *objective);
+tr_loader_info tr_objective_describe(const tr_objective *objective);
+char *tr_objective_state(const tr_objective *objective); /* the caller frees */
+tr_error *tr_objective_check_state(const tr_objective *objective, const char *state);
 /* The field of a name, or NULL: for `sample`. */
 tr_field *tr_field_find(tr_field *fields, int count, const char *name);
 /* Fills positions 0, 1, ...; the field may be NULL. */

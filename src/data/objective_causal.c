@@ -7,9 +7,9 @@
 
 static tr_error *open(const tr_objective_options *options, void **out)
 {
-    tr_loader *loader = NULL;
-    tr_error *error = tr_objective_loader(options, options->seq, &loader);
-    *out = loader;
+    tr_loader *opened = NULL;
+    tr_error *error = tr_objective_loader(options, options->seq, &opened);
+    *out = opened;
     return error;
 }
 
@@ -32,24 +32,9 @@ static tr_error *sample(const void *own, bool validation, int64_t index, tr_fiel
     return error;
 }
 
-static int64_t val_count(const void *own)
+static const tr_loader *loader(const void *own)
 {
-    return tr_loader_val_count(own);
-}
-
-static tr_loader_info describe(const void *own)
-{
-    return tr_loader_describe(own);
-}
-
-static char *state(const void *own)
-{
-    return tr_loader_state(own);
-}
-
-static tr_error *check_state(const void *own, const char *state)
-{
-    return tr_loader_check_state(own, state);
+    return own;
 }
 
 const tr_objective_row tr_objective_causal = {
@@ -59,8 +44,5 @@ const tr_objective_row tr_objective_causal = {
     .open = open,
     .free = close,
     .sample = sample,
-    .val_count = val_count,
-    .describe = describe,
-    .state = state,
-    .check_state = check_state,
+    .loader = loader,
 };

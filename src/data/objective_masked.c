@@ -130,24 +130,9 @@ done:
     return error;
 }
 
-static int64_t val_count(const void *own)
+static const tr_loader *loader(const void *own)
 {
-    return tr_loader_val_count(((const masked *)own)->loader);
-}
-
-static tr_loader_info describe(const void *own)
-{
-    return tr_loader_describe(((const masked *)own)->loader);
-}
-
-static char *state(const void *own)
-{
-    return tr_loader_state(((const masked *)own)->loader);
-}
-
-static tr_error *check_state(const void *own, const char *before)
-{
-    return tr_loader_check_state(((const masked *)own)->loader, before);
+    return ((const masked *)own)->loader;
 }
 
 const tr_objective_row tr_objective_masked = {
@@ -158,8 +143,5 @@ const tr_objective_row tr_objective_masked = {
     .open = open,
     .free = close,
     .sample = sample,
-    .val_count = val_count,
-    .describe = describe,
-    .state = state,
-    .check_state = check_state,
+    .loader = loader,
 };

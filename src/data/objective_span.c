@@ -187,24 +187,9 @@ static tr_error *sample(const void *own, bool validation, int64_t index, tr_fiel
     return error;
 }
 
-static int64_t val_count(const void *own)
+static const tr_loader *loader(const void *own)
 {
-    return tr_loader_val_count(((const span_objective *)own)->loader);
-}
-
-static tr_loader_info describe(const void *own)
-{
-    return tr_loader_describe(((const span_objective *)own)->loader);
-}
-
-static char *state(const void *own)
-{
-    return tr_loader_state(((const span_objective *)own)->loader);
-}
-
-static tr_error *check_state(const void *own, const char *state)
-{
-    return tr_loader_check_state(((const span_objective *)own)->loader, state);
+    return ((const span_objective *)own)->loader;
 }
 
 const tr_objective_row tr_objective_span = {
@@ -214,8 +199,5 @@ const tr_objective_row tr_objective_span = {
     .open = open,
     .free = close,
     .sample = sample,
-    .val_count = val_count,
-    .describe = describe,
-    .state = state,
-    .check_state = check_state,
+    .loader = loader,
 };

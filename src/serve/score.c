@@ -43,7 +43,7 @@ done:
 
 static tr_error *run_samples(tr_program *p, const tr_objective *objective, int64_t rows, tr_score *out)
 {
-    int64_t samples = objective->row->val_count(objective->own);
+    int64_t samples = tr_objective_val_count(objective);
     tr_batch batch = {.objective = objective, .program = p, .validation = true, .rows = rows, .end = samples};
     double sum = 0, count = 0;
     for (int64_t micro = 0; micro * rows < samples; micro++) {

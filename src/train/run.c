@@ -144,7 +144,7 @@ static void announce(const run *r)
 {
     const tr_trainer *t = r->trainer;
     const tr_memory *m = &t->program->memory;
-    tr_loader_info data = t->objective->row->describe(t->objective->own);
+    tr_loader_info data = tr_objective_describe(t->objective);
     char parameters[16], tokens[16];
     if (r->options->quiet)
         return;

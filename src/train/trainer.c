@@ -230,7 +230,7 @@ static tr_error *restore(tr_trainer *t, const char *directory, char **out_warnin
     TR_GO(tr_json_int(state, "trainer.json", "good_steps", TR_OPTIONAL, 0, INT64_MAX, &t->good_steps));
     TR_GO(tr_json_int(state, "trainer.json", "skipped", TR_OPTIONAL, 0, INT64_MAX, &t->skipped));
     TR_GO(tr_json_string(state, "trainer.json", "data", TR_REQUIRED, &loader));
-    TR_GO(t->objective->row->check_state(t->objective->own, loader));
+    TR_GO(tr_objective_check_state(t->objective, loader));
     TR_GO(tr_weights_load_state(t->program, tr_checkpoint_model(checkpoint), tr_checkpoint_optimizer(checkpoint)));
 done:
     tr_checkpoint_close(checkpoint);
@@ -297,7 +297,7 @@ static tr_error *agree_on_plan(const tr_trainer *t)
 {
     if (!t->ranks)
         return NULL;
-    char *data = t->objective->row->state(t->objective->own);
+    char *data = tr_objective_state(t->objective);
     uint64_t hash = tr_config_plan_hash(t->config, t->program->whole_hash, data, t->step);
     free(data);
     return tr_comm_agree(t->ranks->comm, hash, "plan");
@@ -464,7 +464,7 @@ static void add_head(const tr_program *p, int k, double *sums)
 
 tr_error *tr_trainer_evaluate(tr_trainer *t, int64_t batches, double *out_loss)
 {
-    int64_t rows = t->config->train.micro_batch, windows = t->objective->row->val_count(t->objective->own);
+    int64_t rows = t->config->train.micro_batch, windows = tr_objective_val_count(t->objective);
     enum { MOST = 8 };
     double total[2 * MOST] = {0};
     if (batches > 0)
@@ -511,7 +511,7 @@ static tr_error *make_choosing(tr_trainer *t)
 tr_error *tr_trainer_accuracy(tr_trainer *t, int64_t batches, double *out)
 {
     const tr_objective_row *o = t->objective->row;
-    int64_t rows = t->config->train.micro_batch, count = o->val_count(t->objective->own), right = 0;
+    int64_t rows = t->config->train.micro_batch, count = tr_objective_val_count(t->objective), right = 0;
     *out = NAN;
     if (!o->classes || t->stages.schedule || count == 0)
         return NULL;
@@ -579,7 +579,7 @@ static tr_error *collect_files(const tr_trainer *t, tr_checkpoint_file **out, in
 
 static json_t *trainer_state(const tr_trainer *t)
 {
-    char *data = t->objective->row->state(t->objective->own);
+    char *data = tr_objective_state(t->objective);
     json_t *state = json_pack("{s:I, s:I, s:s, s:I, s:s, s:o}", "step", (json_int_t)t->step, "samples",
                               (json_int_t)(t->step * t->config->train.batch), "data", data, "seed",
                               (json_int_t)t->config->seed, "version", TR_VERSION, "config",
