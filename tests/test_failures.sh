@@ -159,7 +159,7 @@ again() { # NAME VICTIM-RANK WORDS...: killed twice, restarted twice, runs to it
     done
     wait $launcher
     [ $? = 0 ] && ok || fail "$name: the status is not 0"
-    said "$name" 2 'restart [12] of 2, from the checkpoint of step [0-9]+'
+    said "$name" 2 'restart [12] of 2 in [0-9]+ s, from the checkpoint of step [0-9]+'
     # Every step once, and the losses of a run without a break.
     [ "$(grep -c '"loss"' "$name/metrics.jsonl")" = 400 ] && ok || fail "$name: $(grep -c '"loss"' "$name/metrics.jsonl") steps"
     cmp -s "$name/model.safetensors" whole/model.safetensors && ok || fail "$name: other weights than without a break"

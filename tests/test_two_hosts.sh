@@ -107,7 +107,7 @@ wait_for() { # SECONDS COMMAND...: until it succeeds
 }
 no_ranks() { [ -z "$(ranks)" ]; }
 timeout 150 ./on $a "$trireme" train tiny.yaml --quiet out=down mesh.data=2 mesh.tensor=2 train.steps=1000000 \
-    --restarts 1 --launch "${launch[*]}" >log 2>&1 &
+    --restarts 4 --launch "${launch[*]}" >log 2>&1 &
 launcher=$!
 wait_for 60 [ -e down/latest ]
 [ "$(ranks | wc -l)" = 4 ] && ok || fail "not four ranks: $(ranks | wc -l)"
@@ -122,7 +122,7 @@ count=$(grep -c -E "^trireme: rank [0-3] on host $b has not been heard of for [0
 [ "$count" -ge 1 ] && ok || fail "nobody said which rank and host is gone"
 step=$(readlink down/latest | sed 's/.*step-0*//;s/[^0-9].*//')
 # Open MPI's mpirun goes on looking for its daemon; it is ended, and the run starts again by itself.
-said_restart() { grep -q -E "restart 1 of 1, from the checkpoint of step $step" log; }
+said_restart() { grep -q -E "restart 1 of 4 in 1 s, from the checkpoint of step $step" log; }
 wait_for 40 said_restart
 said_restart && ok || fail "no word about the restart"
 ip -n $a link set $a up

@@ -15,7 +15,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 
-enum { CANNOT_START = 127, PAUSE_SECONDS = 1, MOST_ANCESTORS = 16 };
+enum { CANNOT_START = 127, MOST_ANCESTORS = 16 };
+enum { FIRST_PAUSE_SECONDS = 1, LAST_PAUSE_SECONDS = 64 };
 /* How long a launcher may outlive its ranks; and to end when it is told to. */
 enum { ALONE_SECONDS = 15, END_SECONDS = 3 };
 
@@ -196,12 +197,12 @@ static void wait_for(command *c)
     c->process = 0;
 }
 
-static void pause_before_restart(command *c)
+static void pause_before_restart(command *c, int seconds)
 {
     sigset_t set = watched();
     siginfo_t signal;
     sigdelset(&set, SIGCHLD);
-    if (sigtimedwait(&set, &signal, &(struct timespec){.tv_sec = PAUSE_SECONDS}) > 0)
+    if (sigtimedwait(&set, &signal, &(struct timespec){.tv_sec = seconds}) > 0)
         pass_on(c, &signal);
 }
 
@@ -250,14 +251,15 @@ static tr_error *result(const tr_supervision *how, const command *c, int64_t res
     return error;
 }
 
-static void say_restart(const tr_supervision *how, const command *c, int64_t number, bool from_checkpoint, int64_t step)
+static void say_restart(const tr_supervision *how, const command *c, int64_t number, bool from_checkpoint, int64_t step,
+                        int pause)
 {
     char *ended = how_it_ended(c);
     char *from = !from_checkpoint ? tr_strdup("the beginning, since there is no checkpoint yet")
                  : step < 0       ? tr_strdup("the newest checkpoint")
                                   : tr_format("the checkpoint of step %lld", (long long)step);
-    char *sentence = tr_format("the run %s; restart %lld of %lld, from %s", ended, (long long)number,
-                               (long long)how->restarts, from);
+    char *sentence = tr_format("the run %s; restart %lld of %lld in %d s, from %s", ended, (long long)number,
+                               (long long)how->restarts, pause, from);
     how->say(sentence);
     free(ended);
     free(from);
@@ -269,7 +271,8 @@ tr_error *tr_supervise(const tr_supervision *how)
     tr_error *error = NULL;
     command c = {0};
     sigset_t set = watched(), before;
-    int64_t restarted = 0, step = -1;
+    int64_t restarted = 0, step = -1, step_before = -1;
+    int pause = FIRST_PAUSE_SECONDS;
     char *const *words = how->first;
     sigprocmask(SIG_BLOCK, &set, &before);
     for (;;) {
@@ -278,8 +281,10 @@ tr_error *tr_supervise(const tr_supervision *how)
         if (restarted >= how->restarts || !worth_a_restart(&c))
             break;
         bool from_checkpoint = has_checkpoint(how->out, &step);
-        say_restart(how, &c, ++restarted, from_checkpoint, step);
-        pause_before_restart(&c);
+        pause = restarted == 0 || step > step_before ? FIRST_PAUSE_SECONDS : TR_MIN(2 * pause, LAST_PAUSE_SECONDS);
+        step_before = step;
+        say_restart(how, &c, ++restarted, from_checkpoint, step, pause);
+        pause_before_restart(&c, pause);
         if (c.told)
             break;
         words = from_checkpoint ? how->again : how->first;

@@ -8,6 +8,9 @@
  * after this process itself was told to stop. SIGINT and SIGTERM that were sent to this process alone are passed on.
  * The command ends when this process dies. A launcher whose ranks on this host have all ended is given 15 s to end
  * too: mpirun of Open MPI waits for a host that it can no longer reach.
+ *
+ * Before a restart it waits 1 s, and twice as long as the last time, up to 64 s, where the last try has brought no newer
+ * checkpoint: a link or a host may need a while to come back.
  */
 #pragma once
 #include <stdint.h>
