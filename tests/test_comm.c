@@ -5,6 +5,7 @@
  *     mpirun -n N test_comm CASE   a failure: error, mismatch, agree, stop, kill (see
  * test_comm_mpi.sh) [mpirun -n 2] test_comm huge [mpirun -n N] test_comm bench [RANKS
  * [SEGMENT_BYTES]]
+ *     mpirun -n N test_comm link [BYTES TURNS]...   sums of so many bytes, for bench/hosts.sh and test_two_hosts.sh
  *
  * Every rank knows what every other puts in, so each result is compared with a plain computation,
  * bit by bit. A failing check prints the seed of its operation.
@@ -1067,12 +1068,60 @@ static tr_error *bench(tr_comm *comm, void *user)
     return NULL;
 }
 
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+typedef struct sums {
+    int count;
+    char **words; /* BYTES TURNS ... */
+} sums;
+
+/* One line each: bytes of the buffer, the median of rank 0's microseconds, bytes that all ranks together have sent to
+ * other hosts. */
+static tr_error *link_sums(tr_comm *comm, void *user)
+{
+    const sums *what = user;
+    int32_t n = tr_comm_size(comm), rank = tr_comm_rank(comm);
+    tr_group all = tr_group_world(n, rank);
+    for (int k = 0; k + 1 < what->count; k += 2) {
+        int64_t count = strtol(what->words[k], NULL, 10) / 4, turns = strtol(what->words[k + 1], NULL, 10);
+        float *x = tr_alloc((size_t)count * sizeof *x);
+        double *took = tr_alloc((size_t)turns * sizeof *took);
+        int64_t crossed = -tr_comm_bytes_across(comm);
+        for (int64_t turn = 0; turn < turns; turn++) {
+            for (int64_t i = 0; i < count; i++)
+                x[i] = (float)(i % 1000 * (rank + 1));
+            TR_TRY(tr_comm_barrier(comm, &all));
+            double start = seconds();
+            TR_TRY(tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, x, x, count, TR_F32, TR_F32));
+            took[turn] = seconds() - start;
+            for (int64_t i = 0; i < count; i++)
+                EXPECT(x[i] == (float)(i % 1000 * (n * (n + 1) / 2)), "element %lld", (long long)i);
+        }
+        crossed += tr_comm_bytes_across(comm);
+        TR_TRY(tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, &crossed, &crossed, 1, TR_I64, TR_I64));
+        qsort(took, (size_t)turns, sizeof *took, compare_doubles);
+        if (rank == 0)
+            printf("%lld %.1f %lld\n", (long long)count * 4, took[turns / 2] * 1e6, (long long)crossed / turns);
+        fflush(stdout);
+        free(took);
+        free(x);
+    }
+    tr_group_free(&all);
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     int32_t launched;
     bool mpi = tr_mpi_launched(&launched);
     const char *name = argc > 1 ? argv[1] : "";
     tr_comm_options options = {.report = report};
+    if (mpi && strcmp(name, "link") == 0)
+        return tr_error_exit_status(tr_world_run_mpi(&options, link_sums, &(sums){argc - 2, argv + 2}));
     if (argc > 2)
         options.silence_seconds = strtod(argv[2], NULL);
     if (strcmp(name, "bench") == 0) {
