@@ -86,7 +86,9 @@ static float rounded(float x)
     return tr_bf16_to_f32(tr_f32_to_bf16(x));
 }
 
-static int32_t host_ranks; /* of the worlds that are running: so many ranks count as one host's; 0: all */
+/* Of the worlds that are running: so many ranks count as one host's, 0: all; and so many bytes go directly. */
+static int32_t host_ranks;
+static int64_t direct_bytes;
 
 /* Members on each host of a group: all, unless every host has as many, at least two. Groups of the suite ascend, so
  * that hosts are always together. */
@@ -99,6 +101,12 @@ static int32_t members_here(const tr_group *g)
         if (count[h] && count[h] != count[first])
             return g->count;
     return host_ranks && count[first] > 1 ? count[first] : g->count;
+}
+
+/* The same of an operation on so many bytes: those of the way it takes. */
+static int32_t way_of(const tr_group *g, int64_t bytes)
+{
+    return bytes <= direct_bytes ? g->count : members_here(g);
 }
 
 /* The reduction of element i over the group, written at `at`: in the order of the ranks; by hosts, where there are
@@ -220,7 +228,7 @@ static job start_all_reduce(tr_comm *comm, const tr_group *g, tr_reduction reduc
     for (int64_t i = 0; i < count; i++)
         expected(j.want, i, dtype, wire, reduction, true, seed, g, i);
     j.sent = tr_comm_cost_bytes(j.traffic, (tr_cut){1, count, NULL}, tr_dtype_bytes(wire), g->count,
-                                g->me, 0, members_here(g));
+                                g->me, 0, way_of(g, count * tr_dtype_bytes(wire)));
     j.pending = tr_comm_all_reduce_start(comm, g, reduction, in_place ? j.out : j.in, j.out, count,
                                          dtype, wire);
     return j;
@@ -262,7 +270,8 @@ static job start_reduce_scatter(tr_comm *comm, const tr_group *g, tr_reduction r
         for (int64_t i = 0; i < size; i++)
             expected(j.want, o * size + i, dtype, wire, reduction, false, seed, g,
                      o * cut.count + first + i);
-    j.sent = tr_comm_cost_bytes(j.traffic, cut, tr_dtype_bytes(wire), g->count, g->me, 0, members_here(g));
+    j.sent = tr_comm_cost_bytes(j.traffic, cut, tr_dtype_bytes(wire), g->count, g->me, 0,
+                                way_of(g, cut.outer * cut.count * tr_dtype_bytes(wire)));
     j.pending = tr_comm_reduce_scatter_start(comm, g, reduction, j.in, j.out, cut, dtype, wire);
     return j;
 }
@@ -284,7 +293,7 @@ static job start_all_gather(tr_comm *comm, const tr_group *g, tr_cut cut, tr_dty
                 put(j.want, dtype, o * cut.count + first + i,
                     (double)float_of(seed, g->ranks[k], o * size + i));
     }
-    j.sent = tr_comm_cost_bytes(j.traffic, cut, width, g->count, g->me, 0, members_here(g));
+    j.sent = tr_comm_cost_bytes(j.traffic, cut, width, g->count, g->me, 0, way_of(g, cut.outer * cut.count * width));
     j.pending = tr_comm_all_gather_start(comm, g, in, j.out, cut, dtype);
     return j;
 }
@@ -473,7 +482,7 @@ static tr_error *bytes_of(tr_comm *comm, const tr_group *g)
             int64_t total = 0;
             for (int32_t k = 0; k < n; k++)
                 total +=
-                    tr_comm_cost_bytes(TR_TRAFFIC_ALL_REDUCE, (tr_cut){1, count, NULL}, 4, n, k, 0, members_here(g));
+                    tr_comm_cost_bytes(TR_TRAFFIC_ALL_REDUCE, (tr_cut){1, count, NULL}, 4, n, k, 0, way_of(g, 4 * count));
             EXPECT(total == 2 * (n - 1) * 4 * count, "%lld", (long long)total);
         }
     return NULL;
@@ -685,16 +694,20 @@ static void test_suite_in_segments(void)
         CHECK_OK(tr_world_run_threads(n, &(tr_comm_options){.segment_bytes = 300}, suite, NULL));
 }
 
-/* The same by hosts: 2 of 2, 3 of 2, 2 of 3, 2 of 4; where one host has fewer, nothing is by hosts. */
+/* The same by hosts: 2 of 2, 3 of 2, 2 of 3, 2 of 4; where one host has fewer, nothing is by hosts. And with some
+ * sizes directly: the same bits. */
 static void test_suite_by_hosts(void)
 {
-    static const int32_t shapes[][3] = {{4, 2, 0}, {4, 2, 300}, {6, 2, 0}, {6, 3, 300}, {8, 4, 0}, {5, 2, 0}, {4, 1, 0}};
+    static const int32_t shapes[][4] = {{4, 2, 0, -1},   {4, 2, 300, -1}, {6, 2, 0, -1}, {6, 3, 300, -1}, {8, 4, 0, -1},
+                                        {5, 2, 0, -1},   {4, 1, 0, -1},   {4, 2, 0, 900}, {6, 2, 300, 1 << 20}};
     for (int64_t i = 0; i < TR_COUNT(shapes); i++) {
         host_ranks = shapes[i][1];
-        CHECK_OK(tr_world_run_threads(shapes[i][0], &(tr_comm_options){.host_ranks = host_ranks, .segment_bytes = shapes[i][2]},
-                                      suite, NULL));
+        direct_bytes = shapes[i][3];
+        tr_comm_options options = {.host_ranks = host_ranks, .segment_bytes = shapes[i][2], .direct_bytes = direct_bytes};
+        CHECK_OK(tr_world_run_threads(shapes[i][0], &options, suite, NULL));
     }
     host_ranks = 0;
+    direct_bytes = 0;
 }
 
 /* What crosses from one host to the others: a host's share of the closed form, not each rank's. */
@@ -713,7 +726,7 @@ static tr_error *across_hosts(tr_comm *comm, void *user)
 
 static void test_across_hosts(void)
 {
-    enum { BYTES = 4 * 24000 };
+    enum { BYTES = 4 * 24000 }; /* more than go directly */
     for (int32_t here = 1; here <= 4; here *= 2) { /* 8 ranks on 8, 4, 2 hosts */
         _Atomic int64_t crossed = 0;
         int32_t hosts = 8 / here;
@@ -747,6 +760,10 @@ done:
 
 static void test_few_bytes(void)
 {
+    host_ranks = 8;
+    direct_bytes = 1 << 20;
+    CHECK_OK(tr_world_run_threads(16, &(tr_comm_options){.host_ranks = 8, .direct_bytes = direct_bytes}, few_bytes, NULL));
+    direct_bytes = host_ranks = 0;
     for (int32_t n = 15; n <= 23; n += n == 17 ? 6 : 1)
         CHECK_OK(tr_world_run_threads(n, NULL, few_bytes, NULL));
 }
@@ -1142,6 +1159,7 @@ int main(int argc, char **argv)
     if (mpi) {
         options.segment_bytes = name[0] ? 300 : 0;
         options.host_ranks = host_ranks = strcmp(name, "hosts") == 0 ? 2 : 0;
+        options.direct_bytes = direct_bytes = 900;
         tr_error *error = tr_world_run_mpi(&options, suite, NULL);
         if (!error)
             printf("passed\n");
