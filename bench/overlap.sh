@@ -6,7 +6,7 @@
 #     bench/overlap.sh [BUILD_DIR]
 #     RATES="500 2000" STEPS=5 MESHES="zero=0" MODEL="model.layers=4 ..." bench/overlap.sh
 #
-# Needs root (CAP_NET_ADMIN) and Open MPI; exit status 77 where namespaces cannot be made. About 4 minutes.
+# Needs root (CAP_NET_ADMIN) and mpirun; exit status 77 where namespaces cannot be made. About 4 minutes.
 set -u
 build=${1:-build}
 trireme=$(realpath "$build")/trireme
@@ -15,54 +15,16 @@ read -r -a rates <<<"${RATES:-500 1000 4000}" # Mbit/s
 IFS=';' read -r -a meshes <<<"${MESHES:-mesh.data=2;mesh.data=2 zero=1;mesh.data=2 zero=3;mesh.data=2 mesh.wire=bf16}"
 steps=${STEPS:-5}
 model=${MODEL:-model.layers=6 model.embed=512 model.heads=8 model.context=512 train.batch=4}
-skip() {
-    echo "skipped: $1"
-    exit 77
-}
 [ -x "$trireme" ] || { echo "no $trireme; build first"; exit 1; }
-command -v mpirun >/dev/null && command -v ip >/dev/null && command -v tc >/dev/null || skip "no mpirun, ip or tc"
-mpirun --version 2>&1 | grep -q 'Open MPI' || skip "the launch line here is Open MPI's"
-a=ova$$ b=ovb$$
-ip netns add $a 2>/dev/null || skip "network namespaces need root"
-work=$(mktemp -d)
-clean() {
-    for space in $a $b; do
-        for pid in $(ip netns pids $space 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
-        ip netns del $space 2>/dev/null
-    done
-    rm -rf -- "$work"
-}
-trap clean EXIT
-trap 'exit 1' INT TERM
-{ ip netns add $b && ip link add $a type veth peer name $b && ip link set $a netns $a && ip link set $b netns $b; } ||
-    skip "no veth pair"
-number=1
-for space in $a $b; do
-    ip -n $space addr add 10.214.$(($$ % 250)).$number/24 dev $space
-    ip -n $space link set $space up
-    ip -n $space link set lo up
-    number=2
-done
-ip netns exec $a tc qdisc add dev $a root tbf rate 1gbit burst 256kb latency 50ms 2>/dev/null || skip "no tbf"
-ip netns exec $a tc qdisc del dev $a root
-net=10.214.$(($$ % 250))
-cat >"$work/agent" <<SH
-#!/bin/sh
-shift
-exec ip netns exec $b unshare --uts sh -c "hostname $b; \$*"
-SH
-chmod +x "$work/agent"
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_WAIT_POLICY=passive
-# TCP alone: memory shared between the two would not be a link.
-launch=(ip netns exec $a unshare --uts sh -c "hostname $a; exec \"\$@\"" - mpirun --mca plm_rsh_agent "$work/agent" --mca plm rsh
-    --mca btl tcp,self --mca pml ob1 --mca btl_tcp_if_include $net.0/24 --mca oob_tcp_if_include $net.0/24
-    --mca hwloc_base_binding_policy none --host $net.1:1,$net.2:1 -n 2)
+# shellcheck source=tools/two_hosts.sh
+. "$root/tools/two_hosts.sh"
+two_hosts_up 1
 cat "$root"/docs/*.md >"$work/text.txt"
 
 step_times() { # OVERLAP MESH: the step times, appended to times.OVERLAP
     rm -rf "$work/run"
     # shellcheck disable=SC2086
-    if ! timeout 120 "${launch[@]}" "$trireme" train data.train="$work/text.txt" data.tokenizer=bytes out="$work/run" --quiet \
+    if ! timeout 120 "$work/on" $a "${launch[@]}" "$trireme" train data.train="$work/text.txt" data.tokenizer=bytes out="$work/run" --quiet \
         threads=1 train.steps=$((steps + 1)) train.eval_every=0 train.save_every=0 $model $2 mesh.overlap="$1" >"$work/log" 2>&1; then
         tail -n 5 "$work/log" >&2
         return 1
@@ -77,9 +39,7 @@ printf '%s, %s cores, load %s; %s\n' "$(sed -n 's/^model name.*: //p' /proc/cpui
 printf '%-28s %10s %10s %12s %12s %12s %7s\n' mesh Mbit/s 'MB a step' 'link alone s' 'without s' 'with s' ratio
 failed=0
 for rate in "${rates[@]}"; do
-    for space in $a $b; do
-        ip netns exec $space tc qdisc replace dev $space root tbf rate "${rate}mbit" burst 256kb latency 50ms || exit 1
-    done
+    link_rate "$rate"
     for mesh in "${meshes[@]}"; do
         rm -f "$work"/times.*
         for _ in 1 2; do

@@ -5,6 +5,7 @@
  *     mpirun -n N test_comm CASE   a failure: error, mismatch, agree, stop, kill (see
  * test_comm_mpi.sh) [mpirun -n 2] test_comm huge [mpirun -n N] test_comm bench [RANKS
  * [SEGMENT_BYTES]]
+ *     mpirun -n N test_comm link [BYTES TURNS]...   sums of so many bytes, for bench/hosts.sh and test_two_hosts.sh
  *
  * Every rank knows what every other puts in, so each result is compared with a plain computation,
  * bit by bit. A failing check prints the seed of its operation.
@@ -85,7 +86,9 @@ static float rounded(float x)
     return tr_bf16_to_f32(tr_f32_to_bf16(x));
 }
 
-static int32_t host_ranks; /* of the worlds that are running: so many ranks count as one host's; 0: all */
+/* Of the worlds that are running: so many ranks count as one host's, 0: all; and so many bytes go directly. */
+static int32_t host_ranks;
+static int64_t direct_bytes;
 
 /* Members on each host of a group: all, unless every host has as many, at least two. Groups of the suite ascend, so
  * that hosts are always together. */
@@ -98,6 +101,12 @@ static int32_t members_here(const tr_group *g)
         if (count[h] && count[h] != count[first])
             return g->count;
     return host_ranks && count[first] > 1 ? count[first] : g->count;
+}
+
+/* The same of an operation on so many bytes: those of the way it takes. */
+static int32_t way_of(const tr_group *g, int64_t bytes)
+{
+    return bytes <= direct_bytes ? g->count : members_here(g);
 }
 
 /* The reduction of element i over the group, written at `at`: in the order of the ranks; by hosts, where there are
@@ -219,7 +228,7 @@ static job start_all_reduce(tr_comm *comm, const tr_group *g, tr_reduction reduc
     for (int64_t i = 0; i < count; i++)
         expected(j.want, i, dtype, wire, reduction, true, seed, g, i);
     j.sent = tr_comm_cost_bytes(j.traffic, (tr_cut){1, count, NULL}, tr_dtype_bytes(wire), g->count,
-                                g->me, 0, members_here(g));
+                                g->me, 0, way_of(g, count * tr_dtype_bytes(wire)));
     j.pending = tr_comm_all_reduce_start(comm, g, reduction, in_place ? j.out : j.in, j.out, count,
                                          dtype, wire);
     return j;
@@ -261,7 +270,8 @@ static job start_reduce_scatter(tr_comm *comm, const tr_group *g, tr_reduction r
         for (int64_t i = 0; i < size; i++)
             expected(j.want, o * size + i, dtype, wire, reduction, false, seed, g,
                      o * cut.count + first + i);
-    j.sent = tr_comm_cost_bytes(j.traffic, cut, tr_dtype_bytes(wire), g->count, g->me, 0, members_here(g));
+    j.sent = tr_comm_cost_bytes(j.traffic, cut, tr_dtype_bytes(wire), g->count, g->me, 0,
+                                way_of(g, cut.outer * cut.count * tr_dtype_bytes(wire)));
     j.pending = tr_comm_reduce_scatter_start(comm, g, reduction, j.in, j.out, cut, dtype, wire);
     return j;
 }
@@ -283,7 +293,7 @@ static job start_all_gather(tr_comm *comm, const tr_group *g, tr_cut cut, tr_dty
                 put(j.want, dtype, o * cut.count + first + i,
                     (double)float_of(seed, g->ranks[k], o * size + i));
     }
-    j.sent = tr_comm_cost_bytes(j.traffic, cut, width, g->count, g->me, 0, members_here(g));
+    j.sent = tr_comm_cost_bytes(j.traffic, cut, width, g->count, g->me, 0, way_of(g, cut.outer * cut.count * width));
     j.pending = tr_comm_all_gather_start(comm, g, in, j.out, cut, dtype);
     return j;
 }
@@ -472,7 +482,7 @@ static tr_error *bytes_of(tr_comm *comm, const tr_group *g)
             int64_t total = 0;
             for (int32_t k = 0; k < n; k++)
                 total +=
-                    tr_comm_cost_bytes(TR_TRAFFIC_ALL_REDUCE, (tr_cut){1, count, NULL}, 4, n, k, 0, members_here(g));
+                    tr_comm_cost_bytes(TR_TRAFFIC_ALL_REDUCE, (tr_cut){1, count, NULL}, 4, n, k, 0, way_of(g, 4 * count));
             EXPECT(total == 2 * (n - 1) * 4 * count, "%lld", (long long)total);
         }
     return NULL;
@@ -684,16 +694,20 @@ static void test_suite_in_segments(void)
         CHECK_OK(tr_world_run_threads(n, &(tr_comm_options){.segment_bytes = 300}, suite, NULL));
 }
 
-/* The same by hosts: 2 of 2, 3 of 2, 2 of 3, 2 of 4; where one host has fewer, nothing is by hosts. */
+/* The same by hosts: 2 of 2, 3 of 2, 2 of 3, 2 of 4; where one host has fewer, nothing is by hosts. And with some
+ * sizes directly: the same bits. */
 static void test_suite_by_hosts(void)
 {
-    static const int32_t shapes[][3] = {{4, 2, 0}, {4, 2, 300}, {6, 2, 0}, {6, 3, 300}, {8, 4, 0}, {5, 2, 0}, {4, 1, 0}};
+    static const int32_t shapes[][4] = {{4, 2, 0, -1},   {4, 2, 300, -1}, {6, 2, 0, -1}, {6, 3, 300, -1}, {8, 4, 0, -1},
+                                        {5, 2, 0, -1},   {4, 1, 0, -1},   {4, 2, 0, 900}, {6, 2, 300, 1 << 20}};
     for (int64_t i = 0; i < TR_COUNT(shapes); i++) {
         host_ranks = shapes[i][1];
-        CHECK_OK(tr_world_run_threads(shapes[i][0], &(tr_comm_options){.host_ranks = host_ranks, .segment_bytes = shapes[i][2]},
-                                      suite, NULL));
+        direct_bytes = shapes[i][3];
+        tr_comm_options options = {.host_ranks = host_ranks, .segment_bytes = shapes[i][2], .direct_bytes = direct_bytes};
+        CHECK_OK(tr_world_run_threads(shapes[i][0], &options, suite, NULL));
     }
     host_ranks = 0;
+    direct_bytes = 0;
 }
 
 /* What crosses from one host to the others: a host's share of the closed form, not each rank's. */
@@ -712,7 +726,7 @@ static tr_error *across_hosts(tr_comm *comm, void *user)
 
 static void test_across_hosts(void)
 {
-    enum { BYTES = 4 * 24000 };
+    enum { BYTES = 4 * 24000 }; /* more than go directly */
     for (int32_t here = 1; here <= 4; here *= 2) { /* 8 ranks on 8, 4, 2 hosts */
         _Atomic int64_t crossed = 0;
         int32_t hosts = 8 / here;
@@ -746,6 +760,10 @@ done:
 
 static void test_few_bytes(void)
 {
+    host_ranks = 8;
+    direct_bytes = 1 << 20;
+    CHECK_OK(tr_world_run_threads(16, &(tr_comm_options){.host_ranks = 8, .direct_bytes = direct_bytes}, few_bytes, NULL));
+    direct_bytes = host_ranks = 0;
     for (int32_t n = 15; n <= 23; n += n == 17 ? 6 : 1)
         CHECK_OK(tr_world_run_threads(n, NULL, few_bytes, NULL));
 }
@@ -1067,12 +1085,60 @@ static tr_error *bench(tr_comm *comm, void *user)
     return NULL;
 }
 
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+typedef struct sums {
+    int count;
+    char **words; /* BYTES TURNS ... */
+} sums;
+
+/* One line each: bytes of the buffer, the median of rank 0's microseconds, bytes that all ranks together have sent to
+ * other hosts. */
+static tr_error *link_sums(tr_comm *comm, void *user)
+{
+    const sums *what = user;
+    int32_t n = tr_comm_size(comm), rank = tr_comm_rank(comm);
+    tr_group all = tr_group_world(n, rank);
+    for (int k = 0; k + 1 < what->count; k += 2) {
+        int64_t count = strtol(what->words[k], NULL, 10) / 4, turns = strtol(what->words[k + 1], NULL, 10);
+        float *x = tr_alloc((size_t)count * sizeof *x);
+        double *took = tr_alloc((size_t)turns * sizeof *took);
+        int64_t crossed = -tr_comm_bytes_across(comm);
+        for (int64_t turn = 0; turn < turns; turn++) {
+            for (int64_t i = 0; i < count; i++)
+                x[i] = (float)(i % 1000 * (rank + 1));
+            TR_TRY(tr_comm_barrier(comm, &all));
+            double start = seconds();
+            TR_TRY(tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, x, x, count, TR_F32, TR_F32));
+            took[turn] = seconds() - start;
+            for (int64_t i = 0; i < count; i++)
+                EXPECT(x[i] == (float)(i % 1000 * (n * (n + 1) / 2)), "element %lld", (long long)i);
+        }
+        crossed += tr_comm_bytes_across(comm);
+        TR_TRY(tr_comm_all_reduce(comm, &all, TR_REDUCE_SUM, &crossed, &crossed, 1, TR_I64, TR_I64));
+        qsort(took, (size_t)turns, sizeof *took, compare_doubles);
+        if (rank == 0)
+            printf("%lld %.1f %lld\n", (long long)count * 4, took[turns / 2] * 1e6, (long long)crossed / turns);
+        fflush(stdout);
+        free(took);
+        free(x);
+    }
+    tr_group_free(&all);
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     int32_t launched;
     bool mpi = tr_mpi_launched(&launched);
     const char *name = argc > 1 ? argv[1] : "";
     tr_comm_options options = {.report = report};
+    if (mpi && strcmp(name, "link") == 0)
+        return tr_error_exit_status(tr_world_run_mpi(&options, link_sums, &(sums){argc - 2, argv + 2}));
     if (argc > 2)
         options.silence_seconds = strtod(argv[2], NULL);
     if (strcmp(name, "bench") == 0) {
@@ -1093,6 +1159,7 @@ int main(int argc, char **argv)
     if (mpi) {
         options.segment_bytes = name[0] ? 300 : 0;
         options.host_ranks = host_ranks = strcmp(name, "hosts") == 0 ? 2 : 0;
+        options.direct_bytes = direct_bytes = 900;
         tr_error *error = tr_world_run_mpi(&options, suite, NULL);
         if (!error)
             printf("passed\n");

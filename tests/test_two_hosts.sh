@@ -2,6 +2,7 @@
 # Two hosts: two network namespaces with addresses and host names of their own, joined by a veth pair, and mpirun whose
 # launch agent enters the other one.
 #   - four ranks, two on each host, train over the link with the losses of one rank
+#   - sums host by host put half as much on the link as ranks by themselves would
 #   - the link is taken down: every rank, on both sides, ends within 10 s, with a sentence that names a rank and its host
 #   - --restarts goes on from the last checkpoint when the link is back; and one rank goes on from it
 #
@@ -9,62 +10,12 @@
 set -u
 trireme=$(realpath "${1:?usage: test_two_hosts.sh BUILD_DIR}")/trireme
 root=$(realpath "$(dirname "$0")/..")
-skip() {
-    echo "skipped: $1"
-    exit 77
-}
+# shellcheck source=tools/two_hosts.sh
+. "$root/tools/two_hosts.sh"
 command -v mpirun >/dev/null && ldd "$trireme" | grep -q -i 'libmpi' || skip "no mpirun, or built without MPI"
-command -v ip >/dev/null && command -v unshare >/dev/null || skip "no ip or no unshare"
-a=tra$$ b=trb$$ # namespaces and host names
-ip netns add $a 2>/dev/null || skip "network namespaces need root"
-work=$(mktemp -d) || exit 1
-clean() {
-    for space in $a $b; do
-        # shellcheck disable=SC2046
-        kill -9 $(ip netns pids $space 2>/dev/null) 2>/dev/null
-        ip netns del $space 2>/dev/null
-    done
-    rm -rf -- "$work"
-}
-trap clean EXIT
-trap 'exit 1' INT TERM
-{ ip netns add $b && ip link add $a type veth peer name $b && ip link set $a netns $a && ip link set $b netns $b; } ||
-    skip "no veth pair"
-number=1
-for space in $a $b; do
-    ip -n $space addr add 10.213.$((a_net = $$ % 250)).$number/24 dev $space
-    ip -n $space link set $space up
-    ip -n $space link set lo up
-    number=2
-done
+two_hosts_up 2
 cd "$work" || exit 1
-
-# What runs on a host: in its namespace, under its name. The agent is what mpirun starts in the place of ssh.
-cat >on <<'SH'
-#!/bin/sh
-# on HOST COMMAND...
-host=$1
-shift
-exec ip netns exec "$host" unshare --uts sh -c 'hostname "$0"; exec "$@"' "$host" "$@"
-SH
-cat >agent <<SH
-#!/bin/sh
-# agent [-x] ADDRESS COMMAND...: the words after the address are one line for a shell
-[ "\$1" = -x ] && shift
-shift
-exec "$work/on" $b sh -c "\$*"
-SH
-chmod +x on agent
-export OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=0
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
-net=10.213.$a_net
-if mpirun --version 2>&1 | grep -q -E 'Open MPI|open-mpi|OpenRTE'; then
-    launch=(mpirun --mca plm_rsh_agent "$work/agent" --mca plm rsh --mca btl tcp,self --mca pml ob1
-        --mca btl_tcp_if_include $net.0/24 --mca oob_tcp_if_include $net.0/24 --host "$net.1:2,$net.2:2" -n 4)
-else
-    launch=(mpirun -launcher ssh -launcher-exec "$work/agent" -iface $a -hosts "$net.1,$net.2" -ppn 2 -n 4)
-fi
+export ASAN_OPTIONS=detect_leaks=0
 passed=0 failed=0
 ok() { passed=$((passed + 1)); }
 fail() {
@@ -89,11 +40,19 @@ timeout 100 ./on $a "${launch[@]}" "$trireme" train tiny.yaml --quiet out=two me
 paste <(losses one) <(losses two) |
     awk '{ d = $1 / $2 - 1; if (d < 0) d = -d; if (!(d < 1e-5)) bad = 1 } END { exit bad || NR != 6 }' && ok ||
     fail "losses: $(paste <(losses one) <(losses two) | tr '\n\t' ' /')"
-crossed=$(ip -n $a -s link show dev $a | awk '/TX:/ { getline; print $1 }')
-[ "${crossed:-0}" -gt 500000 ] && ok || fail "only $crossed bytes went over the link"
+crossed=$(link_bytes)
+[ "${crossed:-0}" -gt 1000000 ] && ok || fail "only $crossed bytes went over the link"
+
+# ---- host by host: what crosses is a host's share, not each rank's ------------------------------------
+before=$(link_bytes)
+timeout 60 ./on $a "${launch[@]}" "$(dirname "$trireme")/test_comm" link 4000000 3 >log 2>&1 || fail "sums: status $?"
+crossed=$(($(link_bytes) - before))
+# Both hosts together: 2 B a sum, where ranks by themselves would send 4 B.
+grep -q '^4000000 [0-9.]* 8000000$' log && [ $crossed -gt 24000000 ] && [ $crossed -lt 30000000 ] && ok ||
+    fail "three sums of 4 MB: $crossed bytes went over the link"
 
 # ---- the link goes down, and comes back -----------------------------------------------------------------
-ranks() { for pid in $(ip netns pids $a) $(ip netns pids $b); do
+ranks() { for pid in $(two_hosts_pids); do
     [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$trireme" ] && ! grep -q -z -x -e --launch "/proc/$pid/cmdline" 2>/dev/null &&
         echo "$pid"
 done; }
@@ -130,7 +89,7 @@ moved() { [ "$(readlink down/latest | sed 's/.*step-0*//;s/[^0-9].*//')" -gt "${
 wait_for 60 moved
 moved && ok || fail "it does not go on by itself from step $step"
 # shellcheck disable=SC2046
-kill -9 $(ip netns pids $a) $(ip netns pids $b) 2>/dev/null
+kill -9 $(two_hosts_pids) 2>/dev/null
 { wait $launcher; } 2>/dev/null
 step=$(readlink down/latest | sed 's/.*step-0*//;s/[^0-9].*//')
 timeout 60 "$trireme" train --resume down --quiet mesh.data=1 mesh.tensor=1 train.steps=$((step + 2)) >log 2>&1 &&

@@ -33,6 +33,7 @@ enum {
     SCAN_AHEAD = 16,         /* receives tried beyond the first that is not ready */
     MOST_SCRATCH = 32 << 20, /* of one exchange, where segments can be made that small */
     LEAST_SEGMENT = 16 << 10,
+    DIRECT_BYTES = 64 << 10, /* measured: bench/hosts.sh */
     PAGE = 4096,
     PHASES = 4,
 };
@@ -105,6 +106,11 @@ int64_t tr_comm_segment_bytes(const tr_comm *comm, int32_t n)
     return tr_segment_limit(comm->options.segment_bytes ? comm->options.segment_bytes
                                                         : comm->transport->ops->segment_bytes,
                             n);
+}
+
+int64_t tr_comm_direct_bytes(const tr_comm *comm)
+{
+    return comm->options.direct_bytes ? comm->options.direct_bytes : DIRECT_BYTES;
 }
 
 int32_t tr_comm_members_here(const tr_comm *c, const int32_t *ranks, int32_t n)

@@ -63,6 +63,7 @@ typedef struct tr_comm_options {
     double silence_seconds; /* mpi: a rank not heard of for so long is dead; 7; negative: never */
     bool no_overlap;        /* no progress thread: operations move only while somebody waits */
     int32_t host_ranks;     /* so many ranks in a row count as one host's; 0: as it is. For tests and measurements */
+    int64_t direct_bytes;   /* so many go directly where larger buffers go host by host; 0: 64 kB; -1: none */
     int64_t segment_bytes;  /* piece in which reductions are pipelined; chosen by the transport */
     /* Called once on each failing rank as soon as its function has returned the error, before the
      * world is taken down: mpirun may kill a rank as soon as another one has ended. */

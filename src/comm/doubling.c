@@ -56,8 +56,8 @@ static void finish(tr_transfer *t, int64_t round)
         source[k] = blocks(t, (k - t->me + t->n) % t->n, 1).bytes;
         form[k] = t->packs ? TR_FORM_BF16 : TR_FORM_AS_IS;
     }
-    tr_reduce(t->reduction, t->dtype, t->n, source, form, t->in_offsets[t->n], t->out,
-              t->packs ? (uint16_t *)blocks(t, t->n, 1).bytes : NULL);
+    tr_reduce_by_hosts(t->reduction, t->dtype, t->n, t->hierarchy.here, source, form, t->in_offsets[t->n], t->out,
+                       t->packs ? (uint16_t *)blocks(t, t->n, 1).bytes : NULL);
     free(source);
     free(form);
 }

@@ -121,8 +121,8 @@ void tr_exchange_post(tr_transfer *t, int64_t round, int64_t segment)
     }
 }
 
-void tr_blocks_reduce(const tr_transfer *t, int32_t n, const tr_block *source, const tr_form *form, tr_block result,
-                      uint16_t *packed)
+void tr_blocks_reduce(const tr_transfer *t, int32_t n, int32_t here, const tr_block *source, const tr_form *form,
+                      tr_block result, uint16_t *packed)
 {
     const void **row = tr_alloc((size_t)n * sizeof *row);
     bool whole = result.stride == result.row_bytes;
@@ -132,8 +132,8 @@ void tr_blocks_reduce(const tr_transfer *t, int32_t n, const tr_block *source, c
     for (int64_t r = 0; r < rows && columns > 0; r++) {
         for (int32_t k = 0; k < n; k++)
             row[k] = source[k].bytes + r * source[k].stride;
-        tr_reduce(t->reduction, t->dtype, n, row, form, columns, result.bytes + r * result.stride,
-                  packed ? packed + r * columns : NULL);
+        tr_reduce_by_hosts(t->reduction, t->dtype, n, here, row, form, columns, result.bytes + r * result.stride,
+                           packed ? packed + r * columns : NULL);
     }
     free(row);
 }
@@ -155,7 +155,7 @@ void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block
             source[w->receives[i].index] = w->receives[i].data;
             form[w->receives[i].index] = t->packs ? TR_FORM_BF16 : TR_FORM_AS_IS;
         }
-    tr_blocks_reduce(t, t->n, source, form, result, t->packs ? packed : NULL);
+    tr_blocks_reduce(t, t->n, t->hierarchy.here, source, form, result, t->packs ? packed : NULL);
     free(source);
     free(form);
 }

@@ -19,6 +19,10 @@
  * however the buffer is cut, but not those of another arrangement of hosts. With a narrow wire each host's sum is
  * rounded once more, and so it is with bf16 elements.
  *
+ * A buffer of no more than tr_comm_options.direct_bytes goes directly, since four stages one after the other take longer
+ * than a few bytes do; the sums are formed in the order above all the same (tr_reduce_by_hosts), so that the bits are those
+ * of this arrangement of hosts, however a buffer is cut.
+ *
  * Bytes: A, D (m-1) H parts, B, C H-1 parts, in sum n-1 parts a direction, as in the direct form (equal for sums of any
  * parts: B - part i; a gather sends (H-1) part i + (m-1) column i). Over the network of a host go 2 (H-1)/H B, where the
  * direct all_reduce has m times that. Cost: 2 (m-1) H alpha of the host, 2 (H-1) alpha of the network.
@@ -199,10 +203,10 @@ static void finish_a(tr_transfer *t, const layout *l, const tr_round *w, int64_t
         tr_block partial = on_wire(t, l, mine, slot(t, PARTIAL, segment % PARTIALS * l->hosts + h));
         source[h * l->here + l->place] = mine;
         if (t->packs)
-            tr_blocks_reduce(t, l->here, &source[h * l->here], form,
+            tr_blocks_reduce(t, l->here, l->here, &source[h * l->here], form,
                              (tr_block){slot(t, ROOM, 0), mine.rows, mine.row_bytes, mine.row_bytes}, (uint16_t *)partial.bytes);
         else
-            tr_blocks_reduce(t, l->here, &source[h * l->here], form, partial, NULL);
+            tr_blocks_reduce(t, l->here, l->here, &source[h * l->here], form, partial, NULL);
     }
     free(source);
     free(form);
@@ -223,7 +227,7 @@ static void finish_b(tr_transfer *t, const layout *l, const tr_round *w, int64_t
     }
     bool spreads = t->hierarchy.spreads;
     tr_block result = spreads ? part_of(t, l, t->out, t->me, segment) : own_of(t, l, t->out, segment);
-    tr_blocks_reduce(t, l->hosts, source, form, result,
+    tr_blocks_reduce(t, l->hosts, l->hosts, source, form, result,
                      spreads && t->packs ? (uint16_t *)slot(t, COLUMN, segment % COLUMNS * l->hosts + l->host) : NULL);
     free(source);
     free(form);
@@ -323,9 +327,11 @@ bool tr_hierarchy_take(tr_transfer *t)
     int32_t here = tr_comm_members_here(t->comm, t->ranks, t->n);
     tr_traffic traffic = t->kind->traffic;
     bool scatters = traffic != TR_TRAFFIC_ALL_GATHER, spreads = traffic != TR_TRAFFIC_REDUCE_SCATTER;
-    if (here == t->n)
-        return false;
+    layout l = {.outer = scatters ? t->in_outer : t->out_outer, .offsets = scatters ? t->in_offsets : t->out_offsets};
     t->hierarchy.here = here;
+    int64_t bytes = l.outer * l.offsets[t->n] * (scatters ? tr_dtype_bytes(t->wire) : t->element_bytes);
+    if (here == t->n || bytes <= tr_comm_direct_bytes(t->comm))
+        return false;
     t->hierarchy.scatters = scatters;
     t->hierarchy.spreads = spreads;
     t->packs = scatters && t->wire != t->dtype;

@@ -2,6 +2,7 @@
  *
  * f32, bf16 and f16 are combined in f32 in blocks of BLOCK elements that stay in the first-level cache,
  * so memory is read once a source and written once, whatever n. Order: ((in0 + in1) + in2) + ...
+ * By hosts: each host's sources are combined first, and rounded to bf16 where that is what travels; then the hosts'.
  * MAX keeps a NaN from whichever source it comes. Cost: gamma n bytes.
  *
  * The inner loops run over a constant number of elements (STEP), which compilers vectorise, and are
@@ -210,4 +211,38 @@ void tr_reduce(tr_reduction reduction, tr_dtype dtype, int32_t n, const void *co
     default:
         TR_CHECK(false, "%s cannot be reduced", tr_dtype_name(dtype));
     }
+}
+
+void tr_reduce_by_hosts(tr_reduction reduction, tr_dtype dtype, int32_t n, int32_t here, const void *const *in,
+                        const tr_form *form, int64_t count, void *out, uint16_t *packed)
+{
+    if (here == n) {
+        tr_reduce(reduction, dtype, n, in, form, count, out, packed);
+        return;
+    }
+    int64_t width = tr_dtype_bytes(dtype), hosts = n / here;
+    bool narrow = false;
+    for (int32_t k = 0; k < n; k++)
+        narrow = narrow || form[k] != TR_FORM_AS_IS;
+    char *room = tr_alloc((size_t)(hosts * BLOCK * width));
+    const void **source = tr_alloc((size_t)TR_MAX(here, hosts) * sizeof *source);
+    tr_form *as_is = tr_alloc_zero((size_t)hosts, sizeof *as_is);
+    uint16_t rounded[BLOCK];
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        int64_t some = TR_MIN((int64_t)BLOCK, count - at);
+        for (int64_t h = 0; h < hosts; h++) {
+            for (int32_t k = 0; k < here; k++) {
+                int64_t from = h * here + k;
+                source[k] = (const char *)in[from] + at * (form[from] == TR_FORM_BF16 ? 2 : width);
+            }
+            tr_reduce(reduction, dtype, here, source, form + h * here, some, room + h * BLOCK * width,
+                      narrow ? rounded : NULL);
+        }
+        for (int64_t h = 0; h < hosts; h++)
+            source[h] = room + h * BLOCK * width;
+        tr_reduce(reduction, dtype, (int32_t)hosts, source, as_is, some, (char *)out + at * width, packed ? packed + at : NULL);
+    }
+    free(room);
+    free(source);
+    free(as_is);
 }

@@ -58,7 +58,7 @@ struct tr_transfer {
     int32_t most_requests; /* sends in one round; as many receives */
     tr_round window[2];
     struct {
-        int32_t here; /* members on one host */
+        int32_t here; /* members on one host; n: as many as there are, or they are not spread evenly */
         bool scatters, spreads;
     } hierarchy; /* hierarchical.c */
     tr_segments segments;
@@ -90,6 +90,7 @@ void tr_transfer_receive(tr_transfer *t, int64_t round, int32_t peer, int32_t ph
 /* The piece in which reductions among n members are pipelined; from what the transport would like. */
 int64_t tr_segment_limit(int64_t wish, int32_t n);
 int64_t tr_comm_segment_bytes(const tr_comm *comm, int32_t n);
+int64_t tr_comm_direct_bytes(const tr_comm *comm);
 
 /* An all-gather of `bytes` a member that is counted as control. */
 tr_error *tr_comm_control_gather(tr_comm *comm, const tr_group *group, const void *in, void *out,
@@ -131,16 +132,16 @@ void tr_exchange_post(tr_transfer *t, int64_t round, int64_t segment);
 void tr_exchange_finish(tr_transfer *t, int64_t round, int64_t segment, tr_block result,
                         uint16_t *packed);
 
-/* result = source[0] (+) source[1] ..., blocks of equal shapes; `packed` as above. */
-void tr_blocks_reduce(const tr_transfer *t, int32_t n, const tr_block *source, const tr_form *form, tr_block result,
-                      uint16_t *packed);
+/* result = source[0] (+) source[1] ..., blocks of equal shapes, `here` of them on each host; `packed` as above. */
+void tr_blocks_reduce(const tr_transfer *t, int32_t n, int32_t here, const tr_block *source, const tr_form *form,
+                      tr_block result, uint16_t *packed);
 
 /* ---- hierarchical.c ---- */
 
 /* Members of a group on one host, where all its hosts have as many, at least two, one host after the other; else n. */
 int32_t tr_comm_members_here(const tr_comm *comm, const int32_t *ranks, int32_t n);
 /* Turns an all_reduce, reduce_scatter or all_gather that is filled in but for its rounds into one by hosts, where the
- * group is such; false: it is not. */
+ * group is such and the buffer large enough; false: it goes directly, but sums by hosts all the same (hierarchy.here). */
 bool tr_hierarchy_take(tr_transfer *t);
 /* More than its scratch where segments are as small as they can be. */
 int64_t tr_hierarchy_least_scratch(int32_t n);
@@ -157,5 +158,8 @@ void tr_doubling_take(tr_transfer *t);
  * bf16 and written there too. out may be any of the sources that are AS_IS or ROUND. */
 void tr_reduce(tr_reduction reduction, tr_dtype dtype, int32_t n, const void *const *in,
                const tr_form *source, int64_t count, void *out, uint16_t *packed);
+/* The same, with the sums of every `here` sources formed first: the bits of hierarchical.c. */
+void tr_reduce_by_hosts(tr_reduction reduction, tr_dtype dtype, int32_t n, int32_t here, const void *const *in,
+                        const tr_form *source, int64_t count, void *out, uint16_t *packed);
 void tr_pack_bf16(const float *in, int64_t count, uint16_t *out);
 void tr_unpack_bf16(const uint16_t *in, int64_t count, float *out);

@@ -310,9 +310,9 @@ static void transpose_words(word *to, int64_t to_row, const word *from, int64_t 
         }
 }
 
-void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows)
+void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows, int64_t lanes)
 {
-    transpose_words(to, LANES, rows, f->row, LANES, f->row);
+    transpose_words(to, LANES, rows, f->row, lanes, f->row);
 }
 
 TR_INLINE void unpack_row(bool bf16, void *to, int64_t index, const float *from, int64_t n,
