@@ -62,8 +62,12 @@ static void put(const tr_tensor *t, int64_t i, float value)
 
 static void fill(const tr_tensor *t, uint32_t stream)
 {
-    for (int64_t i = 0; t->rank > 0 && i < tr_tensor_elems(t); i++)
-        put(t, i, tr_random_normal(7, 0, stream, (uint64_t)i));
+    for (int64_t i = 0; t->rank > 0 && i < tr_tensor_elems(t); i++) {
+        uint64_t index[TR_NORMALS] = {(uint64_t)i};
+        float x[TR_NORMALS];
+        tr_random_normals(7, 0, stream, index, x);
+        put(t, i, x[0]);
+    }
 }
 
 static tr_tensor absent(void)

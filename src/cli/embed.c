@@ -72,7 +72,7 @@ tr_error *cmd_embed(int argc, char **argv)
     const tr_option options[] = {
         {"precision", 0, "NAME", "fp32 or bf16", .text = &precision, .choices = precisions},
         {"threads", 0, "N", "threads; 0: all cores (0)", .integer = &threads, .most = 4096},
-        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16", .text = &isa},
+        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16, amx", .text = &isa},
     };
     const tr_usage usage = {
         .name = "embed",

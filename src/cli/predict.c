@@ -56,7 +56,7 @@ tr_error *cmd_predict(int argc, char **argv)
                           "the expected one, and at the end the accuracy", .flag = &with.json},
         {"seq", 0, "N", "tokens of a text; 0: the model's context (0)", .integer = &with.seq, .most = 1 << 24},
         {"threads", 0, "N", "threads; 0: all cores (0)", .integer = &with.threads, .most = 4096},
-        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16", .text = &with.isa},
+        {"isa", 0, "NAME", "instruction set: auto, portable, avx2, avx512, avx512_bf16, amx", .text = &with.isa},
     };
     const tr_usage usage = {
         .name = "predict",

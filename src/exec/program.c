@@ -336,13 +336,20 @@ void tr_program_init(tr_program *p, uint64_t seed)
         bool bf16 = info->shape.dtype == TR_BF16;
         low_half low = find_low(p, v);
         float scale = (float)info->init.scale;
+        bool ones = info->init.kind == TR_INIT_ONES;
 #pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < n; i++) {
-            float x = info->init.kind == TR_INIT_ONES
-                          ? 1
-                          : scale * tr_random_normal(seed, 0, info->stream,
-                                                     (uint64_t)(info->layout ? tr_layout_index(info->layout, i) : i));
-            store_param(data, &low, bf16, i, x);
+        for (int64_t first = 0; first < n; first += TR_NORMALS) {
+            uint64_t index[TR_NORMALS];
+            float x[TR_NORMALS];
+            int64_t count = TR_MIN((int64_t)TR_NORMALS, n - first);
+            for (int64_t k = 0; k < TR_NORMALS; k++) {
+                int64_t i = first + TR_MIN(k, count - 1);
+                index[k] = (uint64_t)(info->layout ? tr_layout_index(info->layout, i) : i);
+            }
+            if (!ones)
+                tr_random_normals(seed, 0, info->stream, index, x);
+            for (int64_t k = 0; k < count; k++)
+                store_param(data, &low, bf16, first + k, ones ? 1 : scale * x[k]);
         }
     }
 }

@@ -132,12 +132,13 @@ static inline float tr_join_f32(uint16_t high, uint16_t low)
 
 /* Families: each has kernels/reference/FAMILY.c with the table tr_reference_FAMILY and, where it pays,
  * kernels/fast/FAMILY.c with the table TR_KERNELS(FAMILY). A table ends with an entry whose run is NULL. */
-#define TR_KERNEL_FAMILIES(X) \
-    X(elementwise) X(arrange) X(reduce) X(linear) X(norm) X(rope) X(position) X(embedding) \
-    X(attention) X(attention_part) X(moe) X(experts) X(cross_entropy) X(optimizer) X(optimizer_sums)
+#define TR_KERNEL_FAMILIES(X) TR_BF16_FAMILIES(X) X(reduce) X(position) X(embedding) X(optimizer) X(optimizer_sums)
 
-/* Those that multiply on AMX's tiles. The instruction set has no kernels of the others: the next lower one's serve. */
-#define TR_TILE_FAMILIES(X) X(linear) X(attention) X(experts) X(cross_entropy)
+/* Those that round to bf16 or multiply in it, and those that multiply on AMX's tiles. The two instruction sets have no
+ * kernels of the others: the next lower one's serve. */
+#define TR_BF16_FAMILIES(X) \
+    X(elementwise) X(arrange) X(linear) X(norm) X(rope) X(attention) X(attention_part) X(moe) X(experts) X(cross_entropy)
+#define TR_TILE_FAMILIES(X) X(linear) X(attention) X(attention_part) X(experts) X(cross_entropy)
 
 #define TR_PASTE2(a, b, c) a##_##b##_##c
 #define TR_PASTE(a, b, c) TR_PASTE2(a, b, c)

@@ -10,8 +10,12 @@ TR_KERNEL_FAMILIES(X)
 #define AVX2(family) tr_kernels_avx2_##family,
 #define AVX512(family) tr_kernels_avx512_##family,
 #define AVX512_BF16(family) tr_kernels_avx512_bf16_##family,
-#define X(family) TABLE(avx2, family) TABLE(avx512, family) TABLE(avx512_bf16, family)
+#define AMX(family) tr_kernels_amx_##family,
+#define X(family) TABLE(avx2, family) TABLE(avx512, family)
 TR_KERNEL_FAMILIES(X)
+#undef X
+#define X(family) TABLE(avx512_bf16, family)
+TR_BF16_FAMILIES(X)
 #undef X
 #define X(family) TABLE(amx, family)
 TR_TILE_FAMILIES(X)
@@ -27,10 +31,8 @@ static const tr_kernel *const fast_tables[TR_ISA_COUNT][FAMILIES] = {
 #ifdef __x86_64__
     [TR_ISA_AVX2] = {TR_KERNEL_FAMILIES(AVX2)},
     [TR_ISA_AVX512] = {TR_KERNEL_FAMILIES(AVX512)},
-    [TR_ISA_AVX512_BF16] = {TR_KERNEL_FAMILIES(AVX512_BF16)},
-#define X(family) tr_kernels_amx_##family,
-    [TR_ISA_AMX] = {TR_TILE_FAMILIES(X)},
-#undef X
+    [TR_ISA_AVX512_BF16] = {TR_BF16_FAMILIES(AVX512_BF16)},
+    [TR_ISA_AMX] = {TR_TILE_FAMILIES(AMX)},
 #endif
 };
 

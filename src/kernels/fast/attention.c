@@ -150,11 +150,12 @@ static void attend(const tr_attention_shape *a, const tile_form *f, const room *
                    tr_rows o, float *lse, int64_t b, int64_t h, int64_t i, int64_t n,
                    int64_t offset, int64_t keys, int64_t packed)
 {
-    TILE(pack_rows)(f, r->q, tile_at(q, f->bf16, b, i, h), q.step, n, LANES);
-    TILE(pack_lanes)(f, r->q_lanes, r->q);
-    memset(r->o, 0, (size_t)(LANES * f->col) * sizeof *r->o);
-    memset(r->l, 0, LANES * sizeof *r->l);
-    for (int v = 0; v < LANES; v++)
+    int64_t used = tile_lanes(n);
+    TILE(pack_rows)(f, r->q, tile_at(q, f->bf16, b, i, h), q.step, n, used);
+    TILE(pack_lanes)(f, r->q_lanes, r->q, used);
+    memset(r->o, 0, (size_t)(used * f->col) * sizeof *r->o);
+    memset(r->l, 0, (size_t)used * sizeof *r->l);
+    for (int v = 0; v < used; v++)
         r->m[v] = NOTHING;
     for (int64_t l = 0; a->more && l < n; l++)
         go_on(a, f, r, o, lse[(b * a->h + h) * a->lse_rows + i + l], b, h, i + l, l);

@@ -155,18 +155,18 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
 {
     tr_rows q = w->x[0], dout = w->dout;
     const void *q_at = tile_at(q, f->bf16, b, i, h), *dout_at = tile_at(dout, f->bf16, b, i, h);
-    int64_t offset = a->offset, row = tile_words(f->dot, LANES);
+    int64_t offset = a->offset, row = tile_words(f->dot, LANES), used = tile_lanes(n);
     bool narrow = f->bf16 && !a->wide;
-    TILE(pack_rows)(f, r->q, q_at, q.step, n, LANES);
-    TILE(pack_rows)(f, r->dout, dout_at, dout.step, n, LANES);
-    TILE(pack_lanes)(f, r->q_lanes, r->q);
-    TILE(pack_lanes)(f, r->dout_lanes, r->dout);
+    TILE(pack_rows)(f, r->q, q_at, q.step, n, used);
+    TILE(pack_rows)(f, r->dout, dout_at, dout.step, n, used);
+    TILE(pack_lanes)(f, r->q_lanes, r->q, used);
+    TILE(pack_lanes)(f, r->dout_lanes, r->dout, used);
     if (f->dot) {
-        TILE(pack_pairs)(f, r->q_pairs, q_at, q.step, n, LANES);
-        TILE(pack_pairs)(f, r->dout_pairs, dout_at, dout.step, n, LANES);
+        TILE(pack_pairs)(f, r->q_pairs, q_at, q.step, n, used);
+        TILE(pack_pairs)(f, r->dout_pairs, dout_at, dout.step, n, used);
     }
-    memset(r->dq, 0, (size_t)(LANES * f->col) * sizeof *r->dq);
-    for (int64_t l = 0; l < LANES; l++) {
+    memset(r->dq, 0, (size_t)(used * f->col) * sizeof *r->dq);
+    for (int64_t l = 0; l < used; l++) {
         r->lse[l] = l < n ? w->lse[(b * a->h + h) * a->lse_rows + i + l] * 1.44269504f : 0;
         if (r->lse[l] == -INFINITY)
             r->lse[l] = -NOTHING; /* a query that sees nothing: p is 0 */

@@ -190,33 +190,38 @@ static void product_on_tiles(bool a_transposed, bool add, int64_t m, int64_t vec
 }
 #endif
 
+#define PRODUCT(name, dot, a_transposed)                                                                             \
+    static void name(bool add, int64_t m, int64_t vectors, int64_t k, const word *a, int64_t a_row, const word *b,  \
+                     int64_t b_row, float *c, int64_t c_row)                                                        \
+    {                                                                                                                \
+        product(dot, a_transposed, add, m, vectors, k, a, a_row, b, b_row, c, c_row);                                \
+    }
+PRODUCT(words_by_rows, false, false)
+PRODUCT(words_by_columns, false, true)
+PRODUCT(pairs_by_rows, true, false)
+PRODUCT(pairs_by_columns, true, true)
+#undef PRODUCT
+
 void TILE(product)(bool dot, bool a_transposed, bool add, int64_t m, int64_t vectors, int64_t k,
                    const word *a, int64_t a_row, const word *b, int64_t b_row, float *c,
                    int64_t c_row)
 {
+    if (!dot || !TILE_DOT) {
+        (a_transposed ? words_by_columns : words_by_rows)(add, m, vectors, k, a, a_row, b, b_row, c, c_row);
+        return;
+    }
 #if TILE_AMX
     int64_t rows = m / 16 * 16, words = k / 16 * 16;
-    if (dot && rows && words) {
+    if (rows && words) {
         const word *rest = a_transposed ? a + words * a_row : a + words;
         product_on_tiles(a_transposed, add, rows, vectors, words, a, a_row, b, b_row, c, c_row);
-        if (words < k && a_transposed)
-            product(true, true, true, rows, vectors, k - words, rest, a_row, b + words * b_row, b_row, c, c_row);
-        else if (words < k)
-            product(true, false, true, rows, vectors, k - words, rest, a_row, b + words * b_row, b_row, c, c_row);
+        if (words < k)
+            (a_transposed ? pairs_by_columns : pairs_by_rows)(true, rows, vectors, k - words, rest, a_row,
+                                                              b + words * b_row, b_row, c, c_row);
         a += rows * (a_transposed ? 1 : a_row), c += rows * c_row, m -= rows;
     }
 #endif
-    if (dot && TILE_DOT) {
-        if (a_transposed)
-            product(true, true, add, m, vectors, k, a, a_row, b, b_row, c, c_row);
-        else
-            product(true, false, add, m, vectors, k, a, a_row, b, b_row, c, c_row);
-    } else {
-        if (a_transposed)
-            product(false, true, add, m, vectors, k, a, a_row, b, b_row, c, c_row);
-        else
-            product(false, false, add, m, vectors, k, a, a_row, b, b_row, c, c_row);
-    }
+    (a_transposed ? pairs_by_columns : pairs_by_rows)(add, m, vectors, k, a, a_row, b, b_row, c, c_row);
 }
 
 /* Packing ----------------------------------------------------------------------------------------
@@ -310,9 +315,9 @@ static void transpose_words(word *to, int64_t to_row, const word *from, int64_t 
         }
 }
 
-void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows)
+void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows, int64_t lanes)
 {
-    transpose_words(to, LANES, rows, f->row, LANES, f->row);
+    transpose_words(to, LANES, rows, f->row, lanes, f->row);
 }
 
 TR_INLINE void unpack_row(bool bf16, void *to, int64_t index, const float *from, int64_t n,

@@ -95,6 +95,12 @@ static inline void tile_end(const tile_form *f)
     (void)f;
 }
 
+/* Of LANES, those that n queries need: whole vectors. The others are neither packed nor read. */
+static inline int64_t tile_lanes(int64_t n)
+{
+    return (n + TR_VL - 1) / TR_VL * TR_VL;
+}
+
 /* Rows of pairs, or words along n queries or keys. */
 static inline int64_t tile_words(bool dot, int64_t n)
 {
@@ -112,8 +118,8 @@ void TILE(pack_rows)(const tile_form *f, word *to, const void *from, int64_t ste
                      int64_t all);
 /* Only for dot. All of ceil(n/2) rows; those to ceil(all/2) become zeros. */
 void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t step, int64_t n, int64_t all);
-/* Transposes packed rows, LANES of them. */
-void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows);
+/* Transposes packed rows, `lanes` of them (whole vectors). */
+void TILE(pack_lanes)(const tile_form *f, word *to, const word *rows, int64_t lanes);
 /* n rows of sums to an f32 or bf16 tensor, each times factor. */
 void TILE(unpack)(const tile_form *f, void *to, int64_t step, const float *from, int64_t n,
                   float factor);

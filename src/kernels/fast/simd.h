@@ -28,8 +28,10 @@
 #include "base/random.h"
 #include "ir/dtype.h"
 
-#if defined(__x86_64__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h> /* the other one takes longer to read than most of our files to compile */
 #endif
 
 #define TR_INLINE static inline __attribute__((always_inline))
