@@ -41,19 +41,28 @@ static tr_value attention(tr_graph *g, tr_value x, const tr_sizes *s, const shar
     return tr_linear(g, y, tr_param(g, tr_normal(0.02), "out", "heads=%d*%d embed=%d", H, E, D), 0);
 }
 
-/* Each token goes to the expert that the router gives the highest probability, by which the answer is weighted: times
- * X, so that it begins as large as a dense layer's. *balance: the sum over layers so far. */
+static tr_value dense(tr_graph *g, tr_value x, const tr_sizes *s)
+{
+    int D = (int)s->embed, M = (int)s->mlp;
+    tr_value in = tr_param(g, tr_normal(0.02), "mlp.in", "embed=%d mlp=%d", D, M);
+    tr_value out = tr_param(g, tr_normal(0.02 / sqrt(2.0 * (double)s->layers)), "mlp.out", "mlp=%d embed=%d", M, D);
+    return tr_linear(g, tr_relu(g, tr_linear(g, x, in, 0)), out, 0);
+}
+
+/* Each token goes to the expert that the router gives the highest probability, by which the answer is weighted. The
+ * router begins sharp (logits of about 1), so that like tokens share an expert from the first step on; at 0.02, where
+ * noise chooses, what it learns comes later. *balance: the sum over layers so far. */
 static tr_value experts(tr_graph *g, tr_value x, const tr_sizes *s, tr_value *balance)
 {
     int D = (int)s->embed, M = (int)s->mlp, X = (int)s->experts;
-    tr_value router = tr_param(g, tr_normal(0.02), "router", "embed=%d expert=%d", D, X);
+    tr_value router = tr_param(g, tr_normal(1 / sqrt((double)D)), "router", "embed=%d expert=%d", D, X);
     tr_value logits = tr_linear(g, tr_cast(g, x, true), tr_cast(g, router, true), 0); /* [B, T, X], f32 */
     tr_routing r = tr_route(g, logits, &(tr_route_options){.k = 1, .capacity_factor = s->expert_capacity});
     tr_value in = tr_param(g, tr_normal(0.02), "experts.in", "expert=%d embed=%d mlp=%d", X, D, M);
     tr_value out = tr_param(g, tr_normal(0.02 / sqrt(2.0 * (double)s->layers)), "experts.out", "expert=%d mlp=%d embed=%d", X, M, D);
     tr_value h = tr_relu(g, tr_expert_linear(g, tr_dispatch(g, x, &r), in, false, &r));
     *balance = *balance ? tr_add(g, *balance, r.balance) : r.balance;
-    return tr_scale(g, tr_collect(g, tr_expert_linear(g, h, out, false, &r), &r), X);
+    return tr_collect(g, tr_expert_linear(g, h, out, false, &r), &r);
 }
 
 static void own_experts(tr_graph *g, const tr_sizes *s, void *unused)
@@ -69,10 +78,13 @@ static void own_experts(tr_graph *g, const tr_sizes *s, void *unused)
     for (int i = 0; i < s->layers; i++) {
         tr_layer_begin(g, i, "layer.%d.", i);
         x = tr_add(g, x, tr_dropout(g, attention(g, norm(g, x, "norm.1", D), s, &all), s->dropout));
-        x = tr_add(g, x, tr_dropout(g, experts(g, norm(g, x, "norm.2", D), s, &balance), s->dropout));
+        tr_value y = norm(g, x, "norm.2", D);
+        y = s->experts > 1 ? experts(g, y, s, &balance) : dense(g, y, s);
+        x = tr_add(g, x, tr_dropout(g, y, s->dropout));
         tr_layer_end(g);
     }
-    tr_loss_add(g, "balance", balance, 0.01);
+    if (balance)
+        tr_loss_add(g, "balance", balance, 0.001);
     tr_head_add(g, (tr_head){.hidden = norm(g, x, "norm", D), .table = words});
 }
 

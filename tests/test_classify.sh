@@ -3,30 +3,7 @@
 # going on gives the bits of a run without a break; every mesh of 2 ranks has one rank's losses; it begins from a model of
 # masked tokens; pairs; what is refused.
 #     tests/test_classify.sh BUILD_DIR
-set -uo pipefail
-trireme=$(realpath "${1:?usage: test_classify.sh BUILD_DIR}")/trireme
-root=$(realpath "$(dirname "$0")/..")
-work=$(mktemp -d) || exit 1
-trap 'rm -rf -- "$work"' EXIT
-cd "$work" || exit 1
-export OMP_WAIT_POLICY=passive
-passed=0 failed=0
-ok() { passed=$((passed + 1)); }
-fail() {
-    failed=$((failed + 1))
-    echo "FAILED $1: $(tail -n 1 log)" >&2
-}
-check() { # WHAT COMMAND...
-    local what=$1
-    shift
-    if "$@" >out 2>log; then ok; else fail "$what"; fi
-}
-refused() { # WHAT PATTERN COMMAND...
-    local what=$1 pattern=$2
-    shift 2
-    "$@" >log 2>&1
-    [ $? = 2 ] && grep -q -E "$pattern" log && ok || fail "$what"
-}
+source "$(dirname "$0")/check.sh" "$@"
 check "a tokenizer" "$trireme" tokenizer train --kind wordpiece --vocab 400 --out wordpiece "$root"/docs/design.md
 # Sentences of the docs; of class "graph" are those with one of two words, which are put there in every second one.
 awk -v RS='[.\n]' 'length($0) > 20 { gsub(/[\\"]/, ""); n++
@@ -72,5 +49,4 @@ refused "another kind" 'without classes; predict takes' "$trireme" predict maske
 refused "unknown name" 'which the model does not know' bash -c "sed 's/other/else/' texts.jsonl >odd.jsonl; $trireme predict run odd.jsonl"
 refused "too long" 'texts have 4 to 24 tokens' "$trireme" predict run texts.jsonl --seq 25
 refused "no labels" 'has no label' "$trireme" train bert.yaml --quiet data.val=pairs.jsonl data.val_split=0 out=other
-echo "$passed passed, $failed failed"
-[ $failed = 0 ]
+report

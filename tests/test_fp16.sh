@@ -3,24 +3,7 @@
 # again; going on gives the bits of a run without a break, in the middle of that; every mesh of 2 ranks agrees, on
 # overflows too.
 #     tests/test_fp16.sh BUILD_DIR
-set -uo pipefail
-trireme=$(realpath "${1:?usage: test_fp16.sh BUILD_DIR}")/trireme
-root=$(realpath "$(dirname "$0")/..")
-work=$(mktemp -d) || exit 1
-trap 'rm -rf -- "$work"' EXIT
-cd "$work" || exit 1
-export OMP_WAIT_POLICY=passive
-passed=0 failed=0
-ok() { passed=$((passed + 1)); }
-fail() {
-    failed=$((failed + 1))
-    echo "FAILED $1: $(tail -n 1 log)" >&2
-}
-check() { # WHAT COMMAND...
-    local what=$1
-    shift
-    if "$@" >out 2>log; then ok; else fail "$what"; fi
-}
+source "$(dirname "$0")/check.sh" "$@"
 values() { sed -nE "/^.\"step\"/s/.*\"$2\": ?([0-9.e+-]+).*/\1/p" "$1/metrics.jsonl"; }
 cat >gpt.yaml <<YAML
 model: {layers: 2, embed: 32, heads: 2, context: 32, dropout: 0.1}
@@ -52,5 +35,4 @@ check "overflows on 2 ranks" "$trireme" train gpt.yaml --quiet out=ranks mesh.da
 paste <(values high loss) <(values ranks loss) | tail -n 10 | awk '{ a += $1; b += $2 } END { d = a / b - 1; exit !(d * d < 4e-4) }' && ok || fail "ranks went on differently"
 "$trireme" train gpt.yaml --quiet train.loss_scale=8 out=other >log 2>&1
 [ $? = 2 ] && grep -q 'train.loss_scale has no effect, since train.precision is fp32; add train.precision=fp16' log && ok || fail "a scale in fp32"
-echo "$passed passed, $failed failed"
-[ $failed = 0 ]
+report

@@ -141,6 +141,9 @@ static tr_error *generate(const generate_options *options)
     tr_text prompt = {0};
     tr_dtype compute = TR_F32;
     TR_GO(tr_isa_parse(options->isa ? options->isa : "auto", &target.isa));
+    if (!tr_path_exists(options->directory))
+        TR_GO(tr_error_new(TR_USER, "there is no model '%s'; give the directory of a run or of a checkpoint, or a GGUF file",
+                           options->directory));
     TR_GO(read_prompt(options, &prompt));
     TR_GO(tr_tokenizer_load(options->directory, &tokenizer));
     if (options->precision)
