@@ -8,7 +8,7 @@
 #     test_transformers, which checks numbers against another program, not memory;
 #     test_memory, which skips itself, since a sanitizer's own memory is many times the program's;
 #     test_comm_mpi, since MPI's own start-up leaks by design.
-# thread: build-tsan/ (ThreadSanitizer), OMP_NUM_THREADS=1, and tools/tsan.supp, which names libgomp and libdnnl only.
+# thread: build-tsan/ (ThreadSanitizer), OMP_NUM_THREADS=1, and tools/tsan.supp, which names libgomp, libdnnl and Open MPI only.
 #     What it proves is what our own threads share: ranks, transports, the executor, checkpoints. libgomp's barriers
 #     are invisible to it, so that every value that passes between the members of an OpenMP team is reported; left out
 #     are the tests that ask for such teams (kernels, ops, passes, the models, tokenizers), and those that run one rank
@@ -60,7 +60,7 @@ thread() {
     local ranks log=build-tsan/parity.log
     build tsan || return
     export OMP_NUM_THREADS=1 TSAN_OPTIONS="suppressions=$PWD/tools/tsan.supp exitcode=66"
-    suite thread build-tsan 'test_(kernels_|ops|gpt|golden|passes|memory_plan|tokenizer)|test_(train|bert|images_run|optimizers_run|generate|memory|report|cli_|example|parity|transformers|comm_mpi|failures|two_hosts)'
+    suite thread build-tsan 'test_(kernels_|ops|gpt|golden|passes|memory_plan|tokenizer)|test_(train|bert|classify|images_run|optimizers_run|generate|memory|report|cli_|example|parity|transformers|comm_mpi|failures|two_hosts)'
     for ranks in 2 3 4; do
         if build-tsan/trireme parity examples/parity.yaml data.train=docs/formats.md --ranks $ranks --steps 3 threads=1 \
             model.layers=2 model.embed=32 model.heads=4 model.context=16 train.seq=16 train.batch=4 >"$log" 2>&1; then
