@@ -261,6 +261,10 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
                     continue;
                 if (brief) {
                     tile_head x = tile_head_of(q, k, v, o, b, h);
+                    if (head + 1 < a->b * a->h) {
+                        tile_head next = tile_head_of(q, k, v, o, (head + 1) / a->h, (head + 1) % a->h);
+                        TILE(short_fetch)(a, &next);
+                    }
                     TILE(short_forward)(a, r.brief, b, &x, lse ? lse + (b * a->h + h) * a->lse_rows : NULL,
                                         tile_bias_at(&r.bias, h, 0), r.bias.step);
                     continue;

@@ -233,12 +233,19 @@ static void key_head(const tr_attention_shape *a, const tile_form *f, const room
     unpack(a, f, tile_at(w->dx[2], narrow, b, 0, g), w->dx[2].step, r->dv, a->s, 1.0f);
 }
 
-static void brief_head(const tr_attention_shape *a, const room *r, const tile_grad *w, int64_t b, int64_t h)
+static void brief_head(const tr_attention_shape *a, const room *r, const tile_grad *w, int64_t head)
 {
-    tile_head x = tile_head_of(w->x[0], w->x[1], w->x[2], w->o, b, h),
-              dx = tile_head_of(w->dx[0], w->dx[1], w->dx[2], w->dout, b, h);
+    tile_head x[2], dx[2]; /* this one, and the next or the last */
+    for (int64_t n = 0; n < 2; n++) {
+        int64_t b = TR_MIN(head + n, a->b * a->h - 1) / a->h, h = TR_MIN(head + n, a->b * a->h - 1) % a->h;
+        x[n] = tile_head_of(w->x[0], w->x[1], w->x[2], w->o, b, h);
+        dx[n] = tile_head_of(w->dx[0], w->dx[1], w->dx[2], w->dout, b, h);
+    }
+    TILE(short_fetch)(a, &x[1]);
+    TILE(short_fetch)(a, &dx[1]);
+    int64_t b = head / a->h, h = head % a->h;
     float *dbias = a->relative ? r->dbias + (tile_bias_at(&r->bias, h, 0) - r->bias.base) : NULL;
-    TILE(short_grad)(a, r->brief, b, &x, &dx, w->lse + (b * a->h + h) * a->lse_rows, tile_bias_at(&r->bias, h, 0), dbias,
+    TILE(short_grad)(a, r->brief, b, &x[0], &dx[0], w->lse + (b * a->h + h) * a->lse_rows, tile_bias_at(&r->bias, h, 0), dbias,
                      r->bias.step);
 }
 
@@ -305,7 +312,7 @@ void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch)
             room r = own;
             r.bias = bias;
             if (brief)
-                brief_head(a, &r, w, item / a->g, item % a->g);
+                brief_head(a, &r, w, item);
             else
                 key_head(a, &f, &r, w, item / a->g, item % a->g);
         }

@@ -65,6 +65,23 @@ static const word *rows_of(word *room, const void *from, int64_t step, int64_t n
     return room;
 }
 
+/* Rows of one head lie far apart, where the processor does not look ahead by itself. */
+TR_INLINE void fetch(const uint16_t *from, int64_t step, int64_t n, int64_t e)
+{
+    enum { LINE = 32 };
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t c = 0; c < e; c += LINE)
+            __builtin_prefetch(from + r * step + c);
+}
+
+void TILE(short_fetch)(const tr_attention_shape *a, const tile_head *x)
+{
+    fetch(x->q, x->q_step, a->t, a->e);
+    fetch(x->k, x->k_step, a->s, a->e);
+    fetch(x->v, x->v_step, a->s, a->e);
+    fetch(x->o, x->o_step, a->t, a->e);
+}
+
 static void take_lanes(word *to, const uint16_t *from, int64_t step, int64_t n, int64_t words)
 {
     static const uint16_t nothing[WIDEST];
@@ -227,19 +244,20 @@ void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, con
                *v = rows_of(r->v_rows, x->v, x->v_step, a->s, words, &v_row);
     take_lanes(r->q_lanes, x->q, x->q_step, a->t, words);
     take_lanes(r->dout_lanes, dx->o, dx->o_step, a->t, words);
-    multiply(keys, queries, words, k, k_row, r->q_lanes, MOST, r->s, MOST);
-    multiply(keys, queries, words, v, v_row, r->dout_lanes, MOST, r->dp, MOST);
-    take_pairs(r->k_pairs, x->k, x->k_step, a->s, e);
-    take_pairs(r->q_pairs, x->q, x->q_step, a->t, e);
-    take_pairs(r->dout_pairs, dx->o, dx->o_step, a->t, e);
     for (int64_t i = 0; i < a->t; i++) {
-        const uint16_t *o = (const uint16_t *)x->o + i * x->o_step, *dout = (const uint16_t *)dx->o + i * dx->o_step;
+        const uint16_t *o = x->o + i * x->o_step, *dout = dx->o + i * dx->o_step;
         vf d = vf_zero();
         for (int64_t c = 0; c < e; c += TR_VL)
             d = vf_fma(vf_load_bf16(o + c), vf_load_bf16(dout + c), d);
         r->d[i] = vf_sum(d);
         r->lse[i] = lse[i] == -INFINITY ? 0 : lse[i] * 1.44269504f; /* that query sees nothing: its weights are 0 */
     }
+    /* Between what is written and the product that reads it there is other work: it need not wait then. */
+    take_pairs(r->k_pairs, x->k, x->k_step, a->s, e);
+    multiply(keys, queries, words, k, k_row, r->q_lanes, MOST, r->s, MOST);
+    multiply(keys, queries, words, v, v_row, r->dout_lanes, MOST, r->dp, MOST);
+    take_pairs(r->q_pairs, x->q, x->q_step, a->t, e);
+    take_pairs(r->dout_pairs, dx->o, dx->o_step, a->t, e);
     for (int u = 0; u < queries / EDGE; u++)
         gradient(a, r, u, bias, dbias, bias_step, tile_key_segments(a, b));
     multiply(keys, e, EDGE, r->p_rows, EDGE, r->dout_pairs, e, r->sum, e);
@@ -266,6 +284,11 @@ size_t TILE(short_bytes)(void)
 void TILE(short_clear)(tile_short *r)
 {
     (void)r;
+}
+
+void TILE(short_fetch)(const tr_attention_shape *a, const tile_head *x)
+{
+    (void)a, (void)x;
 }
 
 void TILE(short_forward)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, float *lse,

@@ -186,6 +186,8 @@ static inline tile_head tile_head_of(tr_rows q, tr_rows k, tr_rows v, tr_rows o,
 bool TILE(is_short)(const tr_attention_shape *a);
 size_t TILE(short_bytes)(void);
 void TILE(short_clear)(tile_short *r);
+/* What is soon to be read, or written. */
+void TILE(short_fetch)(const tr_attention_shape *a, const tile_head *x);
 void TILE(short_forward)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, float *lse,
                          const float *bias, int64_t bias_step);
 /* dx->o is the gradient of the output; dbias is added to. */
