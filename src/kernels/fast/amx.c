@@ -275,8 +275,8 @@ TR_INLINE void store_rows(const float *sums, const float *bias, uint16_t *c, int
     if (columns == EDGE && !add) {
         vf low = bias ? vf_load(bias) : vf_zero(), high = bias ? vf_load(bias + 16) : vf_zero();
         for (int64_t r = 0; r < rows; r++) {
-            vf x = vf_activate(vf_load(sums + r * EDGE) + low, fn);
-            vf y = vf_activate(vf_load(sums + r * EDGE + 16) + high, fn);
+            vf x = vf_activate(vf_load(sums + r * EDGE) + low, fn, true);
+            vf y = vf_activate(vf_load(sums + r * EDGE + 16) + high, fn, true);
             _mm512_storeu_si512(c + r * row, (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
         }
         return;
@@ -291,7 +291,7 @@ TR_INLINE void store_rows(const float *sums, const float *bias, uint16_t *c, int
             vf x = vf_load(sums + r * EDGE + h * 16) + added[h];
             if (add)
                 x += vf_load_bf16_n(at, n[h]);
-            vf_store_bf16_n(at, vf_activate(x, fn), n[h]);
+            vf_store_bf16_n(at, vf_activate(x, fn, true), n[h]);
         }
 }
 

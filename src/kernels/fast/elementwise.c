@@ -68,9 +68,9 @@ static bool is_bf16(const tr_tensor *t)
 
 typedef enum binary_kind { ADD, MUL, SLOPE } binary_kind;
 
-TR_INLINE vf combine(vf a, vf b, binary_kind kind, tr_fn fn)
+TR_INLINE vf combine(vf a, vf b, binary_kind kind, tr_fn fn, bool bf16)
 {
-    return kind == ADD ? a + b : kind == MUL ? a * b : a * vf_activate_slope(b, fn);
+    return kind == ADD ? a + b : kind == MUL ? a * b : a * vf_activate_slope(b, fn, bf16);
 }
 
 /* n elements: c[i] = a[i] op b[i], from index at_a of a and c, at_b of b. */
@@ -81,16 +81,16 @@ TR_INLINE void binary_run(const tr_call *call, int64_t at_a, int64_t at_b, int64
     void *c = call->out[0].data;
     int64_t i = 0;
     for (; i + 2 * TR_VL <= n; i += 2 * TR_VL) {
-        vf y0 = combine(vf_load_as(a, at_a + i, a_bf16), vf_load_as(b, at_b + i, b_bf16), kind, fn);
+        vf y0 = combine(vf_load_as(a, at_a + i, a_bf16), vf_load_as(b, at_b + i, b_bf16), kind, fn, b_bf16);
         vf y1 = combine(vf_load_as(a, at_a + i + TR_VL, a_bf16),
-                        vf_load_as(b, at_b + i + TR_VL, b_bf16), kind, fn);
+                        vf_load_as(b, at_b + i + TR_VL, b_bf16), kind, fn, b_bf16);
         vf_store_as(c, at_a + i, y0, a_bf16);
         vf_store_as(c, at_a + i + TR_VL, y1, a_bf16);
     }
     for (; i < n; i += TR_VL) {
         int part = n - i < TR_VL ? (int)(n - i) : TR_VL;
         vf y = combine(vf_load_as_n(a, at_a + i, part, a_bf16),
-                       vf_load_as_n(b, at_b + i, part, b_bf16), kind, fn);
+                       vf_load_as_n(b, at_b + i, part, b_bf16), kind, fn, b_bf16);
         vf_store_as_n(c, at_a + i, y, part, a_bf16);
     }
 }
@@ -157,9 +157,9 @@ static void run_mul(const tr_call *call)
 
 typedef enum unary_kind { SCALE, CAST, ACTIVATE } unary_kind;
 
-TR_INLINE vf transform(vf x, unary_kind kind, vf factor, tr_fn fn)
+TR_INLINE vf transform(vf x, unary_kind kind, vf factor, tr_fn fn, bool bf16)
 {
-    return kind == SCALE ? x * factor : kind == CAST ? x : vf_activate(x, fn);
+    return kind == SCALE ? x * factor : kind == CAST ? x : vf_activate(x, fn, bf16);
 }
 
 TR_INLINE void unary_run(const tr_call *call, int64_t i, int64_t last, unary_kind kind, tr_fn fn,
@@ -169,14 +169,14 @@ TR_INLINE void unary_run(const tr_call *call, int64_t i, int64_t last, unary_kin
     void *y = call->out[0].data;
     vf factor = vf_set1(kind == SCALE ? (float)call->attrs[TR_SCALE_FACTOR].f : 1.0f);
     for (; i + 2 * TR_VL <= last; i += 2 * TR_VL) {
-        vf y0 = transform(vf_load_as(x, i, x_bf16), kind, factor, fn);
-        vf y1 = transform(vf_load_as(x, i + TR_VL, x_bf16), kind, factor, fn);
+        vf y0 = transform(vf_load_as(x, i, x_bf16), kind, factor, fn, x_bf16);
+        vf y1 = transform(vf_load_as(x, i + TR_VL, x_bf16), kind, factor, fn, x_bf16);
         vf_store_as(y, i, y0, y_bf16);
         vf_store_as(y, i + TR_VL, y1, y_bf16);
     }
     for (; i < last; i += TR_VL) {
         int part = last - i < TR_VL ? (int)(last - i) : TR_VL;
-        vf_store_as_n(y, i, transform(vf_load_as_n(x, i, part, x_bf16), kind, factor, fn), part,
+        vf_store_as_n(y, i, transform(vf_load_as_n(x, i, part, x_bf16), kind, factor, fn, x_bf16), part,
                       y_bf16);
     }
 }

@@ -19,7 +19,7 @@ TR_INLINE void forward(const tr_call *call, int64_t i, int64_t last, tr_fn fn, b
     for (; i < last; i += TR_VL) {
         int part = last - i < TR_VL ? (int)(last - i) : TR_VL;
         vf a = vf_load_as_n(call->in[0].data, i, part, bf16), b = vf_load_as_n(call->in[1].data, i, part, bf16);
-        vf_store_as_n(call->out[0].data, i, vf_activate(a, fn) * b, part, bf16);
+        vf_store_as_n(call->out[0].data, i, vf_activate(a, fn, bf16) * b, part, bf16);
     }
 }
 
@@ -29,8 +29,8 @@ TR_INLINE void backward(const tr_call *call, int64_t i, int64_t last, tr_fn fn, 
         int part = last - i < TR_VL ? (int)(last - i) : TR_VL;
         vf dy = vf_load_as_n(call->in[0].data, i, part, bf16), a = vf_load_as_n(call->in[1].data, i, part, bf16),
            b = vf_load_as_n(call->in[2].data, i, part, bf16);
-        vf_store_as_n(call->out[0].data, i, dy * b * vf_activate_slope(a, fn), part, bf16);
-        vf_store_as_n(call->out[1].data, i, dy * vf_activate(a, fn), part, bf16);
+        vf_store_as_n(call->out[0].data, i, dy * b * vf_activate_slope(a, fn, bf16), part, bf16);
+        vf_store_as_n(call->out[1].data, i, dy * vf_activate(a, fn, bf16), part, bf16);
     }
 }
 

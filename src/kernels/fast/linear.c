@@ -334,8 +334,8 @@ static void few_finish(const tr_call *call, const sizes *s, int copies, bool pai
                 vf sum = vf_load_n(ordered + i, count);
                 if (bias)
                     sum += vf_load_n(bias + j + i, count);
-                vf_store_as_n(call->out[0].data, r * s->n + j + i, vf_activate(sum, fn), count,
-                              s->bf16);
+                vf_store_as_n(call->out[0].data, r * s->n + j + i, vf_activate(sum, fn, s->bf16),
+                              count, s->bf16);
             }
         }
 }

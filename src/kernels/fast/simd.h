@@ -12,6 +12,7 @@
  *   vf_sum, vf_largest              over the lanes, in a fixed order
  *   vf_min, vf_max                  lane by lane; where either is NaN the result is the second
  *   vf_exp vf_tanh vf_sigmoid vf_erf vf_normal_cdf   see below for their errors
+ *   vf_.._rough                     good enough for what is rounded to bf16
  *   vf_dot_bf16, vu_pair_bf16       products of bf16 pairs, native in avx512_bf16
  *   vu_random                       many words of tr_random at once
  *
@@ -514,6 +515,25 @@ TR_INLINE vf vf_exp(vf x)
     x = vf_min(vf_set1(89.0f), vf_max(vf_set1(-104.0f), x));
     vf n, e = simd_expm1_reduced(x, &n);
     return simd_scale2(e + 1.0f, n);
+}
+
+/* Relative error below 2^-13 (and what rounding x brings), for x in [-250, 127]; below 2^-126 zero, or near it. */
+TR_INLINE vf vf_exp2_rough(vf x)
+{
+    vf n = vf_round(x), r = x - n;
+    vf p = vf_fma(vf_set1(0.0551715605f), r, vf_set1(0.24261114f));
+    p = vf_fma(p, r, vf_set1(0.693261027f));
+    return simd_scale2(vf_fma(p, r, vf_set1(0.999928057f)), n);
+}
+
+/* 1 / x; relative error below 2^-14. */
+TR_INLINE vf vf_inverse_rough(vf x)
+{
+#if TR_SIMD_512
+    return (vf)_mm512_rcp14_ps((__m512)x);
+#else
+    return 1.0f / x;
+#endif
 }
 
 /* Relative error below 4e-7 everywhere, also near zero: by e^2|x| - 1. */
