@@ -14,8 +14,8 @@
  * stored is a word of memory, and where it does not two rows interleaved; and either is transposed where the
  * other operand's form is wanted. So there are four ways to pack, of two loads and two stores.
  *
- * Rows of A along which k runs need no packing: the processor loads tiles of them where they lie. While a block
- * of C is summed, its lines and the next panel of B are fetched.
+ * Rows of A along which k runs need no packing: the processor loads tiles of them where they lie, but for those of a
+ * last panel that is not full. While a block of C is summed, its lines and the next panel of B are fetched.
  *
  * Order: B in blocks of at most B_BYTES, which all threads pack together. Then each thread has a part of C,
  * takes its rows of A in blocks of at most A_BYTES (they stay in its second cache), packs one, and goes
@@ -314,10 +314,10 @@ static void store_half(const tr_matmul_spec *s, const float *sums, const float *
     }
 }
 
-/* Whether the processor can load tiles of rows [from, to) where they lie. */
-static bool lies_straight(const operand *o, int64_t from, int64_t to, int64_t depth)
+/* How many of the rows [from, to) the processor can load tiles of where they lie: full panels, or none. */
+static int64_t straight_rows(const operand *o, int64_t from, int64_t to, int64_t depth)
 {
-    return o->along && !o->transposed && (to - from) % EDGE == 0 && depth % STEP == 0;
+    return o->along && !o->transposed && depth % STEP == 0 ? (to - from) / EDGE * EDGE : 0;
 }
 
 /* Part `part` of `parts` of count, in units of EDGE. */
@@ -365,9 +365,11 @@ static void compute(const tr_matmul_spec *s, const blocks *by, int self, const v
     int64_t m0 = cut(s->m, down, by->threads), m1 = cut(s->m, down + 1, by->threads);
     int64_t n0 = cut(columns, over, by->across), n1 = cut(columns, over + 1, by->across);
     tr_tiles_configure();
-    for (int64_t i = m0; i < m1; i += by->m) {
-        int64_t end = TR_MIN(m1, i + by->m), high = (end - i + EDGE - 1) / EDGE;
-        bool straight = lies_straight(&from, i, end, depth);
+    for (int64_t i = m0, end; i < m1; i = end) {
+        end = TR_MIN(m1, i + by->m);
+        bool straight = straight_rows(&from, i, end, depth) > 0;
+        end = straight ? i + straight_rows(&from, i, end, depth) : end;
+        int64_t high = (end - i + EDGE - 1) / EDGE;
         lie at = straight ? (lie){from.row * 2, from.row * 32, 64, from.row * 64}
                           : (lie){64, TILE_BYTES, STEP_BYTES, panel};
         const char *rows = straight ? (const char *)(from.data + i * from.row + k) : room;
