@@ -270,6 +270,7 @@ is_json "the trace" trace.json
 has "the trace has the ops" trace.json '"name":"attention"'
 has "the profile's head" whole.log "GFLOP/s"
 has "the profile has attention" whole.log "attention"
+has "the profile's end" whole.log "total                "
 has "lines when it is no terminal" whole.log "step 20/20  loss "
 has "validation is said" whole.log "validation loss"
 has "a sample is said" whole.log "sample: "
