@@ -3,12 +3,15 @@
 
     tools/manual_pages.sh
     $(tools/python.sh) bench/switch_vs_dense.py --out switch.json
+    $(tools/python.sh) bench/switch_vs_dense.py --families --out families.json
 
 Both are examples/own_experts.c: a decoder whose every MLP is experts with one choice a token (Switch,
-Fedus et al. 2022), or, with model.experts=1, a plain MLP of the same size. No token is left out, so that
-a token has the same products in both; the router's are added. Same text, order, seeds. Each rate of --lr
-is run for both for --pick steps with the first seed, and each model goes on with the rate that serves it
-best; the rate falls with the root of the step, so that a short run is the beginning of a long one.
+Fedus et al. 2022), or, with model.experts=1, a plain MLP of the same size. With --families they are the
+families `switch` with experts in every layer, and `t5`: encoder and decoder by span corruption, with a
+tokenizer of 1,024 tokens learned from the first 8 MB of the text. No token is left out, so that a token has
+the same products in both; the router's are added. Same text, order, seeds. Each rate of --lr is run for
+both for --pick steps with the first seed, and each model goes on with the rate that serves it best; the
+rate falls with the root of the step, so that a short run is the beginning of a long one.
 
 Experts pay where the dense model is too small for its text: here 0.17 M parameters, three quarters of them
 in MLPs of 8 x embed, against the bytes of 45 MB in 16 languages.
@@ -33,16 +36,27 @@ import tempfile
 
 from common import ROOT, machine, say, write_json
 
-SIZES = ["layers=2", "embed=64", "heads=2", "mlp=512", "context=128"]
 FEW, MANY = 5, 45  # steps of the runs that are timed
+LEARNED_BYTES = 8_000_000  # of the text: what the families' tokenizer is learned from
+
+
+def example(options, experts):
+    return [f"{ROOT}/build/example_own_experts", options.train, "model.context=128", f"model.experts={experts}"]
+
+
+def family(options, experts):
+    head = [f"{ROOT}/build/trireme", "train", "-q", f"data.train={options.train}", f"train.decoder_seq={options.decoder_seq}"]
+    if experts == 1:
+        return [*head, "model.family=t5"]
+    room = ["model.expert_every=1", f"model.expert_capacity={experts}", "model.balance_loss=0.001", "model.router_z_loss=0.001"]
+    return [*head, "model.family=switch", f"model.experts={experts}", *room]
 
 
 def command(options, experts, lr, seed, steps, evaluate, out):
     return [
-        options.program,
-        options.train,
+        *(family if options.families else example)(options, experts),
         *(f"model.{size}" for size in options.sizes),
-        *(f"data.val={options.val}", f"data.tokenizer={options.tokenizer}", f"model.experts={experts}"),
+        *(f"data.val={options.val}", f"data.tokenizer={options.tokenizer}"),
         *(f"train.seq={options.seq}", f"train.batch={options.batch}", f"train.precision={options.precision}"),
         *(f"train.steps={steps}", "train.save_every=0", "train.sample_every=0"),
         *(f"train.eval_every={options.every if evaluate else 0}", f"train.eval_batches={options.eval_batches}"),
@@ -61,6 +75,17 @@ def run(arguments):
             said.seek(0)
             sys.exit(f"{' '.join(arguments)}\nended with status {process.returncode}: {said.read().strip().splitlines()[-1:]}")
     return used.ru_utime + used.ru_stime
+
+
+def learn_tokenizer(options):
+    """One for the families, beside the text."""
+    options.tokenizer = f"{os.path.dirname(options.train)}/unigram"
+    if os.path.exists(options.tokenizer):
+        return
+    with tempfile.NamedTemporaryFile(suffix=".txt") as part, open(options.train, "rb") as text:
+        part.write(text.read(LEARNED_BYTES).rsplit(b"\n", 1)[0])
+        part.flush()
+        run([f"{ROOT}/build/trireme", "tokenizer", "train", "--kind", "unigram", "--vocab", "1024", "--out", options.tokenizer, part.name])
 
 
 def train(options, experts, lr, seed, steps):
@@ -105,13 +130,14 @@ def seconds_a_step(options):
 
 def main():
     parser = argparse.ArgumentParser(description="experts against a dense model at equal flops a token")
-    parser.add_argument("--program", default=f"{ROOT}/build/example_own_experts")
+    parser.add_argument("--families", action="store_true", help="`switch` against `t5`, not the example")
     parser.add_argument("--train", default="demo-data/manuals/train.txt")
     parser.add_argument("--val", default="demo-data/manuals/val.txt")
-    parser.add_argument("--tokenizer", default="bytes")
-    parser.add_argument("--runs", default="runs/switch-vs-dense", help="what is complete there is not run again")
-    parser.add_argument("--sizes", nargs="+", default=SIZES, help="keys of model.")
+    parser.add_argument("--tokenizer", help="default: bytes, or one that is learned for the families")
+    parser.add_argument("--runs", help="what is complete there is not run again; runs/switch-vs-dense or switch-vs-t5")
+    parser.add_argument("--sizes", nargs="+", default=["layers=2", "embed=64", "heads=2", "mlp=512"], help="keys of model.")
     parser.add_argument("--seq", type=int, default=128)
+    parser.add_argument("--decoder-seq", type=int, default=29, help="of the families: what goes of a window whose rest is 128")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--experts", type=int, default=16)
@@ -124,6 +150,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="of the timing")
     parser.add_argument("--out", help="write everything as JSON")
     options = parser.parse_args()
+    options.runs = options.runs or f"runs/switch-vs-{'t5' if options.families else 'dense'}"
+    if options.families and not options.tokenizer:
+        learn_tokenizer(options)
+    options.tokenizer = options.tokenizer or "bytes"
     os.makedirs(options.runs, exist_ok=True)
     both = (1, options.experts)
     best = {}

@@ -9,6 +9,7 @@
  *   C  as P, without a gradient: a constant of the op
  *   r  f32 in [-1, 1], neighbours at least 0.02 apart: the largest stay the largest when one moves a little
  *   s  slots: i32, each of [0, MOST) at most once in a sequence (the outermost dim), or -1
+ *   S  the same, at most once in all sequences
  *   c  an i32 constant: "c 1 =3"
  *   W  a weight of the optimizer: f32, or bf16 with an L, its low half (absent for f32)
  */
@@ -204,6 +205,7 @@ static const op_case op_cases[] = {
     {OP(route), .in = "r 3x5x4", .attrs = "k=2 capacity=5 normalised=1 random=1 stream=1", .h = 0.001},
     {OP(route), .in = "r 3x7x5", .attrs = "k=2 capacity=7 joined=1", .h = 0.001},
     {OP(route), .in = "r 2x9x21", .attrs = "k=3 capacity=2 normalised=1 joined=1", .h = 0.001},
+    {OP(route), .in = "r 3x7x5", .attrs = "k=2 capacity=3 joined=1 together=1", .h = 0.001},
     {OP(route_grad), .in = "f 2x5x2, f 2x5x4, i 2x5x2 <4", .attrs = "k=2 capacity=3 normalised=1"},
     {OP(route_grad), .in = "f 2x5x2, f 2x5x35, i 2x5x2 <35", .attrs = "k=2 capacity=3"},
     {OP(route_grad), .in = "f 2x5x1, f 2x5x4, i 2x5x1 <4", .attrs = "k=1 capacity=3"},
@@ -215,10 +217,13 @@ static const op_case op_cases[] = {
     {OP(route_loss_grad), .in = "f 2x5x4, i 2x5x1 <4, f 1, f 1"},
     {OP(dispatch), .in = "T 2x5x7, s 2x5x1 <9, -", .attrs = "experts=3 capacity=3"},
     {OP(dispatch), .in = "T 3x5x37, s 3x5x2 <12, f 3x5x2", .attrs = "experts=3 capacity=4"},
+    {OP(dispatch), .in = "T 3x5x37, S 3x5x2 <29, f 3x5x2", .attrs = "experts=1 capacity=30 together=1"},
     {OP(collect), .in = "T 3x2x3x7, s 2x5x1 <9, -"},
+    {OP(collect), .in = "T 1x1x30x37, S 3x5x2 <29, f 3x5x2"},
     {OP(collect), .in = "T 3x3x4x37, s 3x5x2 <12, f 3x5x2"},
     {OP(collect_grad), .in = "T 2x5x7, T 3x2x3x7, s 2x5x1 <9"},
     {OP(collect_grad), .in = "T 3x5x37, T 3x3x4x37, s 3x5x2 <12"},
+    {OP(collect_grad), .in = "T 3x5x37, T 1x1x30x37, S 3x5x2 <29"},
     {OP(expert_linear), .in = "T 3x2x5x7, T 3x7x4, i 2x3 <6"},
     {OP(expert_linear), .in = "T 3x2x5x7, T 3x4x7, i 2x3 <6", .attrs = "transposed=1"},
     {OP(expert_linear), .in = "T 2x7x41x16, T 2x16x33, i 7x2 <42"},
@@ -226,9 +231,13 @@ static const op_case op_cases[] = {
     {OP(expert_linear), .in = "T 1x2x17x7, T 3x7x4, i 2x3 <6"},
     {OP(expert_linear), .in = "T 1x1x17x7, T 3x4x7, i 1x3 <6", .attrs = "transposed=1"},
     {OP(expert_linear), .in = "T 1x2x200x16, T 2x3x16, c 2x2 =99", .attrs = "transposed=1"},
+    {OP(expert_linear), .in = "T 1x1x34x7, T 3x7x4, i 2x3 <6"},
+    {OP(expert_linear), .in = "T 1x1x400x16, T 2x3x16, c 3x2 =66", .attrs = "transposed=1"},
     {OP(expert_linear_dw), .in = "T 3x2x5x7, T 3x2x5x4, i 2x3 <6, -"},
     {OP(expert_linear_dw), .in = "T 1x2x15x7, T 1x2x15x4, i 2x3 <6, -"},
     {OP(expert_linear_dw), .in = "T 1x1x300x16, T 1x1x300x33, c 1x2 =149, f 2x16x33"},
+    {OP(expert_linear_dw), .in = "T 1x1x300x16, T 1x1x300x33, c 3x2 =49, f 2x16x33"},
+    {OP(expert_linear_dw), .in = "T 1x1x31x7, T 1x1x31x4, i 2x3 <6, -"},
     {OP(expert_linear_dw), .in = "T 2x7x41x16, T 2x7x41x33, i 7x2 <42, f 2x16x33"},
     {OP(cross_entropy), .in = "T 2x3x8, T 11x8, t 2x3 <11"},
     {OP(cross_entropy), .in = "T 7x5, T 37x5, i 7 <37"},

@@ -8,7 +8,7 @@
 #include "check.h"
 #include "kernels/registry.h"
 
-enum { Q, K, V, O, LSE, DO, DQ, DK, DV, TENSORS, GUARD = 64 };
+enum { Q, K, V, O, LSE, DO, DQ, DK, DV, DRELATIVE, RELATIVE, QUERY_SEGMENTS, KEY_SEGMENTS, TENSORS, GUARD = 64 };
 
 typedef struct setup {
     int64_t b, t, h, e, s, g;
@@ -16,6 +16,8 @@ typedef struct setup {
     int64_t window;
     double p;
     bool part; /* q is a part of a larger tensor: origins that are not 0 */
+    int64_t distances, row; /* of the bias by distance; 0: none */
+    int segments;           /* 1: of keys, 2: of queries too */
 } setup;
 
 /* An op's tensors with guard bytes after each. */
@@ -99,6 +101,19 @@ static void make_all(const setup *s, tr_tensor x[TENSORS])
     for (int i = Q; i <= V; i++)
         fill(&x[i], (uint32_t)i);
     fill(&x[DO], DO);
+    for (int i = DRELATIVE; i <= KEY_SEGMENTS; i++)
+        x[i] = absent();
+    if (s->distances) {
+        x[RELATIVE] = tensor(TR_F32, 2, s->distances, s->h, 0, 0, 0);
+        x[DRELATIVE] = tensor(TR_F32, 2, s->distances, s->h, 0, 0, 0);
+        fill(&x[RELATIVE], RELATIVE);
+    }
+    for (int i = 0; i < s->segments; i++) { /* rows of two sequences, with padding at the end */
+        int64_t n = i ? s->t : s->s;
+        x[KEY_SEGMENTS - i] = tensor(TR_I32, 2, 2, n, 0, 0, 0);
+        for (int64_t j = 0; j < 2 * n; j++)
+            ((int32_t *)x[KEY_SEGMENTS - i].data)[j] = j % n >= n - 2 ? 0 : 1 + (int32_t)(j % n * (2 + j / n) / n);
+    }
 }
 
 static void free_all(tr_tensor *x, int n)
@@ -115,6 +130,7 @@ static void run(const tr_kernel *kernel, const setup *s, tr_op op, tr_tensor *in
                                    [TR_ATTENTION_WINDOW] = {.i = s->window},
                                    [TR_ATTENTION_SCALE] = {.f = 1 / sqrt((double)s->e)},
                                    [TR_ATTENTION_P] = {.f = s->p},
+                                   [TR_ATTENTION_ROW] = {.i = s->row},
                                    [TR_ATTENTION_STREAM] = {.i = 5}};
     tr_call call = {.op = op,
                     .n_in = n_in,
@@ -147,13 +163,15 @@ static void run(const tr_kernel *kernel, const setup *s, tr_op op, tr_tensor *in
 
 static void forward(const tr_kernel *kernel, const setup *s, tr_tensor *x)
 {
-    run(kernel, s, TR_OP_attention, x + Q, s->packed ? 1 : 3, x + O, 2);
+    tr_tensor in[] = {x[Q], x[K], x[V], x[RELATIVE], x[QUERY_SEGMENTS], x[KEY_SEGMENTS]};
+    run(kernel, s, TR_OP_attention, in, 6, x + O, 2);
 }
 
 static void backward(const tr_kernel *kernel, const setup *s, tr_tensor *x)
 {
-    tr_tensor in[] = {x[DO], x[O], x[LSE], x[Q], x[K], x[V]};
-    run(kernel, s, TR_OP_attention_grad, in, s->packed ? 4 : 6, x + DQ, s->packed ? 1 : 3);
+    tr_tensor in[] = {x[DO], x[O], x[LSE], x[Q], x[K], x[V], x[RELATIVE], x[QUERY_SEGMENTS], x[KEY_SEGMENTS]};
+    tr_tensor packed[] = {x[DQ], x[DRELATIVE]};
+    run(kernel, s, TR_OP_attention_grad, in, 9, s->packed ? packed : x + DQ, (s->packed ? 1 : 3) + (s->distances > 0));
 }
 
 /* The largest difference, in units of the largest wanted value (or 0.25, where all are nearly 0).
@@ -195,6 +213,14 @@ static const setup setups[] = {
     {.b = 2, .t = 100, .h = 2, .e = 40, .packed = true, .causal = true, .p = 0.3},
     {.b = 2, .t = 49, .h = 2, .e = 32, .s = 49, .g = 2}, /* of images: patches, and a class token */
     {.b = 2, .t = 17, .h = 2, .e = 64, .s = 17, .g = 2},
+    {.b = 3, .t = 16, .h = 3, .e = 32, .packed = true}, /* what attention_short.c does */
+    {.b = 2, .t = 32, .h = 2, .e = 128, .s = 9, .g = 2},
+    {.b = 2, .t = 1, .h = 2, .e = 32, .s = 27, .g = 2},
+    {.b = 2, .t = 31, .h = 1, .e = 96, .s = 32, .g = 1, .part = true},
+    {.b = 3, .t = 16, .h = 3, .e = 32, .packed = true, .distances = 49, .row = 4, .segments = 2},
+    {.b = 2, .t = 20, .h = 2, .e = 64, .s = 13, .g = 2, .distances = 15, .segments = 1},
+    {.b = 2, .t = 80, .h = 2, .e = 32, .s = 70, .g = 2, .distances = 31, .segments = 2},
+    {.b = 2, .t = 64, .h = 2, .e = 16, .packed = true, .distances = 225, .row = 8, .segments = 2, .p = 0.1},
     {.b = 1, .t = 100, .h = 2, .e = 32, .s = 77, .g = 1, .p = 0.1, .part = true},
     {.b = 1,
      .t = 66,
@@ -246,6 +272,8 @@ static void backward_case(const tr_kernel *fast, const setup *s, tr_tensor *x)
     const char *const names[] = {s->packed ? "dqkv" : "dq", "dk", "dv"};
     for (int i = 0; i < (s->packed ? 1 : 3); i++)
         compare(names[i], fast->name, s, &y[DQ + i], &x[DQ + i], s->bf16 ? 1e-2 : 4e-6);
+    if (s->distances)
+        compare("drelative", fast->name, s, &y[DRELATIVE], &x[DRELATIVE], s->bf16 ? 1e-2 : 4e-6);
     free_all(y, TENSORS);
 }
 
@@ -454,6 +482,8 @@ static void bench(const char *only, bool cached_only)
         {.b = 1, .t = 2048, .h = 12, .e = 64, .packed = true, .causal = true, .window = 256},
         {.b = 1, .t = 2048, .h = 8, .e = 128, .packed = true, .causal = true},
         {.b = 4, .t = 512, .h = 12, .e = 64, .packed = true},
+        {.b = 64, .t = 17, .h = 2, .e = 64, .packed = true},
+        {.b = 256, .t = 16, .h = 3, .e = 32, .packed = true},
     };
     for (int isa = 0; isa <= (int)tr_cpu_isa_best(); isa++) {
         if (only && strcmp(only, tr_isa_name((tr_isa)isa)) != 0)

@@ -1,4 +1,4 @@
-/* Kernels of experts against their references: routing of many experts and of few, rooms apart and joined, more rows than
+/* Kernels of experts against their references: routing of many experts and of few, rooms apart, joined and together, more rows than
  * one product takes, empty experts, sums that are added to. */
 #include "check_kernels.h"
 
@@ -11,7 +11,9 @@ static tr_tensor whole_numbers(int rank, const int64_t *dims, int64_t below)
     return t;
 }
 
-static void check_route(int64_t b, int64_t t, int64_t e, int64_t k, int64_t capacity, bool joined)
+typedef enum sharing { APART, JOINED, TOGETHER } sharing;
+
+static void check_route(int64_t b, int64_t t, int64_t e, int64_t k, int64_t capacity, sharing rooms)
 {
     kernel_case c = {.op = TR_OP_route, .n_in = 1, .n_out = 4, .seed = 5, .step = 3, .extent = {b, t, e},
                      .relative = {1e-5}, .absolute = {1e-6}};
@@ -21,7 +23,8 @@ static void check_route(int64_t b, int64_t t, int64_t e, int64_t k, int64_t capa
     c.out[3] = kc_shape(TR_I32, KC_DIMS(b, e));
     c.attrs[TR_ROUTE_K].i = k;
     c.attrs[TR_ROUTE_CAPACITY].i = capacity;
-    c.attrs[TR_ROUTE_JOINED].i = joined;
+    c.attrs[TR_ROUTE_JOINED].i = rooms != APART;
+    c.attrs[TR_ROUTE_TOGETHER].i = rooms == TOGETHER;
     c.attrs[TR_ROUTE_RANDOM].i = k > 1;
     for (int normalised = 0; normalised < 2; normalised++) {
         c.attrs[TR_ROUTE_NORMALISED].i = normalised;
@@ -81,14 +84,16 @@ static tr_tensor filling(int64_t b, int64_t e, int64_t c, bool joined)
     return t;
 }
 
-static void check_experts(tr_dtype dtype, int64_t e, int64_t b, int64_t c, int64_t k, int64_t n, bool joined, bool transposed)
+static void check_experts(tr_dtype dtype, int64_t e, int64_t b, int64_t c, int64_t k, int64_t n, sharing kind, bool transposed)
 {
-    int64_t rooms = joined ? 1 : e;
+    int64_t rooms = kind == APART ? e : 1, sequences = b;
     double wrong = dtype == TR_F32 ? 2e-6 : 0.01;
     kernel_case a = {.op = TR_OP_expert_linear, .n_in = 3, .n_out = 1, .relative = {wrong}, .absolute = {wrong}};
+    a.in[2] = filling(b, e, c, kind != APART);
+    if (kind == TOGETHER)
+        b = 1, c *= sequences;
     a.in[0] = kc_uniform(dtype, KC_DIMS(rooms, b, c, k), 0, 1);
     a.in[1] = transposed ? kc_uniform(dtype, KC_DIMS(e, n, k), 0, 1) : kc_uniform(dtype, KC_DIMS(e, k, n), 0, 1);
-    a.in[2] = filling(b, e, c, joined);
     a.out[0] = kc_shape(dtype, KC_DIMS(rooms, b, c, n));
     a.attrs[TR_EXPERT_TRANSPOSED].i = transposed;
     CHECK(kernel_check(&a) > 0);
@@ -110,10 +115,12 @@ static void check_experts(tr_dtype dtype, int64_t e, int64_t b, int64_t c, int64
 
 static void test_routing(void)
 {
-    check_route(3, 37, 8, 2, 37, true);
-    check_route(3, 37, 8, 2, 5, false);
-    check_route(2, 19, 1, 1, 19, false);
-    check_route(5, 11, 67, 3, 2, true);
+    check_route(3, 37, 8, 2, 37, JOINED);
+    check_route(3, 37, 8, 2, 5, APART);
+    check_route(2, 19, 1, 1, 19, APART);
+    check_route(5, 11, 67, 3, 2, JOINED);
+    check_route(5, 11, 67, 3, 2, TOGETHER);
+    check_route(3, 37, 8, 1, 20, TOGETHER);
     check_route_grad(3, 37, 8, 2);
     check_route_grad(2, 9, 67, 3);
     check_route_grad(2, 9, 5, 1);
@@ -126,14 +133,18 @@ static void test_products_of_experts(void)
     for (int dtype = 0; dtype < 2; dtype++)
         for (int transposed = 0; transposed < 2; transposed++) {
             tr_dtype of = dtype ? TR_BF16 : TR_F32;
-            check_experts(of, 3, 2, 150, 64, 40, false, transposed);
-            check_experts(of, 4, 3, 210, 48, 33, true, transposed);
-            check_experts(of, 1, 1, 97, 40, 64, false, transposed);
-            check_experts(of, 5, 2, 7, 33, 16, true, transposed);
+            check_experts(of, 3, 2, 150, 64, 40, APART, transposed);
+            check_experts(of, 4, 3, 210, 48, 33, JOINED, transposed);
+            check_experts(of, 4, 3, 210, 48, 33, TOGETHER, transposed);
+            check_experts(of, 1, 1, 97, 40, 64, APART, transposed);
+            check_experts(of, 5, 2, 7, 33, 16, JOINED, transposed);
+            check_experts(of, 5, 9, 7, 33, 16, TOGETHER, transposed);
         }
-    check_experts(TR_F32, 1, 10, 130, 32, 48, false, false); /* more rows than one product takes */
-    check_experts(TR_BF16, 1, 10, 130, 32, 48, false, true);
-    check_experts(TR_F32, 2, 10, 260, 16, 24, true, true);
+    check_experts(TR_F32, 1, 10, 130, 32, 48, APART, false); /* more rows than one product takes */
+    check_experts(TR_BF16, 1, 10, 130, 32, 48, APART, true);
+    check_experts(TR_F32, 2, 10, 260, 16, 24, JOINED, true);
+    check_experts(TR_F32, 2, 10, 260, 16, 24, TOGETHER, true);
+    check_experts(TR_BF16, 1, 10, 130, 32, 48, TOGETHER, false);
 }
 
 int main(void)

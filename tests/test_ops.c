@@ -60,6 +60,8 @@ static void fill(tr_tensor *t, char kind, int64_t number)
             kc_set(t, i, floor(u * (double)number));
         else if (kind == 's') /* a step that shares no factor with the small numbers here goes through all */
             kc_set(t, i, i % 5 == 3 || i % (n / t->dims[0]) >= number ? -1 : (double)(i % (n / t->dims[0]) * 7 % number));
+        else if (kind == 'S')
+            kc_set(t, i, i % 5 == 3 || i >= number ? -1 : (double)(i * 7 % number));
         else if (kind == 't')
             kc_set(t, i, floor(u * (double)(number + 1)) - 1);
         else if (kind == 'r')
@@ -82,6 +84,7 @@ static tr_dtype dtype_of(char kind, tr_dtype type)
         return type;
     case 'i':
     case 's':
+    case 'S':
     case 't':
     case 'c':
         return TR_I32;

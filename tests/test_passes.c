@@ -535,7 +535,7 @@ static void test_cache(void)
 }
 
 /* Rooms of 3 experts, of which a token goes to k. */
-static tr_graph *routed(int64_t k, double capacity_factor, double dropout)
+static tr_graph *routed(int64_t k, double capacity_factor, double dropout, bool together)
 {
     tr_graph *g = tr_graph_new("routed", TR_F32);
     tr_value x = tr_input_real(g, "x", "batch=2 seq=8 embed=4");
@@ -546,6 +546,8 @@ static tr_graph *routed(int64_t k, double capacity_factor, double dropout)
     tr_graph_output(g, "y", tr_collect(g, tr_expert_linear(g, h, out, false, &r), &r));
     CHECK_OK(tr_graph_error_take(g));
     tr_pass_rooms(g);
+    if (together)
+        tr_pass_together(g);
     CHECK_OK(tr_graph_verify(g));
     return g;
 }
@@ -566,11 +568,14 @@ static int64_t places(tr_graph *g)
 
 static void test_rooms(void)
 {
-    CHECK(places(routed(2, 0, 0)) == 16);   /* none is left out: joined, 2 places a token instead of 3 */
-    CHECK(places(routed(1, 0, 0)) == 8);
-    CHECK(places(routed(1, 1.5, 0)) == 8);  /* 3 x 4 */
-    CHECK(places(routed(1, 0.5, 0)) == 6);  /* 3 x 2: joining saves nothing */
-    CHECK(places(routed(2, 0, 0.1)) == 24); /* draws by place */
+    CHECK(places(routed(2, 0, 0, false)) == 16);   /* none is left out: joined, 2 places a token instead of 3 */
+    CHECK(places(routed(1, 0, 0, false)) == 8);
+    CHECK(places(routed(1, 1.5, 0, false)) == 8);  /* 3 x 4 */
+    CHECK(places(routed(1, 0.5, 0, false)) == 6);  /* 3 x 2: joining saves nothing */
+    CHECK(places(routed(2, 0, 0.1, false)) == 24); /* draws by place */
+    CHECK(places(routed(2, 0, 0, true)) == 32);    /* of both sequences */
+    CHECK(places(routed(1, 0.5, 0, true)) == 6);   /* not joined: they stay */
+    CHECK(places(routed(2, 0, 0.1, true)) == 24);
 }
 
 int main(void)

@@ -7,7 +7,7 @@
 #include "ir/table.h"
 #include "ir/text.h"
 
-static const char *const pass_names[] = {"model", "rooms", "autodiff", "update", "shard", "cut", "recompute", "once", "cache", "fuse", "order", "bucket", "overlap"};
+static const char *const pass_names[] = {"model", "rooms", "autodiff", "update", "shard", "cut", "together", "recompute", "once", "cache", "fuse", "order", "bucket", "overlap"};
 
 /* Between two passes: the log, the dump, the verifier. */
 static tr_error *after(const char *pass, const tr_graph *g, const tr_compile *how)
@@ -33,7 +33,7 @@ static tr_error *check_dump(const tr_compile *how)
             return NULL;
     const char *near = tr_suggest(how->dump_after, pass_names, TR_COUNT(pass_names));
     return tr_error_new(TR_USER, "--dump-after=%s: there is no such pass; the passes are model, rooms, autodiff, update, "
-                                 "shard, cut, recompute, once, cache, fuse, order, bucket, overlap%s%s",
+                                 "shard, cut, together, recompute, once, cache, fuse, order, bucket, overlap%s%s",
                         how->dump_after, near ? "; did you mean " : "", near ? near : "");
 }
 
@@ -67,6 +67,12 @@ static tr_error *cut(tr_graph **graph, const tr_compile *how, tr_graph **out_who
     *out_whole = *graph;
     *graph = mine;
     return after("cut", mine, how);
+}
+
+static tr_error *together(tr_graph *g, const tr_compile *how)
+{
+    tr_pass_together(g);
+    return after("together", g, how);
 }
 
 /* What collectives may hold for themselves at once: of each axis as many as move at the same time. */
@@ -199,6 +205,7 @@ tr_error *tr_compile_training(tr_model model, const tr_sizes *sizes, void *user,
     whole_hash = tr_graph_hash(g);
     TR_GO(shard(&g, how));
     TR_GO(cut(&g, how, &whole));
+    TR_GO(together(g, how));
     TR_GO(tr_pass_recompute(g, how->recompute));
     TR_GO(after("recompute", g, how));
     TR_GO(tr_pass_fuse(g));
@@ -234,6 +241,7 @@ static tr_error *finish_take(tr_graph *g, const tr_compile *how, tr_side side, i
     TR_GO(rooms(g, how));
     TR_GO(shard(&g, how));
     TR_GO(cut(&g, how, &whole));
+    TR_GO(together(g, how));
     if (side != TR_SIDE_BOTH) {
         TR_GO(tr_pass_once(g, side));
         TR_GO(after("once", g, how));

@@ -84,18 +84,21 @@
  *                       attention_part's; what these keys contribute; o and lse are of all keys
  *
  *  route                logits[b,t,e] f32 -> weights[b,t,k] f32, choices[b,t,k] i32, slots[b,t,k] i32, filled[b,e] i32
- *                       k, capacity, normalised, random, stream, joined    kernels/reference/moe.c has the definitions
+ *                       k, capacity, normalised, random, stream, joined, together
+ *                       kernels/reference/moe.c has the definitions
  *                       a slot is expert x capacity + place, or -1: there was no place. Places 0 .. filled - 1 are taken.
  *                       joined: the experts' places of a sequence follow each other in one room, without gaps
+ *                       together: those of all sequences do, by expert first, then by sequence
  *  route_grad           dweights, logits, choices -> dlogits f32
  *  route_loss           logits, choices -> balance[1], z[1]       sums over sequences                  all
  *  route_loss_grad      logits, choices, dbalance[1], dz[1] -> dlogits f32                             all
- *  dispatch             x[b,t,d], slots[b,t,k], weights?[b,t,k] f32 -> y[e,b,c,d]        experts, capacity
+ *  dispatch             x[b,t,d], slots[b,t,k], weights?[b,t,k] f32 -> y[e,b,c,d]        experts, capacity, together
  *                       a token, times its weight, in each of its slots; the rest is zeros
+ *                       together, here and below: y[1,1,c,d] with the places of all sequences
  *  collect              y[e,b,c,d], slots, weights? -> o[b,t,d]   the sum of a token's slots
  *  collect_grad         do[b,t,d], y[e,b,c,d], slots -> dweights[b,t,k] f32
  *  expert_linear        x[e,b,c,k], w[e,k,n], filled[b,e] i32 -> y[e,b,c,n]              transposed
- *                       joined rooms: x[1,b,c,k] -> y[1,b,c,n]
+ *                       joined rooms: x[1,b,c,k] -> y[1,b,c,n]; together: x[1,1,c,k] -> y[1,1,c,n]
  *                       transposed: w[e,n,k]; places that are not filled become zeros
  *  expert_linear_dw     x[e,b,c,k], dy[e,b,c,n], filled, acc?[e,k,n] -> dw[e,k,n] f32
  *
@@ -242,9 +245,9 @@ enum { TR_ATTENTION_CAUSAL, TR_ATTENTION_WINDOW, TR_ATTENTION_SCALE, TR_ATTENTIO
 enum { TR_PART_FIRST = 5, TR_PART_TURN, TR_PART_JUMP, TR_PART_KEY_FIRST, TR_PART_KEY_TURN, TR_PART_KEY_JUMP,
        TR_PART_ALL_KEYS };
 enum { TR_ROUTE_K, TR_ROUTE_CAPACITY, TR_ROUTE_NORMALISED, TR_ROUTE_RANDOM, TR_ROUTE_STREAM,
-       TR_ROUTE_JOINED };
+       TR_ROUTE_JOINED, TR_ROUTE_TOGETHER };
 enum { TR_ROUTE_LOSS_ALL };
-enum { TR_DISPATCH_EXPERTS, TR_DISPATCH_CAPACITY };
+enum { TR_DISPATCH_EXPERTS, TR_DISPATCH_CAPACITY, TR_DISPATCH_TOGETHER };
 enum { TR_EXPERT_TRANSPOSED };
 enum { TR_MOST_CHOICES = 16 }; /* experts of a token */
 enum { TR_LOSS_SMOOTHING, TR_LOSS_Z, TR_LOSS_VOCAB };

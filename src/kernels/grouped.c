@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 
-enum { LEAST = 16, SMALL = 3, SIZES = 6 }; /* pieces of LEAST << i rows; the first SMALL beside `any`, or all */
+enum { LEAST = TR_GROUPED_PIECE, SMALL = 3, SIZES = 6 }; /* pieces of LEAST << i rows; the first SMALL beside `any`, or all */
 
 struct tr_grouped {
     tr_matmul_spec spec;

@@ -8,6 +8,8 @@
 
 typedef struct tr_grouped tr_grouped;
 
+enum { TR_GROUPED_PIECE = 16 }; /* a multiple of so many rows needs no padding */
+
 tr_error *tr_grouped_new(const tr_matmul_spec *spec, tr_grouped **out);
 void tr_grouped_free(tr_grouped *grouped); /* NULL is allowed */
 size_t tr_grouped_scratch_bytes(const tr_grouped *grouped);

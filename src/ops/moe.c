@@ -10,7 +10,9 @@
  * microbatches changes a result. A room has the experts as its outermost dim and the weights too, and both may be cut
  * there: on the axis that cuts the experts, dispatch's result is cut by batch and wanted by expert, which is the
  * all-to-all of the tokens. Where nothing cuts the experts the pass `rooms` joins them (passes/rooms.c): a sequence has
- * one room [1, batch, capacity, embed] with the tokens of expert 0, then of expert 1, and so on.
+ * one room [1, batch, capacity, embed] with the tokens of expert 0, then of expert 1, and so on; and on a rank the pass
+ * `together` makes one room of all its sequences, [1, 1, capacity, embed]: the tokens of expert 0 in all sequences, then
+ * those of expert 1. Who has a place in a room is not touched by that.
  */
 #include "ops/rule.h"
 
@@ -30,6 +32,19 @@ static tr_error *check_input(const tr_graph *g, const tr_value *in, int k, int r
                ? NULL
                : tr_error_new(TR_USER, "input %d must be %s, %s, not %s[%s]", k, what, tr_dtype_name(dtype),
                               tr_dtype_name(s->dtype), tr_dims_text(g, s, text, sizeof text));
+}
+
+/* All sequences share a room; `by_sequence` has a row for each of them. */
+static bool is_together(const tr_graph *g, tr_value room, tr_value by_sequence)
+{
+    return tr_shape_at(g, room)->dims[1] != tr_shape_at(g, by_sequence)->dims[0];
+}
+
+static tr_error *check_sequences(const tr_graph *g, const tr_shape *room, const tr_shape *by_sequence)
+{
+    if (room->dims[0] == 1 && room->dims[1] == 1)
+        return NULL;
+    return tr_dims_match(g, "rooms and what goes by sequence must have the same batch", room, 1, by_sequence, 0, 1);
 }
 
 /* route ---------------------------------------------------------------------------------------------- */
@@ -77,12 +92,18 @@ static void cost_route(const tr_graph *g, tr_node n, tr_cost *cost)
 #define ROUTE_ATTRS                                                                                            \
     {                                                                                                          \
         {"k", TR_ATTR_INT}, {"capacity", TR_ATTR_INT}, {"normalised", TR_ATTR_BOOL}, {"random", TR_ATTR_BOOL}, \
-            {"stream", TR_ATTR_INT}, {"joined", TR_ATTR_BOOL}                                                  \
+            {"stream", TR_ATTR_INT}, {"joined", TR_ATTR_BOOL}, {"together", TR_ATTR_BOOL}                      \
     }
+
+static const char *rule_route(const tr_graph *g, tr_node n)
+{
+    return g->nodes[n].attrs[TR_ROUTE_TOGETHER].i ? "[b][t][e]->[b][t][k],[b][t][k],[b][t][k],[b][e]"
+                                                  : "b[t][e]->b[t][k],b[t][k],b[t][k],b[e]";
+}
 
 const tr_op_row tr_row_route = {
     .min_in = 1, .max_in = 1, .flags = TR_OP_RANDOM, .attrs = ROUTE_ATTRS, .infer = infer_route, .gradient = grad_route,
-    .sharding = "b[t][e]->b[t][k],b[t][k],b[t][k],b[e]", .cost = cost_route};
+    .sharding_of = rule_route, .cost = cost_route};
 
 TR_INFER(infer_route_grad)
 {
@@ -158,8 +179,9 @@ TR_INFER(infer_dispatch)
     }
     if (experts < 1 || capacity < 1)
         return tr_error_new(TR_USER, "%lld experts with room for %lld tokens", (long long)experts, (long long)capacity);
-    out[0] = (tr_shape){.dtype = x->dtype, .rank = 4, .dims = {experts, x->dims[0], capacity, x->dims[2]},
-                        .names = {0, x->names[0], 0, x->names[2]}};
+    bool together = attrs[TR_DISPATCH_TOGETHER].i;
+    out[0] = (tr_shape){.dtype = x->dtype, .rank = 4, .dims = {experts, together ? 1 : x->dims[0], capacity, x->dims[2]},
+                        .names = {0, together ? 0 : x->names[0], 0, x->names[2]}};
     *n_out = 1;
     return NULL;
 }
@@ -178,9 +200,15 @@ static void cost_move(const tr_graph *g, tr_node n, tr_cost *cost)
     cost->flops = (double)tr_shape_elems(tr_shape_at(g, tr_in(g, n, 0)));
 }
 
+static const char *rule_dispatch(const tr_graph *g, tr_node n)
+{
+    return g->nodes[n].attrs[TR_DISPATCH_TOGETHER].i ? "[b][t]d,[b][t][k],[b][t][k]->[e][r][c]d"
+                                                     : "b[t]d,b[t][k],b[t][k]->[e]b[c]d";
+}
+
 const tr_op_row tr_row_dispatch = {
-    .min_in = 2, .max_in = 3, .attrs = {{"experts", TR_ATTR_INT}, {"capacity", TR_ATTR_INT}}, .infer = infer_dispatch,
-    .gradient = grad_dispatch, .sharding = "b[t]d,b[t][k],b[t][k]->[e]b[c]d", .cost = cost_move};
+    .min_in = 2, .max_in = 3, .infer = infer_dispatch, .gradient = grad_dispatch, .sharding_of = rule_dispatch, .cost = cost_move,
+    .attrs = {{"experts", TR_ATTR_INT}, {"capacity", TR_ATTR_INT}, {"together", TR_ATTR_BOOL}}};
 
 TR_INFER(infer_collect)
 {
@@ -189,7 +217,7 @@ TR_INFER(infer_collect)
     TR_TRY(tr_floats_only(g, in, 1));
     TR_TRY(check_input(g, in, 0, 4, y->dtype, "[expert, batch, capacity, embed]"));
     TR_TRY(check_input(g, in, 1, 3, TR_I32, choices_text));
-    TR_TRY(tr_dims_match(g, "rooms and slots must have the same batch", y, 1, slots, 0, 1));
+    TR_TRY(check_sequences(g, y, slots));
     if (has(in, n_in, 2)) {
         TR_TRY(check_input(g, in, 2, 3, TR_F32, choices_text));
         TR_TRY(tr_dims_match(g, "slots and weights", slots, 0, shape_in(g, in, 2), 0, 3));
@@ -208,7 +236,8 @@ static void grad_collect(tr_graph *g, tr_node n, const tr_value *d_out, tr_value
     const tr_value in[] = {d_out[0], tr_in(g, n, 1), tr_in(g, n, 2)};
     d_in[0] = emit(g, TR_OP_dispatch, in, 3,
                    (tr_attr[TR_MAX_ATTRS]){[TR_DISPATCH_EXPERTS] = {.i = y.dims[0]},
-                                           [TR_DISPATCH_CAPACITY] = {.i = y.dims[2]}});
+                                           [TR_DISPATCH_CAPACITY] = {.i = y.dims[2]},
+                                           [TR_DISPATCH_TOGETHER] = {.i = is_together(g, tr_in(g, n, 0), tr_in(g, n, 1))}});
     if (d_in[0])
         g->values[d_in[0]].shape.names[0] = y.names[0];
     const tr_value weights[] = {d_out[0], tr_in(g, n, 0), tr_in(g, n, 1)};
@@ -216,9 +245,14 @@ static void grad_collect(tr_graph *g, tr_node n, const tr_value *d_out, tr_value
         d_in[2] = emit(g, TR_OP_collect_grad, weights, 3, NULL);
 }
 
-const tr_op_row tr_row_collect = {
-    .min_in = 2, .max_in = 3, .infer = infer_collect, .gradient = grad_collect,
-    .sharding = "[e]b[c]d,b[t][k],b[t][k]->b[t]d", .cost = cost_move};
+static const char *rule_collect(const tr_graph *g, tr_node n)
+{
+    return is_together(g, tr_in(g, n, 0), tr_in(g, n, 1)) ? "[e][r][c]d,[b][t][k],[b][t][k]->[b][t]d"
+                                                          : "[e]b[c]d,b[t][k],b[t][k]->b[t]d";
+}
+
+const tr_op_row tr_row_collect = {.min_in = 2, .max_in = 3, .infer = infer_collect, .gradient = grad_collect,
+                                  .sharding_of = rule_collect, .cost = cost_move};
 
 TR_INFER(infer_collect_grad)
 {
@@ -227,8 +261,9 @@ TR_INFER(infer_collect_grad)
     TR_TRY(tr_floats_only(g, in, 2));
     TR_TRY(check_input(g, in, 1, 4, d->dtype, "[expert, batch, capacity, embed]"));
     TR_TRY(check_input(g, in, 2, 3, TR_I32, choices_text));
-    if (d->rank != 3 || d->dims[2] != y->dims[3] || y->dims[1] != d->dims[0])
+    if (d->rank != 3 || d->dims[2] != y->dims[3])
         return tr_dims_differ(g, "tokens and rooms", d, y);
+    TR_TRY(check_sequences(g, y, d));
     TR_TRY(tr_dims_match(g, "tokens and slots", d, 0, slots, 0, 2));
     out[0] = *slots;
     out[0].dtype = TR_F32;
@@ -236,9 +271,14 @@ TR_INFER(infer_collect_grad)
     return NULL;
 }
 
-const tr_op_row tr_row_collect_grad = {
-    .min_in = 3, .max_in = 3, .infer = infer_collect_grad, .no_gradient = once_only,
-    .sharding = "b[t]d,[e]b[c]d,b[t][k]->b[t][k]", .cost = cost_move};
+static const char *rule_collect_grad(const tr_graph *g, tr_node n)
+{
+    return is_together(g, tr_in(g, n, 1), tr_in(g, n, 2)) ? "[b][t]d,[e][r][c]d,[b][t][k]->[b][t][k]"
+                                                          : "b[t]d,[e]b[c]d,b[t][k]->b[t][k]";
+}
+
+const tr_op_row tr_row_collect_grad = {.min_in = 3, .max_in = 3, .infer = infer_collect_grad, .no_gradient = once_only,
+                                       .sharding_of = rule_collect_grad, .cost = cost_move};
 
 /* expert_linear --------------------------------------------------------------------------------------- */
 
@@ -246,16 +286,19 @@ static tr_error *check_rooms(const tr_graph *g, const tr_value *in)
 {
     TR_TRY(check_input(g, in, 0, 4, shape_in(g, in, 0)->dtype, "[expert, batch, capacity, features]"));
     TR_TRY(check_input(g, in, 2, 2, TR_I32, "filled [batch, expert]"));
-    TR_TRY(tr_dims_match(g, "rooms and their fillings", shape_in(g, in, 0), 1, shape_in(g, in, 2), 0, 1));
+    TR_TRY(check_sequences(g, shape_in(g, in, 0), shape_in(g, in, 2)));
     if (shape_in(g, in, 0)->dims[0] == 1) /* joined */
         return NULL;
     return tr_dims_match(g, "rooms and their fillings", shape_in(g, in, 0), 0, shape_in(g, in, 2), 1, 1);
 }
 
-/* All experts of a sequence share a room. */
-static bool is_joined(const tr_graph *g, tr_node n)
+/* Who shares a room: nobody, the experts of a sequence, those of all sequences. */
+enum { APART, JOINED, TOGETHER, SHARINGS };
+static int sharing(const tr_graph *g, tr_node n)
 {
-    return tr_shape_at(g, tr_in(g, n, 0))->dims[0] != tr_shape_at(g, tr_in(g, n, 2))->dims[1];
+    if (is_together(g, tr_in(g, n, 0), tr_in(g, n, 2)))
+        return TOGETHER;
+    return tr_shape_at(g, tr_in(g, n, 0))->dims[0] != tr_shape_at(g, tr_in(g, n, 2))->dims[1] ? JOINED : APART;
 }
 
 TR_INFER(infer_expert_linear)
@@ -295,9 +338,11 @@ static void cost_expert(const tr_graph *g, tr_node n, tr_cost *cost)
 
 static const char *rule_expert_linear(const tr_graph *g, tr_node n)
 {
-    static const char *const rules[2][2] = {{"eb[c]k,ekn,be->eb[c]n", "eb[c]k,enk,be->eb[c]n"},
-                                            {"[x]b[c]k,[e]kn,b[e]->[x]b[c]n", "[x]b[c]k,[e]nk,b[e]->[x]b[c]n"}};
-    return rules[is_joined(g, n)][g->nodes[n].attrs[TR_EXPERT_TRANSPOSED].i != 0];
+    static const char *const rules[SHARINGS][2] = {
+        [APART] = {"eb[c]k,ekn,be->eb[c]n", "eb[c]k,enk,be->eb[c]n"},
+        [JOINED] = {"[x]b[c]k,[e]kn,b[e]->[x]b[c]n", "[x]b[c]k,[e]nk,b[e]->[x]b[c]n"},
+        [TOGETHER] = {"[x][r][c]k,[e]kn,[b][e]->[x][r][c]n", "[x][r][c]k,[e]nk,[b][e]->[x][r][c]n"}};
+    return rules[sharing(g, n)][g->nodes[n].attrs[TR_EXPERT_TRANSPOSED].i != 0];
 }
 
 const tr_op_row tr_row_expert_linear = {
@@ -323,7 +368,10 @@ TR_INFER(infer_expert_linear_dw)
 
 static const char *rule_expert_linear_dw(const tr_graph *g, tr_node n)
 {
-    return is_joined(g, n) ? "[x]b[c]k,[x]b[c]n,b[e],[e]kn->[e]kn" : "eb[c]k,eb[c]n,be,ekn->ekn";
+    static const char *const rules[SHARINGS] = {[APART] = "eb[c]k,eb[c]n,be,ekn->ekn",
+                                                [JOINED] = "[x]b[c]k,[x]b[c]n,b[e],[e]kn->[e]kn",
+                                                [TOGETHER] = "[x][r][c]k,[x][r][c]n,[b][e],[e]kn->[e]kn"};
+    return rules[sharing(g, n)];
 }
 
 const tr_op_row tr_row_expert_linear_dw = {

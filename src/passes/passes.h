@@ -7,6 +7,7 @@
  *   update     accumulators, clipping, the optimizer                    update.c
  *   shard      the graph of one rank of a mesh                         shard.c
  *   cut        the stages of one place on a pipeline                   pipeline_cut.c
+ *   together   joined rooms of a rank's sequences become one           rooms.c
  *   recompute  values that are cheaper to make again than to keep       recompute.c
  *   fuse       nodes that are faster together                           fuse.c
  *   order      dead nodes leave; what is made early but used late moves order.c
@@ -14,7 +15,7 @@
  *   overlap    collectives are started early and waited for late  overlap.c
  *   memory     lifetimes, in place, offsets, the exact peak             memory.c
  *
- * An inference graph takes rooms, once (once.c: of two towers, what is computed once or for each token), cache (cache.c:
+ * An inference graph takes rooms, together, once (once.c: of two towers, what is computed once or for each token), cache (cache.c:
  * attention reads and fills a key-value cache), fuse, order and memory.
  */
 #pragma once
@@ -22,6 +23,8 @@
 
 /* Precondition: a forward graph, which no mesh axis is going to cut along "expert". */
 void tr_pass_rooms(tr_graph *graph);
+/* Precondition: one rank's graph. */
+void tr_pass_together(tr_graph *graph);
 
 /* Precondition: no node is fused, `loss` is a [1] f32 value; `seed`, a [1] f32 value or 0 for 1, is the gradient that it
  * begins with. Post: nodes of phase BACKWARD follow;

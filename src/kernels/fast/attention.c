@@ -22,7 +22,8 @@ typedef struct room {
     const word *keys, *values; /* there, or in the tensors themselves when they lie just so */
     word *q, *q_lanes, *s;     /* s: [KEYS][LANES] scores, then weights (as pairs when dot) */
     float *o, *m, *l, *factor;
-    tile_bias bias; /* shared */
+    tile_short *brief; /* of a short sequence: all that is needed */
+    tile_bias bias;    /* shared */
 } room;
 
 static size_t room_set(room *r, const tr_attention_shape *a, int64_t keys, void *memory)
@@ -40,7 +41,8 @@ static size_t room_set(room *r, const tr_attention_shape *a, int64_t keys, void 
                  {&r->o, LANES * f.col},
                  {&r->m, LANES},
                  {&r->l, LANES},
-                 {&r->factor, a->p > 0 ? KEYS * LANES : 0}};
+                 {&r->factor, a->p > 0 ? KEYS * LANES : 0},
+                 {&r->brief, TILE(is_short)(a) ? (int64_t)(TILE(short_bytes)() / sizeof(word)) : 0}};
     for (int64_t i = 0; i < TR_COUNT(parts); i++) {
         word *place = memory ? (word *)memory + at : NULL;
         memcpy(parts[i].field, &place, sizeof place);
@@ -243,6 +245,9 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
         }
         int64_t from = all_cost * thread / threads, to = all_cost * (thread + 1) / threads,
                 group_packed = -1;
+        bool brief = TILE(is_short)(a);
+        if (brief)
+            TILE(short_clear)(r.brief);
         tile_begin(&f);
         for (int64_t head = 0; head < a->b * a->h; head++) {
             int64_t cost = head * head_cost, b = head / a->h, h = head % a->h;
@@ -254,6 +259,16 @@ void TILE(forward)(const tr_attention_shape *a, tr_rows q, tr_rows k, tr_rows v,
                 cost += block_cost(a, i, n, offset, keys);
                 if (middle < from || middle >= to)
                     continue;
+                if (brief) {
+                    tile_head x = tile_head_of(q, k, v, o, b, h);
+                    if (head + 1 < a->b * a->h) {
+                        tile_head next = tile_head_of(q, k, v, o, (head + 1) / a->h, (head + 1) % a->h);
+                        TILE(short_fetch)(a, &next);
+                    }
+                    TILE(short_forward)(a, r.brief, b, &x, lse ? lse + (b * a->h + h) * a->lse_rows : NULL,
+                                        tile_bias_at(&r.bias, h, 0), r.bias.step);
+                    continue;
+                }
                 if (group_packed != head / group) {
                     group_packed = head / group;
                     take_keys(&f, &r, tile_at(k, f.bf16, b, lowest, h / group), k.step,

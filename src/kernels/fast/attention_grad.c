@@ -23,6 +23,7 @@ typedef struct room {
     word *s, *dp; /* [KEYS][LANES]: scores and do v^T, then in f32 m p and ds */
     word *p_rows, *ds_rows, *ds_pairs; /* where the products read m p and ds */
     float *factor;
+    tile_short *brief; /* of a short sequence: all that is needed but dbias */
     float *dbias;   /* as bias is spread out, of this thread */
     tile_bias bias; /* shared */
 } room;
@@ -54,6 +55,7 @@ static size_t room_set(room *r, const tr_attention_shape *a, void *memory)
                  {&r->ds_rows, dot * KEYS * LANES / 2},
                  {&r->ds_pairs, dot * KEYS * LANES / 2},
                  {&r->factor, a->p > 0 ? KEYS * LANES : 0},
+                 {&r->brief, TILE(is_short)(a) ? (int64_t)(TILE(short_bytes)() / sizeof(word)) : 0},
                  {&r->dbias, a->h * TILE(bias_of)(a, a->s, NULL).head}};
     for (int64_t i = 0; i < TR_COUNT(parts); i++) {
         word *place = memory ? (word *)memory + at : NULL;
@@ -212,6 +214,41 @@ static void block(const tr_attention_shape *a, const tile_form *f, const room *r
     unpack(a, f, tile_at(w->dx[0], narrow, b, i, h), w->dx[0].step, r->dq, n, a->scale);
 }
 
+/* All queries of a key head. */
+static void key_head(const tr_attention_shape *a, const tile_form *f, const room *r, const tile_grad *w, int64_t b, int64_t g)
+{
+    int64_t group = a->h / a->g;
+    bool narrow = f->bf16 && !a->wide;
+    const void *k = tile_at(w->x[1], f->bf16, b, 0, g), *v = tile_at(w->x[2], f->bf16, b, 0, g);
+    TILE(pack_rows)(f, r->k, k, w->x[1].step, a->s, tile_keys(f, a->s));
+    TILE(pack_rows)(f, r->v, v, w->x[2].step, a->s, tile_keys(f, a->s));
+    if (f->dot)
+        TILE(pack_pairs)(f, r->k_pairs, k, w->x[1].step, a->s, tile_keys(f, a->s));
+    memset(r->dk, 0, (size_t)(a->s * f->col) * sizeof *r->dk);
+    memset(r->dv, 0, (size_t)(a->s * f->col) * sizeof *r->dv);
+    for (int64_t h = g * group; h < (g + 1) * group; h++)
+        for (int64_t i = 0; i < a->t; i += LANES)
+            block(a, f, r, w, b, h, i, TR_MIN(LANES, a->t - i));
+    unpack(a, f, tile_at(w->dx[1], narrow, b, 0, g), w->dx[1].step, r->dk, a->s, a->scale);
+    unpack(a, f, tile_at(w->dx[2], narrow, b, 0, g), w->dx[2].step, r->dv, a->s, 1.0f);
+}
+
+static void brief_head(const tr_attention_shape *a, const room *r, const tile_grad *w, int64_t head)
+{
+    tile_head x[2], dx[2]; /* this one, and the next or the last */
+    for (int64_t n = 0; n < 2; n++) {
+        int64_t b = TR_MIN(head + n, a->b * a->h - 1) / a->h, h = TR_MIN(head + n, a->b * a->h - 1) % a->h;
+        x[n] = tile_head_of(w->x[0], w->x[1], w->x[2], w->o, b, h);
+        dx[n] = tile_head_of(w->dx[0], w->dx[1], w->dx[2], w->dout, b, h);
+    }
+    TILE(short_fetch)(a, &x[1]);
+    TILE(short_fetch)(a, &dx[1]);
+    int64_t b = head / a->h, h = head % a->h;
+    float *dbias = a->relative ? r->dbias + (tile_bias_at(&r->bias, h, 0) - r->bias.base) : NULL;
+    TILE(short_grad)(a, r->brief, b, &x[0], &dx[0], w->lse + (b * a->h + h) * a->lse_rows, tile_bias_at(&r->bias, h, 0), dbias,
+                     r->bias.step);
+}
+
 /* Fills the bias, and clears the threads' sums of its gradient. */
 static void start_bias(const tr_attention_shape *a, const tile_bias *x, void *scratch, size_t bytes, int threads)
 {
@@ -256,7 +293,7 @@ size_t TILE(grad_bytes)(const tr_attention_shape *a)
 void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch)
 {
     tile_form f = tile_form_of(a);
-    bool narrow = f.bf16 && !a->wide;
+    bool brief = TILE(is_short)(a);
     room none;
     size_t bytes = room_set(&none, a, NULL);
     int threads = omp_get_max_threads();
@@ -265,25 +302,19 @@ void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch)
         start_bias(a, &bias, scratch, bytes, threads);
 #pragma omp parallel
     {
+        room own;
+        room_set(&own, a, (char *)scratch + bytes * (size_t)omp_get_thread_num());
+        if (brief)
+            TILE(short_clear)(own.brief);
         tile_begin(&f);
 #pragma omp for schedule(static)
         for (int64_t item = 0; item < a->b * a->g; item++) {
-            room r;
-            room_set(&r, a, (char *)scratch + bytes * (size_t)omp_get_thread_num());
+            room r = own;
             r.bias = bias;
-            int64_t b = item / a->g, g = item % a->g, group = a->h / a->g;
-            const void *k = tile_at(w->x[1], f.bf16, b, 0, g), *v = tile_at(w->x[2], f.bf16, b, 0, g);
-            TILE(pack_rows)(&f, r.k, k, w->x[1].step, a->s, tile_keys(&f, a->s));
-            TILE(pack_rows)(&f, r.v, v, w->x[2].step, a->s, tile_keys(&f, a->s));
-            if (f.dot)
-                TILE(pack_pairs)(&f, r.k_pairs, k, w->x[1].step, a->s, tile_keys(&f, a->s));
-            memset(r.dk, 0, (size_t)(a->s * f.col) * sizeof *r.dk);
-            memset(r.dv, 0, (size_t)(a->s * f.col) * sizeof *r.dv);
-            for (int64_t h = g * group; h < (g + 1) * group; h++)
-                for (int64_t i = 0; i < a->t; i += LANES)
-                    block(a, &f, &r, w, b, h, i, TR_MIN(LANES, a->t - i));
-            unpack(a, &f, tile_at(w->dx[1], narrow, b, 0, g), w->dx[1].step, r.dk, a->s, a->scale);
-            unpack(a, &f, tile_at(w->dx[2], narrow, b, 0, g), w->dx[2].step, r.dv, a->s, 1.0f);
+            if (brief)
+                brief_head(a, &r, w, item);
+            else
+                key_head(a, &f, &r, w, item / a->g, item % a->g);
         }
         tile_end(&f);
     }

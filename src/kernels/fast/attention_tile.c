@@ -281,23 +281,6 @@ void TILE(pack_pairs)(const tile_form *f, word *to, const void *from, int64_t st
     }
 }
 
-/* Rows become columns, in log2(TR_VL) rounds that exchange blocks of half the size. */
-TR_INLINE void transpose(vf x[TR_VL])
-{
-    TILE_UNROLL
-    for (int half = TR_VL / 2; half; half /= 2) {
-        TILE_UNROLL
-        for (int r = 0; r < TR_VL; r++) {
-            if (r & half)
-                continue;
-            vf upper, lower;
-            tile_exchange(x[r], x[r + half], half, &upper, &lower);
-            x[r] = upper;
-            x[r + half] = lower;
-        }
-    }
-}
-
 /* to[c][r] = from[r][c] for whole vectors. */
 static void transpose_words(word *to, int64_t to_row, const word *from, int64_t from_row,
                             int64_t rows, int64_t columns)
@@ -308,7 +291,7 @@ static void transpose_words(word *to, int64_t to_row, const word *from, int64_t 
             TILE_UNROLL
             for (int l = 0; l < TR_VL; l++)
                 x[l] = load(from + (r + l) * from_row + c);
-            transpose(x);
+            tile_transpose(x);
             TILE_UNROLL
             for (int l = 0; l < TR_VL; l++)
                 memcpy(to + (c + l) * to_row + r, &x[l], sizeof x[l]);

@@ -168,6 +168,31 @@ typedef struct tile_grad {
     float *drelative; /* where there is a bias by distance */
 } tile_grad;
 void TILE(grad)(const tr_attention_shape *a, const tile_grad *w, void *scratch);
+
+/* Short sequences in bf16, not causal, without dropout (attention_short.c): a head at once. A tile_short is scratch, to be
+ * cleared before a thread's first head. bias: of the head, as tile_bias_at; NULL: none. */
+typedef struct tile_short tile_short;
+typedef struct tile_head {
+    uint16_t *q, *k, *v, *o;
+    int64_t q_step, k_step, v_step, o_step; /* from row to row */
+} tile_head;
+
+static inline tile_head tile_head_of(tr_rows q, tr_rows k, tr_rows v, tr_rows o, int64_t b, int64_t h)
+{
+    return (tile_head){tile_at(q, true, b, 0, h), tile_at(k, true, b, 0, h), tile_at(v, true, b, 0, h),
+                       tile_at(o, true, b, 0, h), q.step, k.step, v.step, o.step};
+}
+
+bool TILE(is_short)(const tr_attention_shape *a);
+size_t TILE(short_bytes)(void);
+void TILE(short_clear)(tile_short *r);
+/* What is soon to be read, or written. */
+void TILE(short_fetch)(const tr_attention_shape *a, const tile_head *x);
+void TILE(short_forward)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, float *lse,
+                         const float *bias, int64_t bias_step);
+/* dx->o is the gradient of the output; dbias is added to. */
+void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, const tile_head *dx, const float *lse,
+                      const float *bias, float *dbias, int64_t bias_step);
 tr_error *TILE(grad_prepare)(tr_call *call);
 void TILE(grad_run)(const tr_call *call);
 tr_error *TILE(cached_prepare)(tr_call *call);
@@ -213,6 +238,23 @@ TR_INLINE void tile_exchange(vf a, vf b, int half, vf *upper, vf *lower)
 TR_INLINE vu tile_pair(vf even, vf odd)
 {
     return ((vu)even + 0x8000u) >> 16 | (((vu)odd + 0x8000u) & 0xffff0000u);
+}
+
+/* Rows become columns, in log2(TR_VL) rounds that exchange blocks of half the size. */
+TR_INLINE void tile_transpose(vf x[TR_VL])
+{
+    TILE_UNROLL
+    for (int half = TR_VL / 2; half; half /= 2) {
+        TILE_UNROLL
+        for (int r = 0; r < TR_VL; r++) {
+            if (r & half)
+                continue;
+            vf upper, lower;
+            tile_exchange(x[r], x[r + half], half, &upper, &lower);
+            x[r] = upper;
+            x[r + half] = lower;
+        }
+    }
 }
 
 /* The keys that any, and that all, of n queries from i on see. */

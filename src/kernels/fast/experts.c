@@ -1,9 +1,10 @@
 /* expert_linear and its weight gradient: a product for each expert, of the rows that tokens fill (kernels/grouped.h).
  *
- * The filled rows of an expert are a run of neighbours in each sequence. One run is multiplied where it lies; several
- * are packed, at most MOST_ROWS at a time, and what they give is put back. What no token fills is zeros, written once.
+ * The filled rows of an expert are a run of neighbours in each sequence, or, of a room of all sequences, one run. One
+ * run is multiplied where it lies; several are packed, at most MOST_ROWS at a time, and what they give is put back. What
+ * no token fills is zeros, written once.
  *
- * Scratch: packed rows of x | packed rows of y or dy | the product's own.
+ * Scratch: packed rows of x | packed rows of y or dy | the product's own | together: what each expert has.
  */
 #include "base/memory.h"
 #include "kernels/fast/simd.h"
@@ -29,9 +30,9 @@ typedef struct experts {
     int64_t e, b, c, k, n; /* of dw: k of x, n of dy */
     int64_t most;          /* rows of a product */
     int64_t bytes;         /* of an element */
-    bool dw, joined;
+    bool dw, joined, together; /* together: a joined room, of one long sequence as it were */
     tr_grouped *product;
-    size_t left_bytes, right_bytes;
+    size_t left_bytes, right_bytes, product_bytes;
 } experts;
 
 static size_t round_up(int64_t bytes)
@@ -54,7 +55,8 @@ static tr_error *prepare(tr_call *call)
     experts *s = tr_alloc_zero(1, sizeof *s);
     *s = (experts){.e = call->in[2].dims[1], .b = x->dims[1], .c = x->dims[2], .k = x->dims[3],
                    .n = (dw ? &call->in[1] : &call->out[0])->dims[3], .bytes = tr_dtype_bytes(x->dtype), .dw = dw,
-                   .joined = x->dims[0] != call->in[2].dims[1]};
+                   .together = x->dims[1] != call->in[2].dims[0]};
+    s->joined = s->together || x->dims[0] != s->e;
     s->most = TR_MIN(s->b * s->c, MOST_ROWS);
     tr_matmul_spec spec = {.m = dw ? s->k : s->most, .n = s->n, .k = dw ? s->most : s->k, .dtype = x->dtype,
                            .out = dw ? TR_F32 : x->dtype, .a_transposed = dw,
@@ -71,7 +73,8 @@ static tr_error *prepare(tr_call *call)
     s->left_bytes = round_up(rows * s->k * s->bytes);
     s->right_bytes = round_up(rows * s->n * s->bytes);
     call->state = s;
-    call->scratch_bytes = s->left_bytes + s->right_bytes + tr_grouped_scratch_bytes(s->product);
+    s->product_bytes = round_up((int64_t)tr_grouped_scratch_bytes(s->product));
+    call->scratch_bytes = s->left_bytes + s->right_bytes + s->product_bytes + (s->together ? (size_t)s->e * sizeof(int32_t) : 0);
     return NULL;
 }
 
@@ -87,6 +90,20 @@ static run run_of(const experts *x, const int32_t *filled, int64_t e, int64_t b)
     for (int64_t before = 0; x->joined && before < e; before++)
         r.first += own[before];
     return r;
+}
+
+/* By sequence and expert; together: by expert alone. */
+static const int32_t *filled_of(const tr_call *call)
+{
+    const experts *x = call->state;
+    const int32_t *filled = call->in[2].data;
+    if (!x->together)
+        return filled;
+    int32_t *all = (int32_t *)((char *)call->scratch + x->left_bytes + x->right_bytes + x->product_bytes);
+    memset(all, 0, (size_t)x->e * sizeof *all);
+    for (int64_t i = 0; i < call->in[2].dims[0] * x->e; i++)
+        all[i % x->e] += filled[i];
+    return all;
 }
 
 /* Where one stands among an expert's runs. */
@@ -145,7 +162,13 @@ static void multiply(const tr_call *call, const int64_t *rows, int64_t n, const 
     char *left = call->scratch, *right = left + x->left_bytes, *scratch = right + x->right_bytes;
     char *y = x->dw ? NULL : call->out[0].data;
     int64_t padded = tr_grouped_padded(x->product, n), x_row = x->k * x->bytes, y_row = x->n * x->bytes;
-    bool straight = padded == n && rows[n - 1] - rows[0] == n - 1;
+    int64_t whole = n / TR_GROUPED_PIECE * TR_GROUPED_PIECE;
+    bool neighbours = rows[n - 1] - rows[0] == n - 1, straight = padded == n && neighbours;
+    if (neighbours && !straight && whole > 0) { /* only the last few need padding */
+        multiply(call, rows, whole, w, dw, add);
+        multiply(call, rows + whole, n - whole, w, dw, true);
+        return;
+    }
     if (!straight) {
         pack(left, a, rows, n, padded, x_row);
         if (x->dw)
@@ -164,7 +187,7 @@ static void multiply(const tr_call *call, const int64_t *rows, int64_t n, const 
 static void run_experts(const tr_call *call)
 {
     const experts *x = call->state;
-    const int32_t *filled = call->in[2].data;
+    const int32_t *filled = filled_of(call);
     int64_t rows[MOST_ROWS], size = x->k * x->n;
     float *dw = x->dw ? call->out[0].data : NULL;
     bool added = x->dw && tr_has(call, 3);

@@ -1,7 +1,8 @@
 /* route, its losses and gradients, a vector of experts at a time; dispatch, collect, collect_grad at the speed of memory.
  *
  * route: tokens choose and weigh by themselves, each a thread's; places are given in a second round, in which a thread
- * has whole sequences. Choices compare the same floats as the reference does, so they are the same.
+ * has whole sequences; then it is known where an expert's places begin in each sequence (scratch [b, e]). Choices
+ * compare the same floats as the reference does, so they are the same.
  *
  * The losses are summed in a sequence first, then over sequences in their order, whoever had them: scratch has for
  * each sequence the experts' shares and the two sums.
@@ -26,6 +27,8 @@ static bool floats(const tr_tensor *t)
 static int64_t row_of(const tr_tensor *room, int64_t slot, int64_t b)
 {
     int64_t c = room->dims[2];
+    if (room->dims[1] == 1) /* together, or there is but one sequence */
+        return slot;
     return (slot / c * room->dims[1] + b) * c + slot % c;
 }
 
@@ -104,37 +107,49 @@ static bool takes_part(const tr_call *call, int64_t b, int64_t t, int64_t j, flo
     return tr_random_unit(tr_random(call->seed, call->step, stream, index / 4).word[index % 4]) < 2 * weight;
 }
 
+/* Slots are places at the expert for now. */
 static void give_places(const tr_call *call, const sizes *s, int64_t b)
 {
     const float *weights = (const float *)call->out[0].data + b * s->t * s->k;
     const int32_t *choices = (const int32_t *)call->out[1].data + b * s->t * s->k;
     int32_t *slots = (int32_t *)call->out[2].data + b * s->t * s->k, *filled = (int32_t *)call->out[3].data + b * s->e;
-    int32_t capacity = (int32_t)call->attrs[TR_ROUTE_CAPACITY].i, before = 0;
-    bool random = call->attrs[TR_ROUTE_RANDOM].i, joined = call->attrs[TR_ROUTE_JOINED].i;
+    int32_t capacity = (int32_t)call->attrs[TR_ROUTE_CAPACITY].i;
+    bool random = call->attrs[TR_ROUTE_RANDOM].i;
     memset(filled, 0, (size_t)s->e * sizeof *filled);
     for (int64_t j = 0; j < s->k; j++)
         for (int64_t t = 0; t < s->t; t++) {
             int64_t at = t * s->k + j;
             int32_t e = choices[at];
             bool out = random && j > 0 && !takes_part(call, b, t, j, weights[at]);
-            slots[at] = out || filled[e] == capacity ? -1 : (joined ? 0 : e * capacity) + filled[e]++;
+            slots[at] = out || filled[e] == capacity ? -1 : filled[e]++;
         }
-    if (!joined)
-        return;
-    for (int64_t e = 0; e < s->e; e++) { /* for a moment: the places before an expert's */
-        int32_t own = filled[e];
-        filled[e] = before;
-        before += own;
-    }
-    for (int64_t i = 0; i < s->t * s->k; i++)
-        slots[i] += slots[i] < 0 ? 0 : filled[choices[i]];
-    for (int64_t e = 0; e < s->e; e++)
-        filled[e] = (e + 1 < s->e ? filled[e + 1] : before) - filled[e];
+}
+
+/* first[b, e]: the places before those of expert e in sequence b. */
+static void find_firsts(const tr_call *call, const sizes *s, int32_t *first)
+{
+    const int32_t *filled = call->out[3].data;
+    bool joined = call->attrs[TR_ROUTE_JOINED].i, together = call->attrs[TR_ROUTE_TOGETHER].i;
+    int32_t capacity = (int32_t)call->attrs[TR_ROUTE_CAPACITY].i, before = 0;
+    for (int64_t e = 0; together && e < s->e; e++)
+        for (int64_t b = 0; b < s->b; before += filled[b++ * s->e + e])
+            first[b * s->e + e] = before;
+    for (int64_t b = 0; !together && b < s->b; b++, before = 0)
+        for (int32_t e = 0; e < s->e; before += filled[b * s->e + e++])
+            first[b * s->e + e] = joined ? before : e * capacity;
+}
+
+static tr_error *prepare_route(tr_call *call)
+{
+    call->scratch_bytes = (size_t)tr_tensor_elems(&call->out[3]) * sizeof(int32_t);
+    return NULL;
 }
 
 static void run_route(const tr_call *call)
 {
     sizes s = sizes_of(&call->in[0], call->attrs[TR_ROUTE_K].i);
+    const int32_t *choices = call->out[1].data;
+    int32_t *slots = call->out[2].data, *first = call->scratch;
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
@@ -143,6 +158,11 @@ static void run_route(const tr_call *call)
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < s.b; b++)
             give_places(call, &s, b);
+#pragma omp single
+        find_firsts(call, &s, first);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < s.b * s.t * s.k; i++)
+            slots[i] += slots[i] < 0 ? 0 : first[i / (s.t * s.k) * s.e + choices[i]];
     }
 }
 
@@ -360,7 +380,7 @@ static bool accepts_rows(const tr_call *call)
 }
 
 const tr_kernel TR_KERNELS(moe)[] = {
-    {TR_OP_route, TR_ISA_NAME, NULL, NULL, run_route, NULL},
+    {TR_OP_route, TR_ISA_NAME, NULL, prepare_route, run_route, NULL},
     {TR_OP_route_grad, TR_ISA_NAME, NULL, NULL, run_route_grad, NULL},
     {TR_OP_route_loss, TR_ISA_NAME, NULL, prepare_loss, run_route_loss, NULL},
     {TR_OP_route_loss_grad, TR_ISA_NAME, NULL, prepare_loss, run_route_loss_grad, NULL},

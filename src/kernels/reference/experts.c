@@ -15,10 +15,24 @@ static void put(const tr_tensor *t, int64_t i, double value)
         ((float *)t->data)[i] = (float)value;
 }
 
-/* The expert that row `row` of a room [e, b, c, d] belongs to; -1: it is empty. */
+/* The expert that a row of a room [1, 1, c, d] of all sequences belongs to; -1: it is empty. */
+static int64_t expert_together(const tr_tensor *filled, int64_t row)
+{
+    for (int64_t e = 0; e < filled->dims[1]; e++)
+        for (int64_t b = 0; b < filled->dims[0]; b++) {
+            row -= ((const int32_t *)filled->data)[b * filled->dims[1] + e];
+            if (row < 0)
+                return e;
+        }
+    return -1;
+}
+
+/* The same, of a room [e, b, c, d] of any kind. */
 static int64_t expert_of(const tr_call *call, int64_t row)
 {
     const tr_tensor *room = &call->in[0];
+    if (room->dims[1] != call->in[2].dims[0])
+        return expert_together(&call->in[2], row);
     int64_t place = row % room->dims[2], b = row / room->dims[2] % room->dims[1], experts = call->in[2].dims[1];
     const int32_t *filled = (const int32_t *)call->in[2].data + b * experts;
     if (room->dims[0] == experts) {

@@ -4,7 +4,7 @@
  * are p, or, normalised, p divided by their sum. Places in an expert's room are given to all first choices in the order
  * of tokens, then to all second ones, and so on; without place: slot -1. random: a choice after the first takes part
  * with probability 2 x weight (GShard, section 2.2). joined: a slot is the number of places taken at the experts before
- * the token's, + its place.
+ * the token's, + its place; together: at those experts in all sequences and at its own in the sequences before.
  * route_loss, of one sequence of t tokens, then summed over sequences:
  *     balance = experts x sum over e of f_e mean(p_e)       f_e: share of the tokens whose first choice is e (all: the
  *     z = mean over tokens of (log sum exp logits)^2        sum of the shares of every choice)
@@ -108,8 +108,24 @@ static void route_sequence(const tr_call *call, const sizes *s, int64_t b)
             int32_t e = choices[at];
             slots[at] = out || filled[e] == capacity ? -1 : (int32_t)(e * capacity + filled[e]++);
         }
-    if (call->attrs[TR_ROUTE_JOINED].i)
+    if (call->attrs[TR_ROUTE_JOINED].i && !call->attrs[TR_ROUTE_TOGETHER].i)
         join(s, capacity, filled, slots);
+}
+
+/* Of a routing that is not joined. */
+static void put_together(const tr_call *call, const sizes *s)
+{
+    const int32_t *filled = call->out[3].data;
+    int32_t *slots = call->out[2].data;
+    int64_t capacity = call->attrs[TR_ROUTE_CAPACITY].i;
+    for (int64_t i = 0; i < s->b * s->t * s->k; i++) {
+        int64_t b = i / (s->t * s->k), e = slots[i] / capacity, before = 0;
+        for (int64_t x = 0; slots[i] >= 0 && x <= e; x++)
+            for (int64_t y = 0; y < (x < e ? s->b : b); y++)
+                before += filled[y * s->e + x];
+        if (slots[i] >= 0)
+            slots[i] = (int32_t)(before + slots[i] % capacity);
+    }
 }
 
 static void run_route(const tr_call *call)
@@ -118,6 +134,8 @@ static void run_route(const tr_call *call)
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < s.b; b++)
         route_sequence(call, &s, b);
+    if (call->attrs[TR_ROUTE_TOGETHER].i)
+        put_together(call, &s);
 }
 
 /* dlogits = p (dp - sum of p dp), dp from the choices alone. */
@@ -207,6 +225,8 @@ static void run_route_loss_grad(const tr_call *call)
 static int64_t row_of(const tr_tensor *room, int64_t slot, int64_t b)
 {
     int64_t c = room->dims[2];
+    if (room->dims[1] == 1) /* together, or there is but one sequence */
+        return slot;
     return (slot / c * room->dims[1] + b) * c + slot % c;
 }
 
