@@ -192,7 +192,7 @@ static void every_kernel(tr_op op, tr_dtype dtype, int64_t m, int64_t n, int64_t
 
 static const int64_t shapes[][3] = {{1, 1, 1},     {1, 64, 48},   {2, 37, 65}, {3, 130, 31},
                                     {5, 19, 7},    {8, 96, 128},  {9, 33, 17}, {64, 48, 80},
-                                    {131, 67, 45}, {200, 160, 96}};
+                                    {131, 67, 45}, {200, 160, 96}, {70, 420, 96}, {96, 72, 544}};
 
 static void test_linear(void)
 {

@@ -15,11 +15,12 @@
  * other operand's form is wanted. So there are four ways to pack, of two loads and two stores.
  *
  * Rows of A along which k runs need no packing: the processor loads tiles of them where they lie, but for those of a
- * last panel that is not full. While a block of C is summed, its lines and the next panel of B are fetched.
+ * last panel that is not full. While a block of C is summed, its lines, the next panels of B and what comes next of A
+ * are fetched.
  *
  * Order: B in blocks of at most B_BYTES, which all threads pack together. Then each thread has a part of C,
  * takes its rows of A in blocks of at most A_BYTES (they stay in its second cache), packs one, and goes
- * over B's panels, each of which meets all of the block. C in f32 is summed over blocks of at most MOST_K;
+ * over B's panels, as many at a time as the first cache holds (one, where k is large), which meet all of the block. C in f32 is summed over blocks of at most MOST_K;
  * in bf16, where that would round, k is whole.
  *
  * Scratch: packed B (unless the caller keeps it) | a block of packed A for each thread.
@@ -45,6 +46,8 @@ enum {
     LEAST_ROWS = 32,   /* fewer: oneDNN, which does not pack */
     FEWEST_ROWS = 128, /* of a thread, unless it has all columns */
     GROUP = 4,         /* panels packed side by side: 256 bytes of a row are read at once */
+    NEAR_BYTES = 32768, /* of B that a panel of A meets at a time: they stay in the first cache */
+    AHEAD = 4,          /* steps that A is fetched ahead where that is one panel only */
 };
 
 typedef struct blocks {
@@ -232,12 +235,20 @@ typedef struct lie {
     int64_t row, tile, step, panel;
 } lie;
 
-/* c[EDGE][EDGE] = (add ? c : 0) + a b over `steps` steps; row: bytes from row to row of c. Meanwhile `lines`
- * lines a step of what comes next are fetched to the second cache. */
+/* What a block fetches at each step for those to come: `lines` lines at b, of the next panels of B, to the second cache;
+ * and to the first cache rows [from, to) of A, `ahead` steps on in its panel or else in the next, which is at a. */
+typedef struct fetch {
+    const char *b, *a;
+    int lines, from, to;
+    int64_t ahead;
+} fetch;
+
+/* c[EDGE][EDGE] = (add ? c : 0) + a b over `steps` steps; row: bytes from row to row of c. */
 TR_INLINE void multiply(const char *a, const lie *at, const char *b, int64_t steps, float *c, int64_t row, bool add,
-                        const char *next, int lines)
+                        const fetch *next)
 {
     char *c0 = (char *)c, *c1 = c0 + 16 * row;
+    const char *next_b = next->b;
     __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler what they read */
     if (add) {
         _tile_loadd(0, c0, row);
@@ -255,11 +266,16 @@ TR_INLINE void multiply(const char *a, const lie *at, const char *b, int64_t ste
         _tile_loadd(7, b + TILE_BYTES, 64);
         _tile_loadd(4, a, at->row);
         _tile_dpbf16ps(0, 4, 6);
-        for (int l = 0; l < lines; l++, next += 64)
-            _mm_prefetch(next, _MM_HINT_T1);
+        for (int l = 0; l < next->lines; l++, next_b += 64)
+            _mm_prefetch(next_b, _MM_HINT_T1);
         _tile_dpbf16ps(1, 4, 7);
         _tile_loadd(5, a + at->tile, at->row);
         _tile_dpbf16ps(2, 5, 6);
+        const char *near = s + next->ahead < steps ? a + next->ahead * at->step
+                                                   : next->a + (s + next->ahead - steps) * at->step;
+        near += next->from * at->row;
+        for (int l = next->from; l < next->to; l++, near += at->row)
+            _mm_prefetch(near, _MM_HINT_T0);
         _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, c0, row);
@@ -329,13 +345,13 @@ static int64_t cut(int64_t count, int part, int parts)
 
 /* The block of C at (i, j), which may be cut off by the matrix's edges. */
 TR_INLINE void block(const tr_matmul_spec *s, const char *a, const lie *lie, const char *b, int64_t steps,
-                     const float *bias, void *c, int64_t i, int64_t j, bool add, float *sums, const char *next, int lines)
+                     const float *bias, void *c, int64_t i, int64_t j, bool add, float *sums, const fetch *next)
 {
     int64_t rows = TR_MIN(EDGE, s->m - i), columns = TR_MIN(EDGE, s->n - j), at = i * s->c_row + j;
     if (s->out == TR_BF16) {
         for (int64_t r = 0; r < rows; r++)
             __builtin_prefetch((uint16_t *)c + at + r * s->c_row, 1);
-        multiply(a, lie, b, steps, sums, EDGE * sizeof *sums, false, next, lines);
+        multiply(a, lie, b, steps, sums, EDGE * sizeof *sums, false, next);
         store_half(s, sums, bias ? bias + j : NULL, (uint16_t *)c + at, rows, columns);
         return;
     }
@@ -345,10 +361,10 @@ TR_INLINE void block(const tr_matmul_spec *s, const char *a, const lie *lie, con
             __builtin_prefetch(wide + r * s->c_row, 1);
             __builtin_prefetch(wide + r * s->c_row + 16, 1);
         }
-        multiply(a, lie, b, steps, wide, s->c_row * (int64_t)sizeof *wide, add, next, lines);
+        multiply(a, lie, b, steps, wide, s->c_row * (int64_t)sizeof *wide, add, next);
         return;
     }
-    multiply(a, lie, b, steps, sums, EDGE * sizeof *sums, false, next, lines);
+    multiply(a, lie, b, steps, sums, EDGE * sizeof *sums, false, next);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t x = 0; x < columns; x++)
             wide[r * s->c_row + x] = (add ? wide[r * s->c_row + x] : 0) + sums[r * EDGE + x];
@@ -364,6 +380,7 @@ static void compute(const tr_matmul_spec *s, const blocks *by, int self, const v
     int64_t steps = up_to(depth, STEP) / STEP, panel = steps * STEP_BYTES;
     int64_t m0 = cut(s->m, down, by->threads), m1 = cut(s->m, down + 1, by->threads);
     int64_t n0 = cut(columns, over, by->across), n1 = cut(columns, over + 1, by->across);
+    int64_t near = TR_MAX(NEAR_BYTES / panel, 1) * EDGE;
     tr_tiles_configure();
     for (int64_t i = m0, end; i < m1; i = end) {
         end = TR_MIN(m1, i + by->m);
@@ -375,13 +392,20 @@ static void compute(const tr_matmul_spec *s, const blocks *by, int self, const v
         const char *rows = straight ? (const char *)(from.data + i * from.row + k) : room;
         if (!straight)
             pack(&from, i, end, k, depth, room);
-        for (int64_t x = n0; x < n1; x += EDGE) {
-            const char *right = b + x / EDGE * panel, *next = right + (x + EDGE < n1 ? panel : 0);
-            int lines = (int)((EDGE + high - 1) / high);
+        int lines = (int)((EDGE + high - 1) / high);
+        for (int64_t group = n0; group < n1; group += near)
             for (int64_t y = 0; y < high; y++)
-                block(s, rows + y * at.panel, &at, right, steps, bias, c, i + y * EDGE, j + x,
-                      k > 0 || s->accumulate, sums, next + y * steps * lines * 64, lines);
-        }
+                for (int64_t x = group, last = TR_MIN(group + near, n1); x < last; x += EDGE) {
+                    const char *left = rows + y * at.panel, *right = b + x / EDGE * panel;
+                    int part = (int)((x - group) / EDGE), parts = (int)((last - group + EDGE - 1) / EDGE);
+                    fetch next = {.b = right + (x + near < n1 ? near / EDGE * panel : 0) + y * steps * lines * 64,
+                                  .a = left + (y + 1 < high ? at.panel : 0),
+                                  .lines = lines,
+                                  .from = EDGE * part / parts,
+                                  .to = near > EDGE || (straight && x == n0) ? EDGE * (part + 1) / parts : 0,
+                                  .ahead = near > EDGE ? steps : TR_MIN(AHEAD, steps)};
+                    block(s, left, &at, right, steps, bias, c, i + y * EDGE, j + x, k > 0 || s->accumulate, sums, &next);
+                }
     }
     _tile_release();
 }
