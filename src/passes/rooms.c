@@ -13,7 +13,8 @@
  *
  * together: of rooms that are joined, those of all sequences that a rank has become one, [1, 1, batch x places, d], by
  * expert first. An expert's tokens are then neighbours, and its products need not gather them. Which tokens have a place
- * was settled within their sequences, and the order within an expert is that of a gathering: no result changes.
+ * was settled within their sequences, and the order within an expert is that of a gathering: at most the rounding of
+ * sums over rows changes, where a product ends at another row.
  *
  * Precondition: the graph is a rank's own, with its backward. What reads the rooms may be, beside the above, their
  * gradients and sums over ranks, of which all have the same sequences.
