@@ -20,7 +20,8 @@ enum {
 struct tile_short {
     word q_lanes[ROW * MOST], dout_lanes[ROW * MOST];         /* [word of e][query] */
     word k_rows[MOST * ROW], v_rows[MOST * ROW];              /* where they are no whole tiles in the tensor */
-    word k_pairs[EDGE * WIDEST], q_pairs[EDGE * WIDEST], dout_pairs[EDGE * WIDEST]; /* [pair of rows][e] */
+    word k_pairs[EDGE * WIDEST], v_pairs[EDGE * WIDEST];      /* [pair of rows][e] */
+    word q_pairs[EDGE * WIDEST], dout_pairs[EDGE * WIDEST];
     word s[MOST * MOST], dp[MOST * MOST];                     /* [key][query]: scores, do v^T */
     word p_rows[MOST * EDGE], ds_rows[MOST * EDGE];           /* [key][pair of queries]: weights, ds */
     word along[MOST * EDGE];                                  /* [query][pair of keys]: weights, in the gradient ds */
@@ -82,6 +83,7 @@ void TILE(short_fetch)(const tr_attention_shape *a, const tile_head *x)
     fetch(x->o, x->o_step, a->t, a->e);
 }
 
+/* Rows become columns. */
 static void take_lanes(word *to, const uint16_t *from, int64_t step, int64_t n, int64_t words)
 {
     static const uint16_t nothing[WIDEST];
@@ -98,6 +100,7 @@ static void take_lanes(word *to, const uint16_t *from, int64_t step, int64_t n, 
         }
 }
 
+/* Each two rows become one of pairs. */
 static void take_pairs(word *to, const uint16_t *from, int64_t step, int64_t n, int64_t e)
 {
     for (int64_t r = 0; r < n; r += 2, to += e)
@@ -201,11 +204,11 @@ void TILE(short_forward)(const tr_attention_shape *a, tile_short *r, int64_t b, 
     int64_t words = a->e / 2, queries = EDGE * tiles_of(a->t), keys = EDGE * tiles_of(a->s), k_row;
     const word *k = rows_of(r->k_rows, x->k, x->k_step, a->s, words, &k_row);
     take_lanes(r->q_lanes, x->q, x->q_step, a->t, words);
-    take_pairs(r->k_pairs, x->v, x->v_step, a->s, a->e);
+    take_pairs(r->v_pairs, x->v, x->v_step, a->s, a->e);
     multiply(keys, queries, words, k, k_row, r->q_lanes, MOST, r->s, MOST);
     for (int v = 0; v < queries / EDGE; v++)
         softmax(a, r, v, bias, bias_step, tile_key_segments(a, b), lse);
-    multiply(queries, a->e, EDGE, r->along, EDGE, r->k_pairs, a->e, r->sum, a->e);
+    multiply(queries, a->e, EDGE, r->along, EDGE, r->v_pairs, a->e, r->sum, a->e);
     give(x->o, x->o_step, r->sum, a->t, a->e, r->inverse, 0);
 }
 
