@@ -165,7 +165,8 @@ static void test_gelu_bf16(void)
                 double x = kc_get(&c.in[grad], i), y = kc_get(&out[0], i), cdf = erfc(-x * sqrt(0.5)) / 2;
                 double want = grad ? cdf + (fabs(x) < 40 ? x * exp(-x * x / 2) * 0.3989422804014327 : 0) : x * cdf;
                 double rough = !grad || fabs(x) < 5 ? fmax(fabs(want), grad ? 0.06 : 0) * 0x1p-12 : fabs(want) * 0x1p-8;
-                double error = fabs(y - want) - (want != 0 && !isnan(want) ? ldexp(1, ilogb(want) - 8) : 0), most = rough + 2e-38;
+                double rounding = want != 0 && !isnan(want) ? ldexp(1, ilogb(want) - 8) : 0;
+                double error = fabs(y - want) - rounding, most = rough + 2e-38;
                 if (isnan(x) ? !isnan(y) : !(error <= most)) {
                     FAIL("%s, %s of %.9g: %.9g, expected %.9g", kernel->name, grad ? "slope" : "gelu", x, y, want);
                     break;
