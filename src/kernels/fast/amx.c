@@ -20,8 +20,8 @@
  *
  * Order: B in blocks of at most B_BYTES, which all threads pack together. Then each thread has a part of C,
  * takes its rows of A in blocks of at most A_BYTES (they stay in its second cache), packs one, and goes
- * over B's panels, as many at a time as the first cache holds (one, where k is large), which meet all of the block. C in f32 is summed over blocks of at most MOST_K;
- * in bf16, where that would round, k is whole.
+ * over B's panels, as many at a time as the first cache holds (one, where k is large), which meet all of the block.
+ * C in f32 is summed over blocks of at most MOST_K; in bf16, where that would round, k is whole.
  *
  * Scratch: packed B (unless the caller keeps it) | a block of packed A for each thread.
  */
@@ -384,8 +384,9 @@ static void compute(const tr_matmul_spec *s, const blocks *by, int self, const v
     tr_tiles_configure();
     for (int64_t i = m0, end; i < m1; i = end) {
         end = TR_MIN(m1, i + by->m);
-        bool straight = straight_rows(&from, i, end, depth) > 0;
-        end = straight ? i + straight_rows(&from, i, end, depth) : end;
+        int64_t rows_straight = straight_rows(&from, i, end, depth);
+        bool straight = rows_straight > 0;
+        end = straight ? i + rows_straight : end;
         int64_t high = (end - i + EDGE - 1) / EDGE;
         lie at = straight ? (lie){from.row * 2, from.row * 32, 64, from.row * 64}
                           : (lie){64, TILE_BYTES, STEP_BYTES, panel};

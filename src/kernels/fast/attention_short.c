@@ -1,6 +1,6 @@
 /* Attention where all queries and all keys of a head fit two of the processor's tiles: windows of Swin, the few
  * patches of a small ViT. There the general kernel's time goes into packing, and so each head is done in one
- * straight line: every row is read once, and what is multiplied lies on the stack of one head.
+ * straight line, and what is multiplied stays in the first cache.
  *
  * The same algorithm as attention.c and attention_grad.c, scores as s[key][query], with no running maximum. Padding
  * (to whole tiles) is zero in every operand and stays so from head to head: only what the shape has is written.
@@ -66,7 +66,6 @@ static const word *rows_of(word *room, const void *from, int64_t step, int64_t n
     return room;
 }
 
-/* Rows of one head lie far apart, where the processor does not look ahead by itself. */
 TR_INLINE void fetch(const uint16_t *from, int64_t step, int64_t n, int64_t e)
 {
     enum { LINE = 32 };
@@ -97,18 +96,6 @@ static void take_lanes(word *to, const uint16_t *from, int64_t step, int64_t n, 
             TILE_UNROLL
             for (int l = 0; l < EDGE; l++)
                 vf_store(to + (c + l) * MOST + r, x[l]);
-        }
-}
-
-/* Each two rows become one of pairs. */
-static void take_pairs(word *to, const uint16_t *from, int64_t step, int64_t n, int64_t e)
-{
-    for (int64_t r = 0; r < n; r += 2, to += e)
-        for (int64_t c = 0; c < e; c += TR_VL) {
-            vf even = vf_load_bf16(from + r * step + c), odd = vf_zero();
-            if (r + 1 < n)
-                odd = vf_load_bf16(from + (r + 1) * step + c);
-            vf_store(to + c, (vf)((vu)even >> 16 | (vu)odd));
         }
 }
 
@@ -201,10 +188,11 @@ void TILE(short_forward)(const tr_attention_shape *a, tile_short *r, int64_t b, 
                          const float *bias, int64_t bias_step)
 {
     take_segments(a, r, b);
+    tile_form f = tile_form_of(a); /* col is e */
     int64_t words = a->e / 2, queries = EDGE * tiles_of(a->t), keys = EDGE * tiles_of(a->s), k_row;
     const word *k = rows_of(r->k_rows, x->k, x->k_step, a->s, words, &k_row);
     take_lanes(r->q_lanes, x->q, x->q_step, a->t, words);
-    take_pairs(r->v_pairs, x->v, x->v_step, a->s, a->e);
+    TILE(pack_pairs)(&f, r->v_pairs, x->v, x->v_step, a->s, a->s);
     multiply(keys, queries, words, k, k_row, r->q_lanes, MOST, r->s, MOST);
     for (int v = 0; v < queries / EDGE; v++)
         softmax(a, r, v, bias, bias_step, tile_key_segments(a, b), lse);
@@ -238,10 +226,11 @@ static void gradient(const tr_attention_shape *a, tile_short *r, int v, const fl
     turn(r, v, pairs);
 }
 
-void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, const tile_head *dx, const float *lse,
-                      const float *bias, float *dbias, int64_t bias_step)
+void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, const tile_head *dx,
+                      const float *lse, const float *bias, float *dbias, int64_t bias_step)
 {
     take_segments(a, r, b);
+    tile_form f = tile_form_of(a); /* col is e */
     int64_t e = a->e, words = e / 2, queries = EDGE * tiles_of(a->t), keys = EDGE * tiles_of(a->s), k_row, v_row;
     const word *k = rows_of(r->k_rows, x->k, x->k_step, a->s, words, &k_row),
                *v = rows_of(r->v_rows, x->v, x->v_step, a->s, words, &v_row);
@@ -256,11 +245,11 @@ void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, con
         r->lse[i] = lse[i] == -INFINITY ? 0 : lse[i] * 1.44269504f; /* that query sees nothing: its weights are 0 */
     }
     /* Between what is written and the product that reads it there is other work: it need not wait then. */
-    take_pairs(r->k_pairs, x->k, x->k_step, a->s, e);
+    TILE(pack_pairs)(&f, r->k_pairs, x->k, x->k_step, a->s, a->s);
     multiply(keys, queries, words, k, k_row, r->q_lanes, MOST, r->s, MOST);
     multiply(keys, queries, words, v, v_row, r->dout_lanes, MOST, r->dp, MOST);
-    take_pairs(r->q_pairs, x->q, x->q_step, a->t, e);
-    take_pairs(r->dout_pairs, dx->o, dx->o_step, a->t, e);
+    TILE(pack_pairs)(&f, r->q_pairs, x->q, x->q_step, a->t, a->t);
+    TILE(pack_pairs)(&f, r->dout_pairs, dx->o, dx->o_step, a->t, a->t);
     for (int u = 0; u < queries / EDGE; u++)
         gradient(a, r, u, bias, dbias, bias_step, tile_key_segments(a, b));
     multiply(keys, e, EDGE, r->p_rows, EDGE, r->dout_pairs, e, r->sum, e);
@@ -300,8 +289,8 @@ void TILE(short_forward)(const tr_attention_shape *a, tile_short *r, int64_t b, 
     (void)a, (void)r, (void)b, (void)x, (void)lse, (void)bias, (void)bias_step;
 }
 
-void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, const tile_head *dx, const float *lse,
-                      const float *bias, float *dbias, int64_t bias_step)
+void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, const tile_head *dx,
+                      const float *lse, const float *bias, float *dbias, int64_t bias_step)
 {
     (void)a, (void)r, (void)b, (void)x, (void)dx, (void)lse, (void)bias, (void)dbias, (void)bias_step;
 }

@@ -191,8 +191,8 @@ void TILE(short_fetch)(const tr_attention_shape *a, const tile_head *x);
 void TILE(short_forward)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, float *lse,
                          const float *bias, int64_t bias_step);
 /* dx->o is the gradient of the output; dbias is added to. */
-void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, const tile_head *dx, const float *lse,
-                      const float *bias, float *dbias, int64_t bias_step);
+void TILE(short_grad)(const tr_attention_shape *a, tile_short *r, int64_t b, const tile_head *x, const tile_head *dx,
+                      const float *lse, const float *bias, float *dbias, int64_t bias_step);
 tr_error *TILE(grad_prepare)(tr_call *call);
 void TILE(grad_run)(const tr_call *call);
 tr_error *TILE(cached_prepare)(tr_call *call);
